@@ -1,0 +1,8 @@
+//! The pure core of Commonhold: what peers say to each other and what they believe of it.
+//!
+//! This crate is a value, not a service. It has no socket, file, clock, thread or randomness of its own: time and a
+//! seed come in as arguments, work to be done leaves as [`peer::Output`]. It never interprets a document: it walks the
+//! bytes of a change within bounds, and leaves meaning to `commonhold-engine`.
+
+pub mod id;
+pub mod limits;
