@@ -4,6 +4,10 @@
 //! seed come in as arguments, work to be done leaves as [`peer::Output`]. It never interprets a document: it walks the
 //! bytes of a change within bounds, and leaves meaning to `commonhold-engine`.
 
+pub mod chain;
+pub mod clock;
 pub mod id;
 pub mod limits;
+pub mod merkle;
+pub mod record;
 pub mod secure;

@@ -1,0 +1,197 @@
+//! Clocks: exactly which entries a peer holds of a log, and fingerprints over many logs.
+
+use std::collections::BTreeMap;
+
+use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+
+use crate::id::{ChainId, DocId};
+use crate::merkle::Head;
+
+/// Chains that one clock may name on the wire.
+pub const CLOCK_CHAINS_MAX: u64 = 65_536;
+/// Branches that one clock may name for one chain.
+pub const CLOCK_BRANCHES_MAX: u64 = 64;
+
+/// Chain → sorted branch heads (number, head). An honest chain has one branch.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Clock(pub BTreeMap<ChainId, Vec<(u64, Head)>>);
+
+impl Clock {
+    /// Adds the head of a branch.
+    pub fn insert(&mut self, chain: ChainId, n: u64, head: Head) {
+        let branches = self.0.entry(chain).or_default();
+        if let Err(at) = branches.binary_search(&(n, head)) {
+            branches.insert(at, (n, head));
+        }
+    }
+
+    /// Number of entries of the longest branch of `chain`; 0 if unknown.
+    pub fn length(&self, chain: &ChainId) -> u64 {
+        self.0.get(chain).and_then(|b| b.last()).map_or(0, |(n, _)| *n)
+    }
+
+    /// Whether some branch of `other` is missing here or longer than any branch here, as far as heads tell.
+    pub fn lacks_something_of(&self, other: &Clock) -> bool {
+        other.0.iter().any(|(chain, theirs)| {
+            let ours = self.0.get(chain).map_or(&[][..], Vec::as_slice);
+            theirs.iter().any(|branch| {
+                let longest = ours.last().map_or(0, |(n, _)| *n);
+                !ours.contains(branch) && (branch.0 >= longest || theirs.len() > 1 || ours.len() > 1)
+            })
+        })
+    }
+
+    /// BLAKE3 over the chains in order: id, number of branches, then number and head of each.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"commonhold clock 1");
+        for (chain, branches) in &self.0 {
+            hasher.update(&chain.0).update(&(branches.len() as u32).to_be_bytes());
+            for (n, head) in branches {
+                hasher.update(&n.to_be_bytes()).update(&head.0);
+            }
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
+impl<C> Encode<C> for Clock {
+    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, c: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.map(self.0.len() as u64)?;
+        for (chain, branches) in &self.0 {
+            chain.encode(e, c)?;
+            e.array(branches.len() as u64 * 2)?;
+            for (n, head) in branches {
+                e.u64(*n)?.bytes(&head.0)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Clock {
+    fn decode(d: &mut Decoder<'b>, c: &mut C) -> Result<Self, decode::Error> {
+        let fault = decode::Error::message;
+        let chains = d.map()?.filter(|n| *n <= CLOCK_CHAINS_MAX).ok_or_else(|| fault("too many chains in a clock"))?;
+        let mut clock = Clock::default();
+        for _ in 0..chains {
+            let chain = ChainId::decode(d, c)?;
+            let items = d.array()?.filter(|n| *n <= 2 * CLOCK_BRANCHES_MAX && n % 2 == 0 && *n > 0);
+            for _ in 0..items.ok_or_else(|| fault("a chain has 1 to 64 branches of two fields"))? / 2 {
+                let n = d.u64()?;
+                clock.insert(chain, n, Head::decode(d, c)?);
+            }
+        }
+        Ok(clock)
+    }
+}
+
+/// The fingerprint of a set of logs: the sum modulo 2^256 of one hash per (log, clock digest). It changes by one
+/// subtraction and one addition when a log does.
+///
+/// A sum can be forged by a writer who searches for collisions; what that buys is that two peers do not notice one
+/// difference at a reconnect, never a wrong document.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Fingerprint([u64; 4]);
+
+impl Fingerprint {
+    fn element(doc: &DocId, digest: &[u8; 32]) -> [u64; 4] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"commonhold fingerprint 1").update(&doc.0).update(digest);
+        let hash = hasher.finalize();
+        let mut limbs = [0u64; 4];
+        for (limb, bytes) in limbs.iter_mut().zip(hash.as_bytes().as_chunks::<8>().0) {
+            *limb = u64::from_le_bytes(*bytes);
+        }
+        limbs
+    }
+
+    /// Adds a log at a clock.
+    pub fn add(&mut self, doc: &DocId, digest: &[u8; 32]) {
+        let mut carry = false;
+        for (limb, other) in self.0.iter_mut().zip(Self::element(doc, digest)) {
+            let (sum, over) = limb.overflowing_add(other);
+            let (sum, over_again) = sum.overflowing_add(u64::from(carry));
+            *limb = sum;
+            carry = over || over_again;
+        }
+    }
+
+    /// Removes a log at a clock; the inverse of [`Fingerprint::add`].
+    pub fn remove(&mut self, doc: &DocId, digest: &[u8; 32]) {
+        let mut borrow = false;
+        for (limb, other) in self.0.iter_mut().zip(Self::element(doc, digest)) {
+            let (rest, under) = limb.overflowing_sub(other);
+            let (rest, under_again) = rest.overflowing_sub(u64::from(borrow));
+            *limb = rest;
+            borrow = under || under_again;
+        }
+    }
+
+    /// Little-endian bytes.
+    pub fn to_bytes(&self) -> [u8; 32] {
+        let mut out = [0u8; 32];
+        for (bytes, limb) in out.as_chunks_mut::<8>().0.iter_mut().zip(self.0) {
+            *bytes = limb.to_le_bytes();
+        }
+        out
+    }
+
+    /// The inverse of [`Fingerprint::to_bytes`].
+    pub fn from_bytes(bytes: &[u8; 32]) -> Fingerprint {
+        let mut limbs = [0u64; 4];
+        for (limb, bytes) in limbs.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *limb = u64::from_le_bytes(*bytes);
+        }
+        Fingerprint(limbs)
+    }
+}
+
+impl<C> Encode<C> for Fingerprint {
+    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.bytes(&self.to_bytes())?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Fingerprint {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+        d.bytes()?
+            .try_into()
+            .map(Fingerprint::from_bytes)
+            .map_err(|_| decode::Error::message("a fingerprint has 32 bytes"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_does_not_depend_on_the_order_and_removal_undoes_addition() {
+        let (mut a, mut b) = (Fingerprint::default(), Fingerprint::default());
+        for i in 0..100u8 {
+            a.add(&DocId([i; 32]), &[i; 32]);
+            b.add(&DocId([99 - i; 32]), &[99 - i; 32]);
+        }
+        assert_eq!(a, b);
+        assert_eq!(Fingerprint::from_bytes(&a.to_bytes()), a);
+        (0..100u8).for_each(|i| a.remove(&DocId([i; 32]), &[i; 32]));
+        assert_eq!(a, Fingerprint::default());
+    }
+
+    #[test]
+    fn a_clock_survives_its_encoding_and_knows_what_it_lacks() {
+        let mut clock = Clock::default();
+        clock.insert(ChainId([1; 16]), 5, Head([1; 32]));
+        let mut ahead = clock.clone();
+        assert!(!clock.lacks_something_of(&ahead));
+        ahead.0.insert(ChainId([1; 16]), vec![(7, Head([2; 32]))]);
+        assert!(clock.lacks_something_of(&ahead) && !ahead.lacks_something_of(&clock));
+        let mut forked = clock.clone();
+        forked.insert(ChainId([1; 16]), 5, Head([9; 32]));
+        assert!(clock.lacks_something_of(&forked));
+        let bytes = minicbor::to_vec(&forked).unwrap();
+        assert_eq!(minicbor::decode::<Clock>(&bytes).unwrap(), forked);
+        assert_ne!(clock.digest(), forked.digest());
+    }
+}
