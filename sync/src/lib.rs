@@ -4,5 +4,6 @@
 //! seed come in as arguments, work to be done leaves as [`peer::Output`]. It never interprets a document: it walks the
 //! bytes of a change within bounds, and leaves meaning to `commonhold-engine`.
 
+pub mod change;
 pub mod id;
 pub mod limits;
