@@ -5,9 +5,11 @@
 //! bytes of a change within bounds, and leaves meaning to `commonhold-engine`.
 
 pub mod chain;
+pub mod change;
 pub mod clock;
 pub mod id;
 pub mod limits;
 pub mod merkle;
+pub mod message;
 pub mod record;
 pub mod secure;
