@@ -203,6 +203,11 @@ pub fn walk(bytes: &[u8], rules: &Rules) -> Result<ChangeHead, Fault> {
     })
 }
 
+/// Automerge's hash of a chunk, from its bytes alone: nothing about them is checked but that a header fits.
+pub fn id(bytes: &[u8]) -> Result<EntryId, Fault> {
+    if bytes.len() < 10 { Err(Fault::Length) } else { Ok(EntryId(digest(bytes))) }
+}
+
 /// The operations of a change that passed [`walk`]. Of any other bytes, those before the first fault.
 pub fn ops(bytes: &[u8]) -> Ops<'_> {
     Ops::new(open(bytes, CHANGE).and_then(Frame::read).ok().as_ref())
