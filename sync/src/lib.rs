@@ -10,6 +10,7 @@ pub mod clock;
 pub mod id;
 pub mod limits;
 pub mod lines;
+pub mod log;
 pub mod merkle;
 pub mod message;
 pub mod record;
