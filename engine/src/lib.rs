@@ -3,6 +3,5 @@
 pub mod backoff;
 pub mod device;
 pub mod lineage;
-#[cfg(unix)]
 pub mod local;
 pub mod transport;
