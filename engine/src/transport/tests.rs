@@ -165,13 +165,12 @@ async fn only_our_upgrade_at_our_path_is_accepted() {
 #[tokio::test]
 async fn frames_that_come_with_the_upgrade_are_not_lost() {
     let mut listener = listener(&TransportConfig::default()).await;
-    let frame = "\u{2}\u{0}\u{0}\u{0}\u{0}hi";
     let request = format!("GET /sync HTTP/1.1\r\n{UPGRADE}Sec-WebSocket-Protocol: commonhold.1\r\n\r\n");
     let Address::WebSocket { port, .. } = listener.address().clone() else { panic!() };
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let mut bytes = request.into_bytes();
-    bytes.extend([0x82, 0x82]);
-    bytes.extend(&frame.as_bytes()[1..]);
+    // Binary, masked with zeros, two bytes.
+    bytes.extend(b"\x82\x82\0\0\0\0hi");
     stream.write_all(&bytes).await.unwrap();
     let mut accepted = listener.accept().await;
     assert_eq!(accepted.link.recv().await.unwrap().unwrap(), b"hi");
