@@ -1,1 +1,7 @@
+//! What apps embed: the pure core, given meaning and let out into the world.
 
+pub mod backoff;
+pub mod device;
+pub mod lineage;
+pub mod local;
+pub mod transport;

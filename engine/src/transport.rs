@@ -1,0 +1,123 @@
+//! Carries opaque frames between two peers. Encryption, peers' identities and the meaning of a frame are above;
+//! addresses of strangers, bounds on what they can make us hold, and keepalive are here.
+//!
+//! [`dial`] and [`listen`] give a [`Link`], one connection whose ends both sides can use alike; [`spawn`] gives the link
+//! to a small task and leaves a [`LinkHandle`]. Kinds: WebSocket (either side may dial), any `AsyncRead + AsyncWrite`
+//! ([`Link::over_stream`]), and memory.
+//!
+//! Not here: TLS (a proxy in front does it), retries ([`crate::backoff`]), who may connect.
+
+mod address;
+mod frame;
+mod link;
+mod listener;
+mod task;
+mod websocket;
+
+use std::io;
+use std::time::Duration;
+
+use commonhold_sync::limits::Limits;
+use tokio::time::timeout;
+
+pub use address::{ADDRESS_BYTES_MAX, Address, AddressError};
+pub use frame::FrameFault;
+pub use link::{Link, Stream};
+pub use listener::{Accepted, Admission, Listener, listen};
+pub use task::{CloseReason, LinkEvent, LinkHandle, SendError, spawn};
+pub use websocket::{SUBPROTOCOL, accept_websocket};
+
+/// Bounds and times of connections.
+#[derive(Debug, Clone, Copy)]
+pub struct TransportConfig {
+    /// Bytes of one frame, in either direction.
+    pub frame_bytes_max: usize,
+    /// Time to connect and to finish the WebSocket upgrade.
+    pub handshake: Duration,
+    /// Outgoing bytes that one link holds; each frame counts 64 bytes more than it has.
+    pub send_queue_bytes_max: usize,
+    /// [`LinkEvent::Drained`] comes when a queue that was longer is down to this. A guess: two writes' worth.
+    pub drained_bytes: usize,
+    /// A link that heard nothing for this long sends a ping; after two that went unanswered as long, it is dead.
+    pub keepalive: Duration,
+    /// How long a closing link waits for the other side to have heard the reason.
+    pub close: Duration,
+    /// Connections that have not authenticated, per IPv4 /24 or IPv6 /48.
+    pub unauthenticated_per_block: usize,
+    /// The same over all blocks. Each costs up to 12 KiB while its upgrade is under way: 12 MiB in all.
+    pub unauthenticated_max: usize,
+}
+
+impl TransportConfig {
+    /// The defaults, under the limits that the core also works with.
+    pub fn new(limits: &Limits) -> Self {
+        TransportConfig {
+            frame_bytes_max: limits.frame_bytes_max,
+            handshake: Duration::from_millis(limits.handshake_ms),
+            send_queue_bytes_max: limits.send_queue_bytes_max,
+            drained_bytes: 64 << 10,
+            keepalive: Duration::from_secs(20),
+            close: Duration::from_secs(2),
+            unauthenticated_per_block: 64,
+            unauthenticated_max: 1_024,
+        }
+    }
+}
+
+impl Default for TransportConfig {
+    fn default() -> Self {
+        Self::new(&Limits::default())
+    }
+}
+
+/// What ends a connection or keeps it from being made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// The system refused, or the connection broke.
+    #[error("the connection failed")]
+    Io(#[from] io::Error),
+    /// The upgrade to a WebSocket failed: not a WebSocket, not ours, or refused by the other side.
+    #[error("the WebSocket handshake failed: {0}")]
+    Handshake(String),
+    /// Connecting or upgrading took longer than [`TransportConfig::handshake`].
+    #[error("the handshake took longer than {0:?}")]
+    Slow(Duration),
+    /// The other side sent what is not a frame.
+    #[error("the other side sent {0}")]
+    Fault(#[from] FrameFault),
+    /// The stream ended without a close.
+    #[error("the connection was lost{}", if *midway { " in the middle of a frame" } else { "" })]
+    Lost {
+        /// Inside a frame.
+        midway: bool,
+    },
+    /// The caller asked to send a frame over the limit.
+    #[error("a frame of {bytes} bytes, where {max} are allowed")]
+    FrameTooLong {
+        /// Bytes of the frame.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The caller sent after closing.
+    #[error("the connection is closed")]
+    Closed,
+    /// Nobody listens under this name, or somebody already does.
+    #[error("{0}")]
+    Memory(&'static str),
+}
+
+/// Connects to a listening peer, within [`TransportConfig::handshake`].
+pub async fn dial(address: &Address, config: &TransportConfig) -> Result<Link, TransportError> {
+    let connecting = async {
+        match address {
+            Address::WebSocket { host, port, .. } => websocket::dial(address, host, *port, config).await,
+            Address::Memory(name) => listener::dial_memory(name, config).await,
+        }
+    };
+    timeout(config.handshake, connecting).await.map_err(|_| TransportError::Slow(config.handshake))?
+}
+
+#[cfg(test)]
+mod tests;
