@@ -9,6 +9,7 @@
 //! kind, is the engine's question (it gets them from [`ops`]). What depends on the causal past (S3–S5) is the caller's.
 
 mod column;
+mod document;
 mod fault;
 mod ops;
 mod read;
@@ -21,6 +22,7 @@ use core::ops::Deref;
 
 use sha2::{Digest, Sha256};
 
+pub use self::document::{DocumentCaps, DocumentCost, walk_document};
 pub use self::fault::Fault;
 pub use self::ops::{Action, Key, Op, OpId, Ops, Preds, Value, ValueKind};
 use self::read::Reader;

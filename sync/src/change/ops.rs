@@ -257,7 +257,8 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// The next row. Its predecessors still lie ahead: the caller hands back `preds`, read to their end.
+    /// The next row. The caller moves `self.preds` past those of the row.
+    #[inline]
     fn next(&mut self) -> Result<Option<Op<'a>>, Fault> {
         if self.left == 0 {
             return Ok(None);
@@ -365,8 +366,9 @@ pub(super) fn check(frame: &Frame<'_>, actor: &Actor, others: &[Actor], rules: &
         if let Key::Elem(elem) = op.key {
             names.earlier(elem, &op)?;
         }
-        let (mut preds, mut before) = (op.preds.clone(), None);
-        while let Some(pred) = preds.try_next()? {
+        let mut before = None;
+        rows.preds.left = op.preds.left;
+        while let Some(pred) = rows.preds.try_next()? {
             names.earlier(pred, &op)?;
             let place = Some((pred.counter, names.rank(pred.actor)));
             if place <= before {
@@ -374,7 +376,6 @@ pub(super) fn check(frame: &Frame<'_>, actor: &Actor, others: &[Actor], rules: &
             }
             before = place;
         }
-        rows.preds = preds;
 
         op.check(before.is_some(), rules)?;
         if op.action == Action::Mark && op.mark_name.is_none() && mark_begun_in != Some(op.obj) {

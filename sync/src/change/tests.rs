@@ -131,7 +131,7 @@ fn uniform(n: i64) -> Raw {
 // ---- against Automerge ----
 
 /// One edit: which document, what, and two numbers to vary it.
-type Edit = (u8, u8, u16, u16);
+pub(super) type Edit = (u8, u8, u16, u16);
 
 fn scalar(a: u16, b: u16) -> ScalarValue {
     let n = i64::from(b) << (a % 48);
