@@ -6,7 +6,7 @@
 //! passes only in the exact form in which Automerge 0.12 would write it again.
 //!
 //! Not for meaning: whether the objects, elements and predecessors that an operation names exist, and are of the right
-//! kind, is the engine's question (it gets them from [`ops`]). What depends on the causal past (S3–S5) is the caller's.
+//! kind, is the engine's question (it gets them from [`ops()`]). What depends on the causal past (S3–S5) is the caller's.
 
 mod column;
 mod document;

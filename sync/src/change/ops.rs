@@ -307,7 +307,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Iterator over the operations of a change, in the order of their counters. From [`ops`](super::ops).
+/// Iterator over the operations of a change, in the order of their counters. From [`ops()`](super::ops()).
 #[derive(Debug, Clone)]
 pub struct Ops<'a> {
     rows: Option<Rows<'a>>,
@@ -358,7 +358,7 @@ pub(super) fn check(frame: &Frame<'_>, actor: &Actor, others: &[Actor], rules: &
 
     let mut names =
         Names { start, own_rank: others.partition_point(|other| other < actor), used: vec![false; others.len()] };
-    let mut mark_begun_in = None;
+    let mut mark_begun = None;
     while let Some(op) = rows.next()? {
         if let Some(obj) = op.obj {
             names.earlier(obj, &op)?;
@@ -378,10 +378,13 @@ pub(super) fn check(frame: &Frame<'_>, actor: &Actor, others: &[Actor], rules: &
         }
 
         op.check(before.is_some(), rules)?;
-        if op.action == Action::Mark && op.mark_name.is_none() && mark_begun_in != Some(op.obj) {
+        // Automerge takes the operation before a mark's end for its begin, and loads no document where the end comes
+        // first: at the head it would, and next to its begin too, because later insertions go further to the front.
+        let ends = |(obj, key)| obj == op.obj && key != op.key && op.key != Key::Head;
+        if op.action == Action::Mark && op.mark_name.is_none() && !mark_begun.is_some_and(ends) {
             return Err(Fault::Mark);
         }
-        mark_begun_in = op.mark_name.map(|_| op.obj);
+        mark_begun = op.mark_name.map(|_| (op.obj, op.key));
     }
     rows.end()?;
     if names.used.contains(&false) {
