@@ -6,9 +6,10 @@
 //! passes only in the exact form in which Automerge 0.12 would write it again.
 //!
 //! Not for meaning: whether the objects, elements and predecessors that an operation names exist, and are of the right
-//! kind, is the engine's question (it gets them from [`ops`]). What depends on the causal past (S3–S5) is the caller's.
+//! kind, is the engine's question (it gets them from [`ops()`]). What depends on the causal past (S3–S5) is the caller's.
 
 mod column;
+mod document;
 mod fault;
 mod ops;
 mod read;
@@ -21,6 +22,7 @@ use core::ops::Deref;
 
 use sha2::{Digest, Sha256};
 
+pub use self::document::{DocumentCaps, DocumentCost, walk_document};
 pub use self::fault::Fault;
 pub use self::ops::{Action, Key, Op, OpId, Ops, Preds, Value, ValueKind};
 use self::read::Reader;

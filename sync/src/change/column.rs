@@ -63,10 +63,12 @@ impl<'a, T: Cell<'a>> Rle<'a, T> {
     }
 
     /// Makes `left` positive, or says that the column is at its end.
+    #[inline]
     fn open(&mut self) -> Result<bool, Fault> {
-        if self.left > 0 {
-            return Ok(true);
-        }
+        if self.left > 0 { Ok(true) } else { self.open_next() }
+    }
+
+    fn open_next(&mut self) -> Result<bool, Fault> {
         if self.input.is_empty() {
             return Ok(false);
         }
@@ -120,6 +122,7 @@ impl<'a, T: Cell<'a>> Rle<'a, T> {
     }
 
     /// The next row.
+    #[inline]
     pub(super) fn cell(&mut self) -> Result<Option<T>, Fault> {
         if self.absent {
             return Ok(None);
@@ -129,13 +132,18 @@ impl<'a, T: Cell<'a>> Rle<'a, T> {
         }
         self.left -= 1;
         if self.run == Run::Literal {
-            let value = T::read(&mut self.input)?;
-            if self.last == Some(value) {
-                return Err(Fault::Encoding);
-            }
-            self.last = Some(value);
+            self.read_literal()?;
         }
         Ok(self.last)
+    }
+
+    fn read_literal(&mut self) -> Result<(), Fault> {
+        let value = T::read(&mut self.input)?;
+        if self.last == Some(value) {
+            return Err(Fault::Encoding);
+        }
+        self.last = Some(value);
+        Ok(())
     }
 
     /// The next row of a column without nulls.
@@ -155,6 +163,9 @@ impl<'a, T: Cell<'a>> Rle<'a, T> {
         }
     }
 }
+
+/// Number of rows, and the first and last value unless they are null.
+pub(super) type DeltaRun = (u64, Option<(i64, i64)>);
 
 /// A column of integers, stored as differences.
 #[derive(Debug, Clone, Copy)]
@@ -185,12 +196,20 @@ impl<'a> Delta<'a> {
         self.step(by)
     }
 
+    /// Up to `max` rows that differ by the same step: their number, and the first and last value unless they are
+    /// null. `None` at the end. Costs one run.
+    pub(super) fn next_run(&mut self, max: u64) -> Result<Option<DeltaRun>, Fault> {
+        let Some((rows, by)) = self.rle.next_run(max)? else { return Ok(None) };
+        let Some(by) = by else { return Ok(Some((rows, None))) };
+        let first = self.step(by)?;
+        let more = i64::try_from(rows - 1).ok().and_then(|more| by.checked_mul(more)).ok_or(Fault::Number)?;
+        Ok(Some((rows, Some((first, self.step(more)?)))))
+    }
+
     /// Passes over `rows` rows. Costs a run at a time.
     pub(super) fn skip(&mut self, mut rows: u64) -> Result<(), Fault> {
-        while let Some((passed, by)) = self.rle.next_run(rows)? {
+        while let Some((passed, _)) = self.next_run(rows)? {
             rows -= passed;
-            let passed = i64::try_from(passed).map_err(|_| Fault::Number)?;
-            self.step(by.unwrap_or(0).checked_mul(passed).ok_or(Fault::Number)?)?;
         }
         if rows == 0 { Ok(()) } else { Err(Fault::Rows) }
     }
@@ -207,31 +226,53 @@ pub(super) struct Bools<'a> {
     absent: bool,
     /// Counts read so far.
     runs: u64,
+    zero_first: bool,
     left: u64,
 }
 
 impl<'a> Bools<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Bools { input: Reader::new(bytes), absent: bytes.is_empty(), runs: 0, left: 0 }
+        Bools { input: Reader::new(bytes), absent: bytes.is_empty(), runs: 0, zero_first: false, left: 0 }
     }
 
-    pub(super) fn cell(&mut self) -> Result<bool, Fault> {
-        if self.absent {
-            return Ok(false);
-        }
+    /// Makes `left` positive, or says that the column is at its end.
+    fn open(&mut self) -> Result<bool, Fault> {
         while self.left == 0 {
             if self.input.is_empty() {
-                return Err(if self.runs == 1 { Fault::Encoding } else { Fault::Rows });
+                return if self.runs == 1 && self.zero_first { Err(Fault::Encoding) } else { Ok(false) };
             }
             self.left = self.input.unsigned()?;
             // Only the first count may be 0: the column starts with a true row.
             if self.left == 0 && self.runs > 0 {
                 return Err(Fault::Encoding);
             }
+            self.zero_first |= self.left == 0;
             self.runs += 1;
         }
+        Ok(true)
+    }
+
+    pub(super) fn cell(&mut self) -> Result<bool, Fault> {
+        if self.absent {
+            return Ok(false);
+        }
+        if !self.open()? {
+            return Err(Fault::Rows);
+        }
         self.left -= 1;
-        Ok(self.runs % 2 == 0)
+        Ok(self.runs.is_multiple_of(2))
+    }
+
+    /// The number of rows from here to the end, refused once it passes `max`. Costs a run at a time.
+    pub(super) fn count(&mut self, max: u64) -> Result<u64, Fault> {
+        let mut rows = 0u64;
+        while self.open()? {
+            rows = rows.saturating_add(core::mem::take(&mut self.left));
+            if rows > max {
+                return Err(Fault::Rows);
+            }
+        }
+        Ok(rows)
     }
 
     /// The next row of a column that must be present.

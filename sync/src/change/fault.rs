@@ -102,8 +102,8 @@ pub enum Fault {
     /// A combination of fields that Automerge never writes and would not keep.
     #[error("fields of the operation contradict its action")]
     Shape,
-    /// A mark end that does not directly follow its begin in the same object.
-    #[error("mark end without its begin directly before it")]
+    /// A mark end that does not directly follow its begin in the same object, or would stand before it there.
+    #[error("mark end without its begin before it")]
     Mark,
     /// A document with more changes than allowed.
     #[error("too many changes")]

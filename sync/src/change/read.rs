@@ -75,7 +75,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The length of a chunk in the fewest bytes, as hashing and writing need it.
+/// Writes the form that is read.
 #[cfg(test)]
 pub(super) fn put_unsigned(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
