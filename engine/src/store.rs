@@ -93,18 +93,21 @@ impl Table {
     }
 }
 
+/// A key and its value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
 /// Part of a table, as [`Store::scan`] read it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
     /// The rows that passed their checksum, by ascending key.
-    pub rows: Vec<(Vec<u8>, Vec<u8>)>,
+    pub rows: Vec<Row>,
     /// Keys of rows in the same stretch whose value did not match its checksum: quarantine and fetch them again.
     pub damaged: Vec<Vec<u8>>,
     /// The first key that a limit kept out; scan again from here. `None`: the range was read to its end.
     pub next: Option<Vec<u8>>,
 }
 
-/// An ordered key-value store. All implementations pass [`conformance`] (cargo feature `testing`).
+/// An ordered key-value store. All implementations pass one suite, `store::conformance` (cargo feature `testing`).
 ///
 /// Ranges are `start <= key < end`; `end = None` means to the end of the table, and an `end` at or before `start` names no
 /// rows. Keys order as byte strings; the empty key is a key and the empty value a value.
@@ -139,7 +142,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`Store::get`].
-    fn last(&self, table: Table, start: &[u8], end: Option<&[u8]>) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn last(&self, table: Table, start: &[u8], end: Option<&[u8]>) -> Result<Option<Row>, StoreError>;
 
     /// Applies a batch: all of it or nothing. When this returns `Ok`, the batch is on disk. After any error but
     /// [`StoreError::TooLarge`] and [`StoreError::ReadOnly`] it is unknown until the store is opened again whether the

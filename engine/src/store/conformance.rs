@@ -2,7 +2,7 @@
 //! operations; a failure names its seed.
 
 use super::faulty::{FaultyDisk, Rng};
-use super::{Batch, KEY_BYTES_MAX, Options, RedbStore, Store, StoreError, Table, VALUE_BYTES_MAX};
+use super::{Batch, KEY_BYTES_MAX, Options, RedbStore, Row, Store, StoreError, Table, VALUE_BYTES_MAX};
 use std::collections::BTreeMap;
 
 /// A store and the disk under it, for [`crashes`].
@@ -368,7 +368,7 @@ fn equals_a_map(store: &dyn Store, seed: u64) {
         commit(store, &mut model, random_batch(&mut rng));
         let (table, start) = (random_table(&mut rng), random_key(&mut rng));
         let end = (rng.below(3) > 0).then(|| random_key(&mut rng));
-        let in_range: Vec<(Vec<u8>, Vec<u8>)> = model
+        let in_range: Vec<Row> = model
             .iter()
             .filter(|((at, key), _)| *at == table && *key >= start && end.as_ref().is_none_or(|end| key < end))
             .map(|((_, key), value)| (key.clone(), value.clone()))

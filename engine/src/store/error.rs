@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum StoreError {
     /// The disk, the file system or the operating system failed. The operator checks the disk.
-    #[error("the disk failed while {doing} ({source}): check the disk, then open the store again")]
+    #[error("{doing} failed ({source}): check the disk and the permissions, then open the store again")]
     Io {
         /// What the store was doing.
         doing: &'static str,

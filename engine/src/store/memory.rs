@@ -1,6 +1,6 @@
 //! A store in memory, for tests and for peers that keep nothing. It is as durable as its process.
 
-use super::{Batch, Scan, Store, StoreError, Table};
+use super::{Batch, Row, Scan, Store, StoreError, Table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Bound;
@@ -118,7 +118,7 @@ impl Store for MemoryStore {
         Ok(scan)
     }
 
-    fn last(&self, table: Table, start: &[u8], end: Option<&[u8]>) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn last(&self, table: Table, start: &[u8], end: Option<&[u8]>) -> Result<Option<Row>, StoreError> {
         let state = self.read();
         let Some((key, value)) = state.range(table, start, end).next_back() else { return Ok(None) };
         if state.is_damaged(table, key) {

@@ -5,7 +5,7 @@
 
 use super::lock::{StoreLock, beside, private};
 use super::memory::{ScanMeter, bounds};
-use super::{Batch, Scan, Store, StoreError, Table, row};
+use super::{Batch, Row, Scan, Store, StoreError, Table, row};
 use redb::backends::FileBackend;
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction, ReadableDatabase,
@@ -264,7 +264,7 @@ impl Store for RedbStore {
         })
     }
 
-    fn last(&self, table: Table, start: &[u8], end: Option<&[u8]>) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn last(&self, table: Table, start: &[u8], end: Option<&[u8]>) -> Result<Option<Row>, StoreError> {
         if !super::holds_keys(start, end) {
             return Ok(None);
         }
