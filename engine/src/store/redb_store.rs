@@ -32,7 +32,6 @@ const FORMAT_TABLE_ID: u8 = 255;
 
 /// How to open a [`RedbStore`].
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct Options {
     /// Memory that redb may use for pages, bytes. Default 32 MiB: the branch pages of some ten million rows, or what a
     /// few thousand documents in use touch; the operating system caches the file besides.
