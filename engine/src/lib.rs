@@ -1,7 +1,8 @@
-//! What apps embed: the pure core, given meaning and let out into the world.
+//! What apps embed: Automerge documents that peers share, offline and directly.
 
 pub mod backoff;
 pub mod device;
 pub mod lineage;
 pub mod local;
+pub mod store;
 pub mod transport;
