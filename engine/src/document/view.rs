@@ -194,7 +194,7 @@ impl View {
             return out;
         }
         let admitted: Vec<EntryId> = good.iter().map(|change| EntryId(change.hash().0)).collect();
-        match self.apply_checked(good) {
+        match self.apply_checked(good, &before) {
             Ok(patches) => (out.applied, out.patches) = (admitted.len(), patches),
             Err(Broken) => self.recover(&before, entries, &admitted, log, &mut out),
         }
@@ -252,7 +252,7 @@ impl View {
     }
 
     /// Rule M2, first half: one batch, behind a guard, and no word is believed but the heads.
-    fn apply_checked(&mut self, changes: Vec<am::Change>) -> Result<Vec<Patch>, Broken> {
+    fn apply_checked(&mut self, changes: Vec<am::Change>, before: &[EntryId]) -> Result<Vec<Patch>, Broken> {
         let Doc::Idle(doc) = &mut self.doc else { unreachable!("committed before a batch") };
         #[cfg(test)]
         let trap = self.panic_on;
@@ -266,7 +266,15 @@ impl View {
             if read::heads(doc) != heads {
                 return Err(Broken);
             }
-            let patches = if watching { doc.make_patches(&mut log) } else { Vec::new() };
+            if !watching {
+                return Ok(Vec::new());
+            }
+            let mut patches = doc.make_patches(&mut log);
+            // Automerge 0.12 says no more than "conflict" when the winner of a place goes and an older concurrent value
+            // comes up in the same batch. Conflicts are rare; comparing the two versions costs a walk over the document.
+            if patches.iter().any(|patch| matches!(patch.action, am::PatchAction::Conflict { .. })) {
+                patches = doc.diff(&read::hashes(before), &doc.get_heads());
+            }
             Ok(patches.into_iter().map(Patch::from_am).collect())
         })
     }
