@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod device;
+pub mod document;
 pub mod lineage;
 pub mod local;
 pub mod store;
