@@ -1032,3 +1032,6 @@ fn frontier_of(ids: &[EntryId]) -> Frontier {
     ids.iter().for_each(|id| frontier.push(id));
     frontier
 }
+
+#[cfg(test)]
+mod tests;
