@@ -109,6 +109,8 @@ pub(super) struct Link {
     pub(super) reading: bool,
     /// Last durable number when it was asked for.
     pub(super) read_at: u64,
+    /// The other side knows only the id, and waits for the genesis.
+    wants_genesis: bool,
     /// This side held nothing when it said hello.
     pub(super) fresh: bool,
     pub(super) whole: BTreeSet<ChainId>,
@@ -167,6 +169,7 @@ impl Link {
             offers: BTreeSet::new(),
             reading: false,
             read_at: 0,
+            wants_genesis: false,
             fresh: false,
             whole: BTreeSet::new(),
             snapshot: None,
@@ -383,6 +386,7 @@ impl Peer {
         self.dirty_spaces.insert(id);
         if ready {
             self.emit(Event::Space { space: id });
+            self.send_genesis(id);
         }
         if known {
             return;
@@ -448,13 +452,25 @@ impl Peer {
             };
             connection.unmatched.retain(|h| h.tag != hello.tag);
             connection.links.insert(id, Link::new(hello.handle, hello.filter.clone()));
-            if hello.wants_genesis
-                && let Some(genesis) = self.spaces.get(&id).and_then(|s| s.genesis())
-            {
-                let genesis = GenesisOf { space: hello.handle, genesis: genesis.to_bytes().into() };
-                connection.send(&Message::GenesisOf(genesis));
+            if let Some(link) = connection.links.get_mut(&id) {
+                link.wants_genesis = hello.wants_genesis;
             }
+            self.send_genesis(id);
             self.begin_serving(conn, id, &hello);
+        }
+    }
+
+    /// Gives the genesis of a space, if it is known, to those who asked for it.
+    fn send_genesis(&mut self, space: SpaceId) {
+        let Some(genesis) = self.spaces.get(&space).and_then(|s| s.genesis()) else { return };
+        let bytes = genesis.to_bytes();
+        for connection in self.connections.values_mut() {
+            if let Some(link) = connection.links.get_mut(&space)
+                && core::mem::take(&mut link.wants_genesis)
+            {
+                let message = GenesisOf { space: link.theirs, genesis: bytes.clone().into() };
+                connection.send(&Message::GenesisOf(message));
+            }
         }
     }
 
@@ -470,6 +486,7 @@ impl Peer {
             Ok(()) => {
                 self.dirty_spaces.insert(id);
                 self.emit(Event::Space { space: id });
+                self.send_genesis(id);
                 self.retry_space(id);
                 Ok(())
             }

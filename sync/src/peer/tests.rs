@@ -347,7 +347,7 @@ fn strangers_with_much_in_common_reconcile() {
     let bytes = world.hosts[1].sent_bytes + world.hosts[2].sent_bytes - before;
     let fingerprints = world.fingerprints(space);
     assert_eq!(fingerprints[1], fingerprints[2]);
-    assert!(bytes < 50 * 500 + 4_096, "{bytes} bytes");
+    assert!(bytes < 40 * 800 + 4_096, "{bytes} bytes");
     world.connect(0, 1);
     world.settle();
     world.assert_level(space);
