@@ -57,7 +57,14 @@ impl Peer {
             .filter(|d| *d != space.authority())
             .collect();
         if self.spaces.get(&space).is_none_or(|s| s.rules().is_none()) {
-            // The genesis is on its way on this same connection; a peer that never sends it is not served further.
+            // The genesis is on its way, on this connection or another; it may overtake. Until then nothing of the space
+            // is looked at.
+            let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
+            let at = connection.inbox.iter().position(|m| matches!(m, Message::GenesisOf(_)));
+            if let Some(Message::GenesisOf(genesis)) = at.and_then(|at| connection.inbox.remove(at)) {
+                self.on_genesis(conn, genesis)?;
+                return self.on_data(conn, data);
+            }
             return Ok(Some(data));
         }
         if !self.ensure(space, docs.iter().copied()) {
