@@ -8,6 +8,7 @@
 //! acknowledged only from [`Input::Stored`].
 
 mod connection;
+mod connections;
 mod local;
 mod receive;
 mod repair;
@@ -19,7 +20,7 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use self::connection::Connection;
+use self::connections::Connections;
 use self::repair::SetCache;
 use crate::chain::{Kind, Opening, Segment, Tip};
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
@@ -29,7 +30,7 @@ use crate::merkle::Frontier;
 use crate::message::Cursor;
 use crate::record::{Genesis, Record};
 use crate::space::{Space, SpaceRow};
-use crate::waiting::Waiting;
+use crate::waiting::{Blocker, Waiter, Waiting};
 
 /// A moment, in milliseconds since the driver's epoch. Never compared between peers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -598,6 +599,8 @@ enum Slot {
 #[derive(Debug)]
 struct Held {
     log: Log,
+    /// What stands for it in fingerprints now.
+    digest: Option<[u8; 32]>,
     used: u64,
 }
 
@@ -651,7 +654,13 @@ pub struct Peer {
     uses: u64,
     waiting: Waiting,
     deepening: BTreeSet<(SpaceId, DocId)>,
-    connections: BTreeMap<ConnId, Connection>,
+    connections: Connections,
+    /// Connections with messages to look at, and those whose first message waits for a load.
+    busy: BTreeSet<ConnId>,
+    blocked: BTreeSet<ConnId>,
+    offering: BTreeSet<(ConnId, SpaceId)>,
+    /// Segments whose blocker is gone.
+    retries: VecDeque<Waiter>,
     local: VecDeque<(Ticket, SpaceId, Local)>,
     sets: BTreeMap<SpaceId, SetCache>,
     next_op: u64,
@@ -666,6 +675,7 @@ pub struct Peer {
     rechecks: Vec<(OpId, Checking, Result<SnapshotContent, String>)>,
     snapshots_ready: Vec<(ConnId, SpaceId, DocId, Vec<u8>)>,
     pushed: BTreeSet<(ConnId, SpaceId)>,
+    sealing: BTreeSet<ConnId>,
     /// Cursors that ride with the next commit.
     late: Vec<(SpaceId, DeviceId, Cursor)>,
     after: Vec<After>,
@@ -703,7 +713,11 @@ impl Peer {
             uses: 0,
             waiting: Waiting::default(),
             deepening: BTreeSet::new(),
-            connections: BTreeMap::new(),
+            connections: Connections::default(),
+            busy: BTreeSet::new(),
+            blocked: BTreeSet::new(),
+            offering: BTreeSet::new(),
+            retries: VecDeque::new(),
             local: VecDeque::new(),
             sets: BTreeMap::new(),
             next_op: 1,
@@ -717,6 +731,7 @@ impl Peer {
             rechecks: Vec::new(),
             snapshots_ready: Vec::new(),
             pushed: BTreeSet::new(),
+            sealing: BTreeSet::new(),
             late: Vec::new(),
             after: Vec::new(),
             stores: BTreeMap::new(),
@@ -791,7 +806,9 @@ impl Peer {
             Input::Tick => {}
         }
         self.run_local();
+        self.run_retries();
         self.run_inboxes();
+        self.run_retries();
         self.run_burials();
         self.run_rechecks();
         self.run_snapshots();
@@ -854,9 +871,10 @@ impl Peer {
     /// Changes a log, and its share of the fingerprint and of memory with it.
     fn change_log<T>(&mut self, space: SpaceId, doc: DocId, change: impl FnOnce(&mut Log) -> T) -> Option<T> {
         let held = self.held(space, doc)?;
-        let (before, cost) = (held.log.digest(), held.log.memory_bytes());
+        let (before, cost) = (held.digest, held.log.memory_bytes());
         let result = change(&mut held.log);
         let (after, cost_after) = (held.log.digest(), held.log.memory_bytes());
+        held.digest = after;
         self.changed.insert((space, doc));
         self.resident_bytes = (self.resident_bytes + cost_after).saturating_sub(cost);
         self.spaces.get_mut(&space)?.replace(&doc, before, after);
@@ -875,6 +893,7 @@ impl Peer {
 
     fn loaded(&mut self, op: OpId, loaded: Loaded) {
         let Some((space, purpose)) = self.loads.remove(&op) else { return };
+        self.busy.append(&mut self.blocked);
         match (purpose, loaded) {
             (Purpose::Logs, Loaded::Logs(logs)) => {
                 for (doc, found) in logs {
@@ -896,7 +915,7 @@ impl Peer {
                                     "stored segments do not fit the document",
                                 );
                             }
-                            Slot::Held(Box::new(Held { log, used: self.uses }))
+                            Slot::Held(Box::new(Held { digest: log.digest(), log, used: self.uses }))
                         }
                     };
                     self.put_slot(space, doc, slot);
@@ -915,7 +934,7 @@ impl Peer {
                     held.log.deepen(entries);
                 }
                 self.deepening.remove(&(space, doc));
-                self.retry_waiting(space, doc);
+                self.unblock(space, doc, Blocker::Deep);
             }
             (purpose, loaded) => debug_assert!(false, "a load for {purpose:?} was answered with {loaded:?}"),
         }
@@ -940,7 +959,7 @@ impl Peer {
         }
         for (space, doc) in core::mem::take(&mut self.changed) {
             let Some(Slot::Held(held)) = self.slots.get_mut(&(space, doc)) else { continue };
-            let (digest, image) = (held.log.digest(), held.log.image());
+            let (digest, image) = (held.digest, held.log.image());
             self.batch.push(StoreOp::Document { space, doc, digest, image });
         }
         let mut seqs = Vec::new();
@@ -967,8 +986,6 @@ impl Peer {
             self.durable.insert(space, seq);
             self.note_durable(space);
         }
-        let conns: Vec<ConnId> = self.connections.keys().copied().collect();
-        conns.into_iter().for_each(|conn| self.serve_on(conn));
         for after in self.stores.remove(&op).unwrap_or_default() {
             match after {
                 After::Saved { ticket, records, end } => self.emit(Event::Saved { ticket, records, end }),
@@ -987,8 +1004,7 @@ impl Peer {
                 self.outputs.push_back(Output::Emit(Event::Failed { ticket, why: LocalError::StoreFailed }));
             }
         });
-        let conns: Vec<ConnId> = self.connections.keys().copied().collect();
-        for conn in conns {
+        for conn in self.connections.ids() {
             self.close(conn, "store-failed", "this peer's store has failed", false);
         }
     }
@@ -1022,7 +1038,7 @@ impl Peer {
     /// When [`Input::Tick`] is due next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Now> {
         let waiting = self.waiting.deadline(&self.limits).map(Now);
-        self.connections.values().filter_map(|c| c.deadline(&self.limits)).chain(waiting).min()
+        self.connections.next_timer().into_iter().chain(waiting).min()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Data that arrives: tip and right, structural admission, then forwarding, storing and telling the application.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::connection::{Ask, Incoming, Serve};
 use super::local::heads_of;
@@ -18,7 +18,7 @@ use crate::message::{
 use crate::record::Record;
 use crate::space::RecordAdmission;
 use crate::violation::Violation;
-use crate::waiting::Waiter;
+use crate::waiting::{Blocker, Waiter};
 
 /// Entries after the last snapshot from which on the engine is told that a new one would pay.
 const LOOSE_ENTRIES: u64 = 1_024;
@@ -167,14 +167,10 @@ impl Peer {
     /// One segment from elsewhere, whose log is in memory.
     fn take_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
         let doc = segment.doc;
-        let outcome = match doc == space.authority() {
-            true => self.take_record_segment(space, segment, from)?,
-            false => self.take_change_segment(space, segment, from)?,
-        };
-        if matches!(outcome, Outcome::Held) {
-            self.retry_waiting(space, doc);
+        match doc == space.authority() {
+            true => self.take_record_segment(space, segment, from),
+            false => self.take_change_segment(space, segment, from),
         }
-        Ok(outcome)
     }
 
     fn take_record_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
@@ -185,8 +181,13 @@ impl Peer {
                 Ok(Outcome::Held)
             }
             RecordAdmission::Duplicate => Ok(Outcome::Held),
-            RecordAdmission::WaitsForPrefix | RecordAdmission::WaitsForRight => {
-                self.wait(space, segment, from);
+            RecordAdmission::WaitsForPrefix => {
+                let chain = held.authority_chain(&segment.opening);
+                self.wait(space, segment, from, Blocker::Prefix(chain));
+                Ok(Outcome::Pending)
+            }
+            RecordAdmission::WaitsForRight => {
+                self.wait(space, segment, from, Blocker::Right);
                 Ok(Outcome::Pending)
             }
             RecordAdmission::NotHeld(why) => {
@@ -203,14 +204,14 @@ impl Peer {
         let Some(rules) = held.rules() else { return Ok(Outcome::Pending) };
         let allowed = held.may_write(&opening) && held.knows_rights(&segment.tip.rights);
         let Some(log) = self.log(space, doc) else {
-            self.wait(space, segment, from);
+            self.wait(space, segment, from, Blocker::Header);
             return Ok(Outcome::Pending);
         };
         if log.is_deleted() {
             return Ok(Outcome::Held);
         }
         if !allowed {
-            self.wait(space, segment, from);
+            self.wait(space, segment, from, Blocker::Right);
             return Ok(Outcome::Pending);
         }
         let limits = self.limits.clone();
@@ -232,12 +233,16 @@ impl Peer {
                 Ok(Outcome::Held)
             }
             Some(Admission::Duplicate) => Ok(Outcome::Held),
-            Some(Admission::WaitsForEntry(_) | Admission::WaitsForPrefix) => {
-                self.wait(space, segment, from);
+            Some(Admission::WaitsForEntry(id)) => {
+                self.wait(space, segment, from, Blocker::Entry(id));
+                Ok(Outcome::Pending)
+            }
+            Some(Admission::WaitsForPrefix) => {
+                self.wait(space, segment, from, Blocker::Prefix(chain));
                 Ok(Outcome::Pending)
             }
             Some(Admission::NeedsDeep) => {
-                self.wait(space, segment, from);
+                self.wait(space, segment, from, Blocker::Deep);
                 self.deepen(space, doc);
                 Ok(Outcome::Pending)
             }
@@ -279,9 +284,9 @@ impl Peer {
         }
     }
 
-    fn wait(&mut self, space: SpaceId, segment: Segment, from: From) {
-        let waiter = Waiter { space, from: from.peer, since_ms: self.now.0, segment };
-        self.waiting.push(waiter, &self.limits);
+    fn wait(&mut self, space: SpaceId, segment: Segment, from: From, blocker: Blocker) {
+        let waiter = Waiter { space, conn: from.conn, from: from.peer, since_ms: self.now.0, segment };
+        self.waiting.push(waiter, blocker, &self.limits);
     }
 
     pub(super) fn deepen(&mut self, space: SpaceId, doc: DocId) {
@@ -290,39 +295,34 @@ impl Peer {
         }
     }
 
-    /// Offers what waits in a log again, until nothing moves.
-    pub(super) fn retry_waiting(&mut self, space: SpaceId, doc: DocId) {
-        loop {
-            let waiters = self.waiting.take(space, doc);
-            let count = waiters.len();
-            if count == 0 {
-                return;
-            }
-            for waiter in waiters {
-                let conn = self.connections.iter().find(|(_, c)| c.peer == Some(waiter.from)).map(|(id, _)| *id);
-                let store = conn.and_then(|id| self.connections.get(&id)?.store);
-                let from = From { conn: conn.unwrap_or(ConnId(u64::MAX)), peer: waiter.from, store };
-                let result = match doc == space.authority() {
-                    true => self.take_record_segment(space, waiter.segment, from),
-                    false => self.take_change_segment(space, waiter.segment, from),
-                };
-                if let (Err(violation), Some(conn)) = (result, conn) {
-                    self.violated(conn, &violation);
-                }
-            }
-            if self.waiting.count(space, doc) >= count {
-                return;
-            }
+    /// What waited for this is offered again.
+    pub(super) fn unblock(&mut self, space: SpaceId, doc: DocId, blocker: Blocker) {
+        if !self.waiting.is_empty() {
+            self.retries.extend(self.waiting.take(space, doc, blocker));
         }
     }
 
-    /// After a change of rights, or once the genesis is known: everything that waits in a space.
-    pub(super) fn retry_space(&mut self, space: SpaceId) {
-        for doc in self.waiting.logs_of(space) {
-            if doc == space.authority() || self.slots.contains_key(&(space, doc)) {
-                self.retry_waiting(space, doc);
+    /// The same after a change of rights.
+    pub(super) fn unblock_rights(&mut self, space: SpaceId) {
+        self.retries.extend(self.waiting.take_for_rights(space));
+        self.busy.append(&mut self.blocked);
+    }
+
+    pub(super) fn run_retries(&mut self) {
+        let mut later = VecDeque::new();
+        while let Some(waiter) = self.retries.pop_front() {
+            let (space, doc) = (waiter.space, waiter.segment.doc);
+            if doc != space.authority() && !self.ensure(space, [doc]) {
+                later.push_back(waiter);
+                continue;
+            }
+            let store = self.connections.get(&waiter.conn).and_then(|c| c.store);
+            let from = From { conn: waiter.conn, peer: waiter.from, store };
+            if let Err(violation) = self.take_segment(space, waiter.segment, from) {
+                self.violated(from.conn, &violation);
             }
         }
+        self.retries = later;
     }
 
     /// New records: stored, forwarded, acted on.
@@ -336,6 +336,7 @@ impl Peer {
         let device = admitted.segment.opening.device;
         let bodies = admitted.segment.entries.clone();
         self.dirty_spaces.insert(space);
+        self.unblock(space, space.authority(), Blocker::Prefix(admitted.chain));
         self.store_segment(space, admitted, from);
         let mut rights = false;
         for ((id, record), bytes) in records.into_iter().zip(bodies) {
@@ -347,10 +348,14 @@ impl Peer {
                     }
                     self.uses += 1;
                     let (log, _) = Log::load(space, doc, Image::of_header(header.clone()), &[]);
-                    self.put_slot(space, doc, Slot::Held(Box::new(Held { log, used: self.uses })));
+                    self.put_slot(
+                        space,
+                        doc,
+                        Slot::Held(Box::new(Held { digest: log.digest(), log, used: self.uses })),
+                    );
                     self.changed.insert((space, doc));
                     self.emit(Event::Document { space, doc, header });
-                    self.retry_waiting(space, doc);
+                    self.unblock(space, doc, Blocker::Header);
                 }
                 Record::Tombstone { doc } => self.bury(space, doc, device),
                 Record::Grant { .. } => {
@@ -364,7 +369,7 @@ impl Peer {
             }
         }
         if rights {
-            self.retry_space(space);
+            self.unblock_rights(space);
         }
     }
 
@@ -382,7 +387,7 @@ impl Peer {
         }
         self.change_log(space, doc, Log::delete);
         self.batch.push(StoreOp::Drop { space, doc });
-        self.waiting.take(space, doc);
+        self.waiting.take_all(space, doc);
         self.emit(Event::Deleted { space, doc });
     }
 
@@ -410,6 +415,10 @@ impl Peer {
             entries,
             from: from.map(|f| f.peer),
         };
+        if !self.waiting.is_empty() {
+            self.unblock(space, doc, Blocker::Prefix(admitted.chain));
+            admitted.ids.iter().for_each(|id| self.unblock(space, doc, Blocker::Entry(*id)));
+        }
         self.store_segment(space, admitted, from);
         self.emit(event);
         let loose = self.log(space, doc).map(Log::loose).unwrap_or_default();
@@ -568,7 +577,7 @@ impl Peer {
                 if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
                     link.wanted.remove(&doc);
                 }
-                self.retry_waiting(space, doc);
+                self.waiting.take_all(space, doc).into_iter().for_each(|w| self.retries.push_back(w));
                 self.levelled(conn, space);
             }
             Err(why) => {
@@ -640,11 +649,10 @@ impl Peer {
         self.batch.push(StoreOp::Snapshot { space, doc, seq, source, ends, bytes: checking.bytes });
         self.emit(Event::Snapshot { space, doc });
         // Those who follow live are told to compare: a snapshot is not pushed.
-        for connection in self.connections.values_mut() {
-            if let Some(link) = connection.links.get_mut(&space)
-                && link.serve == Serve::Live
-            {
-                link.offer(doc);
+        for conn in self.connections.of_space(&space) {
+            let link = self.connections.get(&conn).and_then(|c| c.links.get(&space));
+            if link.is_some_and(|l| l.serve == Serve::Live) {
+                self.offer(conn, space, [doc]);
             }
         }
         Ok(())

@@ -112,11 +112,10 @@ impl Peer {
         self.sets.insert(space, SetCache { fingerprint, digests, seed, mark, elements });
     }
 
-    pub(super) fn run_repairs(&mut self) {
+    pub(super) fn run_repairs(&mut self, conns: &[ConnId]) {
         let now = self.now;
-        let due: Vec<(ConnId, SpaceId)> = self
-            .connections
-            .iter()
+        let connections = conns.iter().filter_map(|conn| Some((conn, self.connections.get(conn)?)));
+        let due: Vec<(ConnId, SpaceId)> = connections
             .flat_map(|(conn, c)| {
                 let due = c.links.iter().filter(|(_, l)| l.repair.check_at.is_some_and(|at| at <= now));
                 due.map(|(space, _)| (*conn, *space))
@@ -256,7 +255,6 @@ impl Peer {
                 let seed = *seed;
                 link.repair.session = None;
                 link.ask = if link.ask == Ask::Stranger { Ask::Fetching } else { link.ask };
-                docs.iter().for_each(|doc| link.offer(*doc));
                 let theirs = link.theirs;
                 link.repair.mismatch(now);
                 for elements in only_remote.chunks(reconcile::BATCH_SYMBOLS_MAX) {
@@ -264,6 +262,7 @@ impl Peer {
                     let difference = Difference { space: theirs, seed, elements: elements.into() };
                     connection.send(&Message::Difference(difference));
                 }
+                self.offer(conn, space, docs);
             }
             Ok(Progress::NeedMore) | Err(_) => {
                 // The set moved under the stream, or the symbols are no set at all: begin again, ever more rarely.
@@ -287,12 +286,12 @@ impl Peer {
             return Err(Violation::ListTooLong);
         }
         let Some(set) = self.sets.get(&space).filter(|set| set.seed == difference.seed) else { return Ok(None) };
-        let Some(link) = connection.links.get_mut(&space) else { return Ok(None) };
-        for element in elements {
-            if let Ok(at) = set.elements.binary_search_by_key(&Element(*element), |(e, _)| *e) {
-                link.offer(set.elements[at].1);
-            }
-        }
+        let found = elements.iter().filter_map(|element| {
+            let at = set.elements.binary_search_by_key(&Element(*element), |(e, _)| *e).ok()?;
+            Some(set.elements[at].1)
+        });
+        let docs: Vec<DocId> = found.collect();
+        self.offer(conn, space, docs);
         Ok(None)
     }
 }
