@@ -479,7 +479,7 @@ pub enum Event {
         /// Up to where.
         n: u64,
     },
-    /// This peer and another hold the same of a space.
+    /// This peer and another hold the same of a space, and what is held here is durable.
     Level {
         /// Who.
         peer: DeviceId,
@@ -625,6 +625,7 @@ enum After {
     Push { space: SpaceId, seq: u64, segment: Segment },
     Ack { conn: ConnId, number: u64, prompt: bool },
     Ask { conn: ConnId, since: Since },
+    Level { peer: DeviceId, space: SpaceId },
 }
 
 /// A snapshot that the engine checks.
@@ -1027,6 +1028,7 @@ impl Peer {
                 After::Push { space, seq, segment } => self.push(space, seq, &segment, None),
                 After::Ack { conn, number, prompt } => self.note_stored(conn, number, prompt),
                 After::Ask { conn, since } => self.ask(conn, since),
+                After::Level { peer, space } => self.emit(Event::Level { peer, space }),
             }
         }
     }

@@ -507,7 +507,7 @@ impl Peer {
                 if theirs == ours || !link.is_whole() {
                     self.reach(conn, space, upto, true);
                     if theirs == ours {
-                        self.emit(Event::Level { peer, space });
+                        self.after.push(After::Level { peer, space });
                     }
                 }
             }

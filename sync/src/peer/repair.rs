@@ -3,7 +3,7 @@
 //! The dialler of a connection drives both, so that the two sides never do the same work twice.
 
 use super::connection::{Ask, Serve};
-use super::{ConnId, Event, Load, Now, Peer, Purpose};
+use super::{After, ConnId, Load, Now, Peer, Purpose};
 use crate::clock::Fingerprint;
 use crate::id::{DocId, SpaceId};
 use crate::message::{Check, Difference, Message, Symbols, SymbolsWanted};
@@ -193,7 +193,7 @@ impl Peer {
         }
         if equal {
             self.reach(conn, space, check.seq, true);
-            self.emit(Event::Level { peer, space });
+            self.after.push(After::Level { peer, space });
         }
         Ok(())
     }
