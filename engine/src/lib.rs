@@ -4,4 +4,5 @@ pub mod backoff;
 pub mod device;
 pub mod lineage;
 pub mod local;
+pub mod store;
 pub mod transport;
