@@ -2,7 +2,9 @@
 
 pub mod backoff;
 pub mod device;
+pub mod document;
 pub mod lineage;
 pub mod local;
+pub mod storage;
 pub mod store;
 pub mod transport;
