@@ -1,1 +1,3 @@
+//! Everything with two peers in it: the simulator, and what scenarios share.
 
+pub mod sim;
