@@ -5,5 +5,6 @@ pub mod device;
 pub mod document;
 pub mod lineage;
 pub mod local;
+pub mod storage;
 pub mod store;
 pub mod transport;
