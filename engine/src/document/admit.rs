@@ -216,7 +216,8 @@ impl Check<'_> {
         match op.action {
             // Nothing may name these two later: a deletion leaves no trace but on what it deletes, and what an increment
             // changes is the counter.
-            legacy::OpType::Delete | legacy::OpType::Increment(_) => {}
+            legacy::OpType::Delete => self.index.note_deletion(role),
+            legacy::OpType::Increment(_) => self.index.note_increment(role, op.pred.len()),
             _ => self.index.push(id, obj, role),
         }
         self.next += 1;

@@ -12,7 +12,7 @@ use commonhold_sync::id::EntryId;
 
 use super::edit::{Command, Edit, EditError};
 use super::graph::NodeId;
-use super::patch::Patch;
+use super::patch::{self, Patch};
 use super::view::{Broken, Doc, View, blank, guarded};
 use super::{admit, read};
 
@@ -180,7 +180,11 @@ impl View {
             let change = doc.get_last_local_change().expect("a change was just made");
             self.record(&change);
             if self.watching {
-                self.local_patches.extend(doc.make_patches(&mut log).into_iter().map(Patch::from_am));
+                let mut patches = doc.make_patches(&mut log);
+                if patches.iter().any(patch::doubtful) {
+                    patches = doc.diff(change.deps(), &[change.hash()]);
+                }
+                self.local_patches.extend(patches.into_iter().map(Patch::from_am));
             }
         }
         doc

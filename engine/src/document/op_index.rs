@@ -61,6 +61,19 @@ pub(super) struct OpIndex {
     objects: Vec<Object>,
     object_of: HashMap<OpRef, ObjIdx>,
     keys: HashMap<Box<str>, u32>,
+    /// Elements that were given a new value at least once.
+    updated: HashSet<OpRef>,
+    /// What the operations of the batch at hand mean for its patches; none outside a batch.
+    batch: Option<Suspects>,
+}
+
+/// See `patch::doubtful`.
+#[derive(Debug, Default)]
+struct Suspects {
+    proven: bool,
+    incremented: bool,
+    key_deleted: bool,
+    elements: Vec<OpRef>,
 }
 
 impl Default for OpIndex {
@@ -70,6 +83,8 @@ impl Default for OpIndex {
             objects: vec![Object { kind: Some(ObjKind::Map), id: None }],
             object_of: HashMap::new(),
             keys: HashMap::new(),
+            updated: HashSet::new(),
+            batch: None,
         }
     }
 }
@@ -120,6 +135,9 @@ impl OpIndex {
         if self.runs.len() <= actor {
             self.runs.resize_with(actor + 1, Vec::new);
         }
+        if let Role::Update(element) = role {
+            self.updated.insert(element);
+        }
         let runs = &mut self.runs[actor];
         if let (Some(last), Role::Element { parent: Some(parent) }) = (runs.last_mut(), role)
             && last.obj == obj
@@ -138,6 +156,38 @@ impl OpIndex {
     pub(super) fn push_object(&mut self, id: OpRef, kind: Option<ObjKind>) {
         self.object_of.insert(id, self.objects.len() as ObjIdx);
         self.objects.push(Object { kind, id: Some(id) });
+    }
+
+    /// Begins to watch for operations whose patches cannot be trusted.
+    pub(super) fn begin_batch(&mut self) {
+        self.batch = Some(Suspects::default());
+    }
+
+    /// Notes a deletion, which is not kept.
+    pub(super) fn note_deletion(&mut self, role: Role) {
+        match (&mut self.batch, role) {
+            (Some(batch), Role::Update(element)) => batch.elements.push(element),
+            (Some(batch), _) => batch.key_deleted = true,
+            (None, _) => {}
+        }
+    }
+
+    /// Notes an increment, which is not kept.
+    pub(super) fn note_increment(&mut self, role: Role, predecessors: usize) {
+        if let Some(batch) = &mut self.batch {
+            batch.proven |= predecessors > 1 || matches!(role, Role::Update(_));
+            batch.incremented = true;
+        }
+    }
+
+    /// Whether Automerge's patches of the batch that ends here cannot be trusted (see `patch::doubtful`): an increment settled a
+    /// conflict, came with a deletion that may have uncovered it, or went to an element of a list; or an element was
+    /// deleted that had been given another value.
+    pub(super) fn end_batch(&mut self) -> bool {
+        let batch = self.batch.take().unwrap_or_default();
+        batch.proven
+            || (batch.incremented && batch.key_deleted)
+            || batch.elements.iter().any(|element| self.updated.contains(element))
     }
 
     /// Where the index stands now, for operations of one chain to come.
@@ -226,6 +276,7 @@ impl OpIndex {
     pub(super) fn bytes_estimate(&self) -> usize {
         self.runs.iter().map(|runs| 28 * runs.len() + 24).sum::<usize>()
             + 60 * self.objects.len()
+            + 16 * self.updated.len()
             + self.keys.keys().map(|key| key.len() + 48).sum::<usize>()
     }
 }

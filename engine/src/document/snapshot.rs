@@ -143,7 +143,7 @@ impl View {
     }
 }
 
-fn pack(raw: &[u8], level: i32) -> Vec<u8> {
+pub(super) fn pack(raw: &[u8], level: i32) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len() / 4 + HEADER);
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&[VERSION, ZSTD]);

@@ -13,7 +13,7 @@ use super::edit::Command;
 use super::graph::{Graph, NodeId};
 use super::local::{ChainAuthor, LocalEntry};
 use super::op_index::OpIndex;
-use super::patch::Patch;
+use super::patch::{self, Patch};
 use super::read;
 use super::snapshot;
 
@@ -189,12 +189,14 @@ impl View {
             return out;
         }
         let before = self.graph.heads();
+        self.index.get_or_insert_default().begin_batch();
         let good = self.admit_batch(entries, &mut out);
+        let doubtful = self.index.as_mut().is_some_and(OpIndex::end_batch);
         if good.is_empty() {
             return out;
         }
         let admitted: Vec<EntryId> = good.iter().map(|change| EntryId(change.hash().0)).collect();
-        match self.apply_checked(good, &before) {
+        match self.apply_checked(good, &before, doubtful) {
             Ok(patches) => (out.applied, out.patches) = (admitted.len(), patches),
             Err(Broken) => self.recover(&before, entries, &admitted, log, &mut out),
         }
@@ -252,7 +254,12 @@ impl View {
     }
 
     /// Rule M2, first half: one batch, behind a guard, and no word is believed but the heads.
-    fn apply_checked(&mut self, changes: Vec<am::Change>, before: &[EntryId]) -> Result<Vec<Patch>, Broken> {
+    fn apply_checked(
+        &mut self,
+        changes: Vec<am::Change>,
+        before: &[EntryId],
+        doubtful: bool,
+    ) -> Result<Vec<Patch>, Broken> {
         let Doc::Idle(doc) = &mut self.doc else { unreachable!("committed before a batch") };
         #[cfg(test)]
         let trap = self.panic_on;
@@ -270,9 +277,7 @@ impl View {
                 return Ok(Vec::new());
             }
             let mut patches = doc.make_patches(&mut log);
-            // Automerge 0.12 says no more than "conflict" when the winner of a place goes and an older concurrent value
-            // comes up in the same batch. Conflicts are rare; comparing the two versions costs a walk over the document.
-            if patches.iter().any(|patch| matches!(patch.action, am::PatchAction::Conflict { .. })) {
+            if doubtful || patches.iter().any(patch::doubtful) {
                 patches = doc.diff(&read::hashes(before), &doc.get_heads());
             }
             Ok(patches.into_iter().map(Patch::from_am).collect())
