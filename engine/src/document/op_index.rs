@@ -70,10 +70,8 @@ pub(super) struct OpIndex {
 /// See `patch::doubtful`.
 #[derive(Debug, Default)]
 struct Suspects {
-    proven: bool,
-    incremented: bool,
-    key_deleted: bool,
-    elements: Vec<OpRef>,
+    increment: bool,
+    deleted: Vec<OpRef>,
 }
 
 impl Default for OpIndex {
@@ -165,29 +163,22 @@ impl OpIndex {
 
     /// Notes a deletion, which is not kept.
     pub(super) fn note_deletion(&mut self, role: Role) {
-        match (&mut self.batch, role) {
-            (Some(batch), Role::Update(element)) => batch.elements.push(element),
-            (Some(batch), _) => batch.key_deleted = true,
-            (None, _) => {}
+        if let (Some(batch), Role::Update(element)) = (&mut self.batch, role) {
+            batch.deleted.push(element);
         }
     }
 
     /// Notes an increment, which is not kept.
-    pub(super) fn note_increment(&mut self, role: Role, predecessors: usize) {
+    pub(super) fn note_increment(&mut self) {
         if let Some(batch) = &mut self.batch {
-            batch.proven |= predecessors > 1 || matches!(role, Role::Update(_));
-            batch.incremented = true;
+            batch.increment = true;
         }
     }
 
-    /// Whether Automerge's patches of the batch that ends here cannot be trusted (see `patch::doubtful`): an increment settled a
-    /// conflict, came with a deletion that may have uncovered it, or went to an element of a list; or an element was
-    /// deleted that had been given another value.
+    /// Whether Automerge's patches of the batch that ends here cannot be trusted (see `patch::doubtful`).
     pub(super) fn end_batch(&mut self) -> bool {
         let batch = self.batch.take().unwrap_or_default();
-        batch.proven
-            || (batch.incremented && batch.key_deleted)
-            || batch.elements.iter().any(|element| self.updated.contains(element))
+        batch.increment || batch.deleted.iter().any(|element| self.updated.contains(element))
     }
 
     /// Where the index stands now, for operations of one chain to come.

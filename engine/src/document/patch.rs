@@ -103,9 +103,9 @@ pub struct PatchMismatch(pub usize);
 
 /// Whether Automerge's own patches for a batch cannot be trusted. Version 0.12, where concurrent values stand at a place, says no
 /// more than "conflict" when the winner goes and an older value comes up, and shows a counter that comes up without its increments.
-/// It also misses that an increment drops what is no counter, and miscounts positions behind an element that a deletion or an
-/// increment leaves visible; those two the patch does not show, but the admission does (`OpIndex::end_batch`). All are rare;
-/// comparing the two versions is right, but walks the document.
+/// It also loses increments where values conflict, and miscounts positions behind an element that a deletion or an increment leaves
+/// visible; those the patch does not show, but the admission does (`OpIndex::end_batch`). Found by the test
+/// `whatever_peers_do_they_converge`; all are rare. Comparing the two versions is right, but walks the document.
 pub(super) fn doubtful(patch: &am::Patch) -> bool {
     match &patch.action {
         am::PatchAction::Conflict { .. } => true,

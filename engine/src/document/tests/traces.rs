@@ -1,4 +1,4 @@
-//! Real editing sessions, where the data lies beside the checkout. Figures are printed; run with `--release -- --nocapture --ignored`.
+//! Real editing sessions, where the data lies beside the checkout or in `COMMONHOLD_TRACES`. Figures are printed; run with `--release -- --nocapture --ignored`.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -15,7 +15,8 @@ struct Trace {
 }
 
 fn trace(name: &str) -> Option<Trace> {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/traces").join(name);
+    let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/traces");
+    let file = std::env::var_os("COMMONHOLD_TRACES").map_or_else(beside, PathBuf::from).join(name);
     let Ok(packed) = std::fs::read(&file) else {
         println!("skipped: no {}", file.display());
         return None;
@@ -109,14 +110,14 @@ fn figures_of_the_paper_trace() {
     time("apply_remote, all", n, start);
     println!("index: {} bytes for {n}", other.index.as_ref().unwrap().bytes_estimate());
 
-    let super::super::view::Doc::Idle(doc) = &view.doc else { panic!() };
+    let view::Doc::Idle(doc) = &view.doc else { panic!() };
     let (start, theirs) = (Instant::now(), doc.save());
     time("automerge save", n, start);
     let raw = doc.save_nocompress();
     println!("automerge save {} bytes, uncompressed {}", theirs.len(), raw.len());
     for level in [3, 9, 12, 15, 17, 19, 22] {
         let start = Instant::now();
-        let packed = super::super::snapshot::pack(&raw, level);
+        let packed = snapshot::pack(&raw, level);
         println!("level {level}: {} bytes, {:.3}", packed.len(), packed.len() as f64 / theirs.len() as f64);
         time("  pack", n, start);
     }
