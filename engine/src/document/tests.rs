@@ -1,5 +1,7 @@
 //! What one view promises, and what no input may do to it. Scenarios with several peers talk through raw entries only.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod hostile;
 mod liars;
 mod local;

@@ -9,6 +9,7 @@ use commonhold_sync::id::EntryId;
 use commonhold_sync::limits::Rules;
 
 use super::admit::{self, Fault, Trust};
+use super::compare::compare;
 use super::edit::Command;
 use super::graph::{Graph, NodeId};
 use super::local::{ChainAuthor, LocalEntry};
@@ -69,8 +70,8 @@ pub struct Cost {
 
 #[derive(Debug)]
 pub(super) enum Doc {
-    Idle(am::Automerge),
-    /// Edits wait for a commit. Boxed: a transaction is twice the size of a document.
+    Idle(Box<am::Automerge>),
+    /// Edits wait for a commit.
     Open(Box<OwnedTransaction>),
 }
 
@@ -78,7 +79,10 @@ pub(super) enum Doc {
 macro_rules! with_doc {
     ($view:expr, $doc:ident => $body:expr) => {
         match &$view.doc {
-            $crate::document::view::Doc::Idle($doc) => $body,
+            $crate::document::view::Doc::Idle(doc) => {
+                let $doc = &**doc;
+                $body
+            }
             $crate::document::view::Doc::Open(tx) => {
                 let $doc = &**tx;
                 $body
@@ -133,7 +137,7 @@ impl View {
 
     pub(super) fn over(doc: am::Automerge, graph: Graph, index: Option<OpIndex>) -> View {
         View {
-            doc: Doc::Idle(doc),
+            doc: Doc::Idle(Box::new(doc)),
             graph,
             index,
             rules: &Rules::V1,
@@ -276,9 +280,9 @@ impl View {
             if !watching {
                 return Ok(Vec::new());
             }
-            let mut patches = doc.make_patches(&mut log);
+            let patches = doc.make_patches(&mut log);
             if doubtful || patches.iter().any(patch::doubtful) {
-                patches = doc.diff(&read::hashes(before), &doc.get_heads());
+                return Ok(compare(doc, &read::hashes(before), patches));
             }
             Ok(patches.into_iter().map(Patch::from_am).collect())
         })
@@ -349,8 +353,7 @@ impl View {
             out.quarantined.extend(out_of_view);
         }
         if self.watching {
-            let (from, to) = (read::hashes(before), doc.get_heads());
-            out.patches = doc.diff(&from, &to).into_iter().map(Patch::from_am).collect();
+            out.patches = compare(&doc, &read::hashes(before), Vec::new());
         }
         self.adopt(doc);
     }
@@ -380,7 +383,7 @@ impl View {
             Err(_) => self.broken = true,
         }
         self.commands.clear();
-        self.doc = Doc::Idle(doc);
+        self.doc = Doc::Idle(Box::new(doc));
     }
 
     /// Makes the document again from its log, without what was not flushed and without flushed entries that the log does
