@@ -1,0 +1,4 @@
+//! What a node promises, with one or two of them in this process. Scenarios with many peers and processes are elsewhere.
+
+mod life;
+mod support;
