@@ -240,12 +240,12 @@ impl Driver {
             Command::Join { space, genesis, reply } => {
                 self.handle(Input::Join { space, genesis, filter: None });
                 self.note_space(&space);
-                self.barrier(move || drop(reply.send(())));
+                self.barrier(move || _ = reply.send(()));
             }
             Command::Prepare { space, doc, reply } => {
                 let Some(machine) = &self.machine else { return };
                 let opening = machine.peer.own_opening(&space, &doc);
-                self.barrier(move || drop(reply.send(opening)));
+                self.barrier(move || _ = reply.send(opening));
             }
             Command::Attach(attach) => {
                 if self.machine.is_some() {
@@ -256,7 +256,7 @@ impl Driver {
             }
             Command::Disconnect(peer) => self.conns.disconnect(&peer),
             Command::Compact { docs, reply } => self.compact(docs, Some(reply)),
-            Command::Loose(reply) => drop(reply.send(self.loose.keys().copied().collect())),
+            Command::Loose(reply) => _ = reply.send(self.loose.keys().copied().collect()),
             Command::Close(_) => unreachable!("handled where the loop can end"),
         }
     }
@@ -305,7 +305,7 @@ impl Driver {
                     self.handle(Input::SnapshotMade { space, doc, bytes, heads, ends });
                 }
                 if let Some(reply) = reply {
-                    self.barrier(move || drop(reply.send(())));
+                    self.barrier(move || _ = reply.send(()));
                 }
             }
             Done::Reopened(Ok(reopened)) => self.recover(*reopened),
@@ -380,7 +380,8 @@ impl Driver {
         let mut reply = reply;
         let count = docs.len();
         if count == 0 {
-            return drop(reply.map(|reply| reply.send(())));
+            _ = reply.map(|reply| reply.send(()));
+            return;
         }
         let (storage, tell, run) = (machine.storage.clone(), self.tell.clone(), self.run);
         let work = move || {

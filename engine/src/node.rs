@@ -30,6 +30,9 @@ use crate::transport::{Address, Link, TransportConfig};
 const DIALLED_MAX: usize = 1_024;
 /// How long closing waits for snapshots that would pay.
 const CLOSE_COMPACT: Duration = Duration::from_secs(10);
+/// How long closing waits for reads that are under way: 5 s.
+const RELEASE_TRIES: usize = 500;
+const RELEASE_WAIT: Duration = Duration::from_millis(10);
 /// Damaged rows that a check lists.
 const DAMAGED_MAX: usize = 1_000;
 
@@ -369,16 +372,25 @@ impl Node {
         let lineage = locked(&self.inner.lineage).take();
         locked(&self.inner.local).take();
         if let (Some(storage), Some(lineage)) = (storage, lineage) {
-            let done = tokio::task::spawn_blocking(move || last_word(&storage, lineage)).await;
+            let done = tokio::task::spawn_blocking(move || last_word(storage, lineage)).await;
             done.map_err(|_| Error::Internal("closing the store failed"))??;
         }
         first_error.map_or(Ok(()), Err)
+    }
+
+    /// Makes the snapshot of a document now, instead of when it pays and the document rests.
+    pub async fn compact_now(&self, space: SpaceId, doc: DocId) -> Result<(), Error> {
+        self.pack(vec![(space, doc)]).await
     }
 
     async fn compact(&self) -> Result<(), Error> {
         let (reply, loose) = oneshot::channel();
         self.shared().command(Command::Loose(reply)).await?;
         let docs = loose.await.map_err(|_| Error::Closed)?;
+        self.pack(docs).await
+    }
+
+    async fn pack(&self, docs: Vec<(SpaceId, DocId)>) -> Result<(), Error> {
         let (reply, done) = oneshot::channel();
         self.shared().command(Command::Compact { docs, reply }).await?;
         done.await.map_err(|_| Error::Closed)
@@ -392,13 +404,21 @@ impl std::fmt::Debug for Node {
 }
 
 /// The shutdown token: in the store first, then outside.
-fn last_word(storage: &Storage, mut lineage: Lineage) -> Result<(), Error> {
+fn last_word(storage: Storage, mut lineage: Lineage) -> Result<(), Error> {
     let failed = |error: crate::lineage::LineageError| {
         tracing::warn!(%error, "the next run will begin new chains");
         Error::StoreFailed(Arc::new(StoreError::Failed { reason: error.to_string() }))
     };
     let facts = lineage.closing().map_err(failed)?;
     storage.put_facts(&Facts { lineage: Some(facts), ..Facts::default() }, false)?;
+    // Reads under way end within moments; then the file is free for its next owner.
+    for _ in 0..RELEASE_TRIES {
+        if Arc::strong_count(storage.store()) == 1 {
+            break;
+        }
+        std::thread::sleep(RELEASE_WAIT);
+    }
+    drop(storage);
     lineage.closed().map_err(failed)
 }
 

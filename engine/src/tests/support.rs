@@ -29,6 +29,21 @@ pub(super) fn join(one: &Node, other: &Node) {
     other.attach(theirs, false, None);
 }
 
+/// Opens as soon as the last owner has let go of the store.
+pub(super) async fn reopened(config: Config) -> Node {
+    let opened = async {
+        loop {
+            match Node::open(config.clone()).await {
+                Err(crate::OpenError::Store(error)) if error.code() == "store_in_use" => {
+                    tokio::task::yield_now().await;
+                }
+                opened => return opened.unwrap(),
+            }
+        }
+    };
+    soon(opened).await
+}
+
 /// Two peers that hold one space, connected.
 pub(super) async fn two() -> (Node, Node, SpaceId) {
     let (one, other) = (memory().await, memory().await);
