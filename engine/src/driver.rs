@@ -419,6 +419,7 @@ impl Driver {
     }
 
     fn close(mut self, reply: Option<oneshot::Sender<Option<Storage>>>) {
+        self.handle(Input::Close);
         self.conns.close_all("this peer closes");
         let storage = self.machine.take().map(|machine| {
             // Everything given is written before the thread ends; that wait is not the runtime's.
