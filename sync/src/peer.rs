@@ -27,7 +27,7 @@ use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::limits::Limits;
 use crate::log::{DeepEntry, Header, Image, Log, StoredSegment};
 use crate::merkle::Frontier;
-use crate::message::Cursor;
+use crate::message::{Cursor, Since};
 use crate::record::{Genesis, Record};
 use crate::space::{Space, SpaceRow};
 use crate::waiting::{Blocker, Waiter, Waiting};
@@ -134,6 +134,8 @@ pub enum Input {
         /// How many changes of each actor it holds.
         ends: Vec<(Vec<u8>, u64)>,
     },
+    /// The peer is about to be dropped: what rides with the next commit is stored now.
+    Close,
     /// Time passed.
     Tick,
 }
@@ -477,7 +479,7 @@ pub enum Event {
         /// Up to where.
         n: u64,
     },
-    /// This peer and another hold the same of a space.
+    /// This peer and another hold the same of a space, and what is held here is durable.
     Level {
         /// Who.
         peer: DeviceId,
@@ -602,6 +604,8 @@ struct Held {
     /// What stands for it in fingerprints now.
     digest: Option<[u8; 32]>,
     used: u64,
+    /// The last store operation with a change of it.
+    stored_by: OpId,
 }
 
 #[derive(Debug)]
@@ -620,6 +624,8 @@ enum After {
     Saved { ticket: Ticket, records: Vec<EntryId>, end: Option<(ChainId, u64)> },
     Push { space: SpaceId, seq: u64, segment: Segment },
     Ack { conn: ConnId, number: u64, prompt: bool },
+    Ask { conn: ConnId, since: Since },
+    Level { peer: DeviceId, space: SpaceId },
 }
 
 /// A snapshot that the engine checks.
@@ -654,6 +660,7 @@ pub struct Peer {
     uses: u64,
     waiting: Waiting,
     deepening: BTreeSet<(SpaceId, DocId)>,
+    deepened: BTreeMap<(SpaceId, DocId), Now>,
     connections: Connections,
     /// Connections with messages to look at, and those whose first message waits for a load.
     busy: BTreeSet<ConnId>,
@@ -684,6 +691,11 @@ pub struct Peer {
     storing: BTreeMap<OpId, Vec<(SpaceId, u64)>>,
     durable: BTreeMap<SpaceId, u64>,
     outputs: VecDeque<Output>,
+    /// Highest store operation that is done; they are done in order.
+    done: OpId,
+    /// The same when logs were last dropped from memory.
+    evicted: OpId,
+    closing: bool,
     failed: bool,
 }
 
@@ -713,6 +725,7 @@ impl Peer {
             uses: 0,
             waiting: Waiting::default(),
             deepening: BTreeSet::new(),
+            deepened: BTreeMap::new(),
             connections: Connections::default(),
             busy: BTreeSet::new(),
             blocked: BTreeSet::new(),
@@ -737,6 +750,9 @@ impl Peer {
             stores: BTreeMap::new(),
             storing: BTreeMap::new(),
             outputs: VecDeque::new(),
+            done: OpId(0),
+            evicted: OpId(0),
+            closing: false,
             failed: false,
         };
         let ids: Vec<SpaceId> = peer.spaces.keys().copied().collect();
@@ -803,6 +819,7 @@ impl Peer {
             Input::SnapshotMade { space, doc, bytes, heads, ends } => {
                 self.snapshot_made(space, doc, bytes, heads, ends)
             }
+            Input::Close => self.closing = true,
             Input::Tick => {}
         }
         self.run_local();
@@ -915,7 +932,12 @@ impl Peer {
                                     "stored segments do not fit the document",
                                 );
                             }
-                            Slot::Held(Box::new(Held { digest: log.digest(), log, used: self.uses }))
+                            Slot::Held(Box::new(Held {
+                                digest: log.digest(),
+                                log,
+                                used: self.uses,
+                                stored_by: OpId(0),
+                            }))
                         }
                     };
                     self.put_slot(space, doc, slot);
@@ -957,8 +979,10 @@ impl Peer {
             self.batch.clear();
             return;
         }
+        let op = self.op();
         for (space, doc) in core::mem::take(&mut self.changed) {
             let Some(Slot::Held(held)) = self.slots.get_mut(&(space, doc)) else { continue };
+            held.stored_by = op;
             let (digest, image) = (held.digest, held.log.image());
             self.batch.push(StoreOp::Document { space, doc, digest, image });
         }
@@ -969,16 +993,22 @@ impl Peer {
                 seqs.push((space, held.seq));
             }
         }
-        if self.batch.is_empty() && self.after.is_empty() {
-            return;
+        if !self.batch.is_empty() || core::mem::take(&mut self.closing) {
+            for (space, peer, cursor) in core::mem::take(&mut self.late) {
+                self.batch.push(StoreOp::Cursor { space, peer, cursor });
+            }
         }
-        for (space, peer, cursor) in core::mem::take(&mut self.late) {
-            self.batch.push(StoreOp::Cursor { space, peer, cursor });
+        let after = core::mem::take(&mut self.after);
+        if !self.batch.is_empty() {
+            self.stores.insert(op, after);
+            self.storing.insert(op, seqs);
+            self.outputs.push_back(Output::Store { op, ops: core::mem::take(&mut self.batch) });
+        } else if let Some((_, last)) = self.stores.iter_mut().next_back() {
+            // Nothing new to store, but what it speaks of may be on its way.
+            last.extend(after);
+        } else {
+            self.carry_out(after);
         }
-        let op = self.op();
-        self.stores.insert(op, core::mem::take(&mut self.after));
-        self.storing.insert(op, seqs);
-        self.outputs.push_back(Output::Store { op, ops: core::mem::take(&mut self.batch) });
     }
 
     fn stored(&mut self, op: OpId) {
@@ -986,11 +1016,19 @@ impl Peer {
             self.durable.insert(space, seq);
             self.note_durable(space);
         }
-        for after in self.stores.remove(&op).unwrap_or_default() {
+        self.done = op;
+        let after = self.stores.remove(&op).unwrap_or_default();
+        self.carry_out(after);
+    }
+
+    fn carry_out(&mut self, after: Vec<After>) {
+        for after in after {
             match after {
                 After::Saved { ticket, records, end } => self.emit(Event::Saved { ticket, records, end }),
                 After::Push { space, seq, segment } => self.push(space, seq, &segment, None),
                 After::Ack { conn, number, prompt } => self.note_stored(conn, number, prompt),
+                After::Ask { conn, since } => self.ask(conn, since),
+                After::Level { peer, space } => self.emit(Event::Level { peer, space }),
             }
         }
     }
@@ -1011,17 +1049,19 @@ impl Peer {
 
     /// Keeps the logs in memory within their bound; dropping one costs a read later.
     fn evict(&mut self) {
-        if self.resident_bytes <= self.limits.resident_bytes_max && self.slots.len() <= 65_536 {
+        let full = self.resident_bytes > self.limits.resident_bytes_max || self.slots.len() > 65_536;
+        if !full || self.evicted == self.done {
             return;
         }
-        let stored = self.stores.is_empty();
+        self.evicted = self.done;
+        let done = self.done;
         let mut by_use: Vec<(u64, (SpaceId, DocId))> = self
             .slots
             .iter()
             .filter_map(|(key, slot)| match slot {
                 Slot::Absent => Some((0, *key)),
                 // What is on its way to disk is not read back before it is there.
-                Slot::Held(held) => stored.then_some((held.used, *key)),
+                Slot::Held(held) => (held.stored_by <= done).then_some((held.used, *key)),
             })
             .collect();
         by_use.sort_unstable();

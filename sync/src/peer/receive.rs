@@ -25,6 +25,9 @@ const LOOSE_ENTRIES: u64 = 1_024;
 /// The same in bytes.
 const LOOSE_BYTES: u64 = 1 << 20;
 
+/// Time between two loads of one document's snapshot for the sake of an entry that builds on its inside.
+const DEEPEN_EVERY_MS: u64 = 10_000;
+
 /// Who delivered something.
 #[derive(Clone, Copy)]
 pub(super) struct From {
@@ -90,13 +93,12 @@ impl Peer {
                 link.ask = Ask::Fetching;
                 link.repair.mismatch(self.now);
             }
-            if let Some(number) = number {
-                connection.unstored.remove(&number);
-                connection.data_in -= 1;
-            }
             let theirs = connection.links.get(&space).map(|l| l.theirs);
             let text = "more unsolicited entries than this peer takes in a second; they are asked for later".into();
             connection.send(&Message::Notice(Notice { space: theirs, doc: None, code: "busy".into(), text }));
+            if let Some(number) = number {
+                self.note_unstored(conn, number);
+            }
             return Ok(None);
         }
         let from = From { conn, peer, store };
@@ -290,6 +292,13 @@ impl Peer {
     }
 
     pub(super) fn deepen(&mut self, space: SpaceId, doc: DocId) {
+        // Loading a snapshot is the most costly thing that an entry can ask for: once in a while for each document.
+        let now = self.now;
+        self.deepened.retain(|_, at| at.0 + DEEPEN_EVERY_MS > now.0);
+        if self.deepened.contains_key(&(space, doc)) && !self.deepening.contains(&(space, doc)) {
+            return;
+        }
+        self.deepened.insert((space, doc), now);
         if self.deepening.insert((space, doc)) {
             self.load(space, Load::Deep { space, doc }, Purpose::Deep { doc });
         }
@@ -351,7 +360,7 @@ impl Peer {
                     self.put_slot(
                         space,
                         doc,
-                        Slot::Held(Box::new(Held { digest: log.digest(), log, used: self.uses })),
+                        Slot::Held(Box::new(Held { digest: log.digest(), log, used: self.uses, stored_by: OpId(0) })),
                     );
                     self.changed.insert((space, doc));
                     self.emit(Event::Document { space, doc, header });
@@ -498,21 +507,28 @@ impl Peer {
                 if theirs == ours || !link.is_whole() {
                     self.reach(conn, space, upto, true);
                     if theirs == ours {
-                        self.emit(Event::Level { peer, space });
+                        self.after.push(After::Level { peer, space });
                     }
                 }
             }
             (Some(upto), None) => {
                 let fresh = link.fresh;
                 let ride = if fresh { in_flight } else { ride };
+                // Asked once this page is on disk: a slow disk slows the sender.
                 let since = Since { space: link.theirs, after: upto, ride, fresh };
-                connection.send(&Message::Since(since));
+                self.after.push(After::Ask { conn, since });
             }
             (None, Some(_)) if link.ask == Ask::Paging => {
                 link.ask = Ask::Stranger;
                 link.repair.stranger(now);
             }
             _ => {}
+        }
+    }
+
+    pub(super) fn ask(&mut self, conn: ConnId, since: Since) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.send(&Message::Since(since));
         }
     }
 
