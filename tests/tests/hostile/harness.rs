@@ -3,7 +3,8 @@
 //!
 //! Every promise about hostile input is made for this whole way in, never for a function beside it.
 
-#![allow(dead_code, reason = "each test binary that includes the harness uses its own part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary that includes the harness uses its own part of it")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -388,7 +389,8 @@ impl World {
     pub fn knock(&mut self, host: usize, key: &SigningKey) -> Intruder {
         self.next_conn += 1;
         let conn = ConnId(self.next_conn);
-        let limits = Limits { message_bytes_max: 1 << 30, frame_bytes_max: 1 << 30, ..Limits::default() };
+        let mut limits = Limits::default();
+        (limits.message_bytes_max, limits.frame_bytes_max) = (1 << 30, 1 << 30);
         let mut seed = [7; 32];
         seed[..8].copy_from_slice(&conn.0.to_be_bytes());
         let channel = Channel::dial(key, None, seed, &limits);
@@ -449,10 +451,8 @@ impl Host {
                 let result = check(bytes);
                 answer = (!self.engine_is_slow).then_some(Input::SnapshotChecked { op: *op, result });
             }
-            Event::Snapshot { doc, space } => {
-                let bytes = self.store.snapshots.get(&(*space, *doc));
-                // The snapshot is stored with this very drain; the view is made when it is read next.
-                drop(bytes);
+            Event::Snapshot { doc, .. } => {
+                // The view would be made anew from the store; these tests look at the peer.
                 self.views.remove(doc);
             }
             _ => {}

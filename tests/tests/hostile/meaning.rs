@@ -55,7 +55,21 @@ fn actor_of_base(stage: &Stage) -> am::ActorId {
 #[test]
 fn an_op_on_a_missing_object_is_not_shown() {
     let actor = actor_of_base(&Stage::new());
-    not_shown(|c| c.operations[0].obj = ObjectId::Id(OpId(2_000, actor.clone())), |f| matches!(f, Fault::Object(_)));
+    // An operation that is there and made no object.
+    not_shown(
+        |c| c.operations[0].obj = ObjectId::Id(OpId(c.start_op.get() - 1, actor.clone())),
+        |f| matches!(f, Fault::Object(_)),
+    );
+}
+
+#[test]
+fn an_op_that_names_a_later_operation_is_refused() {
+    let stage = Stage::new();
+    let mut forger = stage.forger();
+    let mut lie = forger.draft(&stage.base, |edit| edit.set_json(&["map".into(), "k".into()], &serde_json::json!(5)));
+    lie.operations[0].obj = ObjectId::Id(OpId(2_000, actor_of_base(&stage)));
+    let lies = vec![forger.seal(vec![bytes_of(lie)])];
+    stage.refuses("S2.id", lies);
 }
 
 #[test]
@@ -90,7 +104,13 @@ fn an_object_of_the_wrong_kind_is_not_shown() {
         },
         |f| matches!(f, Fault::Key(_)),
     );
-    not_shown(|c| c.operations[0].obj = ObjectId::Root, |f| matches!(f, Fault::Key(_)));
+    // An element of the root can be seen in the bytes already.
+    let stage = Stage::new();
+    let mut forger = stage.forger();
+    let mut lie = forger.draft(&stage.base, |edit| edit.insert(&edit.resolve(&["list".into()])?, 0, 8));
+    lie.operations[0].obj = ObjectId::Root;
+    let lies = vec![forger.seal(vec![bytes_of(lie)])];
+    stage.refuses("S2.key", lies);
 }
 
 #[test]

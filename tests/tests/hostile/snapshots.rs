@@ -2,7 +2,6 @@
 
 use commonhold_engine::document::{ObjId, View};
 use commonhold_sync::chain::{Opening, Tip};
-use commonhold_sync::clock::Clock;
 use commonhold_sync::message::{Covered, Data, Have, Message, SnapshotPart};
 use commonhold_sync::peer::Event;
 
