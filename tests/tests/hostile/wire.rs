@@ -107,9 +107,27 @@ fn a_second_hello_ends_the_connection() {
 }
 
 #[test]
-fn a_space_named_twice_ends_the_connection() {
-    ends("P.order", |stage| {
-        Message::Spaces(Spaces { spaces: vec![stage.liar.space_hello(&stage.world, true)] })
+fn a_space_named_twice_is_not_served_twice() {
+    let mut stage = Stage::new();
+    let honest = stage.honest.clone();
+    stage.liar.push(&mut stage.world, vec![honest]);
+    let mut hello = stage.liar.space_hello(&stage.world, true);
+    (hello.fresh, hello.fingerprint) = (true, Fingerprint::default());
+    let before = stage.world.hosts[0].sent_bytes;
+    let again = Message::Spaces(Spaces { spaces: vec![hello; 1_000] });
+    stage.liar.send(&mut stage.world, &again);
+    assert_eq!(stage.world.ended(&stage.liar), None);
+    assert_eq!(stage.world.hosts[0].sent_bytes, before);
+    println!("row: ignored");
+    stage.all_is_well();
+}
+
+#[test]
+fn a_filter_of_absurd_length_ends_the_connection() {
+    ends("P.list", |stage| {
+        let mut hello = stage.liar.space_hello(&stage.world, true);
+        hello.filter = Some(vec![stage.doc; LIST_MAX + 1]);
+        Message::Spaces(Spaces { spaces: vec![hello] })
     });
 }
 
