@@ -118,6 +118,8 @@ pub(super) struct Link {
     /// This side held nothing when it said hello.
     pub(super) fresh: bool,
     pub(super) whole: BTreeSet<ChainId>,
+    /// Documents asked for in a way that a snapshot may answer.
+    pub(super) due: BTreeSet<DocId>,
     pub(super) snapshot: Option<Incoming>,
     pub(super) pushes: Vec<Arc<Segment>>,
     pub(super) repair: Repair,
@@ -156,7 +158,10 @@ pub(super) enum Ask {
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) first: SnapshotPart,
-    pub(super) bytes: Vec<u8>,
+    /// Bytes that came.
+    pub(super) len: u64,
+    /// The same, unless it is not held here.
+    pub(super) bytes: Option<Vec<u8>>,
 }
 
 impl Link {
@@ -176,6 +181,7 @@ impl Link {
             wants_genesis: false,
             fresh: false,
             whole: BTreeSet::new(),
+            due: BTreeSet::new(),
             snapshot: None,
             pushes: Vec::new(),
             repair: Repair::default(),
