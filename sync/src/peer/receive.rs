@@ -204,7 +204,8 @@ impl Peer {
         let (doc, opening) = (segment.doc, segment.opening.clone());
         let Some(held) = self.spaces.get(&space) else { return Ok(Outcome::Pending) };
         let Some(rules) = held.rules() else { return Ok(Outcome::Pending) };
-        let allowed = held.may_write(&opening) && held.knows_rights(&segment.tip.rights);
+        let creator = self.log(space, doc).map(|log| log.header().creator);
+        let allowed = held.may_write(&opening, creator.as_ref()) && held.knows_rights(&segment.tip.rights);
         let Some(log) = self.log(space, doc) else {
             self.wait(space, segment, from, Blocker::Header);
             return Ok(Outcome::Pending);
@@ -650,7 +651,7 @@ impl Peer {
             let (chain, actor) = (opening.chain(&space, &doc), opening.actor(&space, &doc));
             let ids = content.chains.iter().find(|(a, _)| *a == actor).map(|(_, ids)| ids);
             let ids = ids.ok_or("it lacks a chain that its tips sign")?;
-            if !held.may_write(&opening) {
+            if !held.may_write(&opening, Some(&log.header().creator)) {
                 return Err("a device without the right to write signed a part of it".into());
             }
             let frontier = frontier_of(ids);

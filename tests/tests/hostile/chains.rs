@@ -281,10 +281,34 @@ fn a_foreign_claim_to_a_devices_own_actor_takes_nothing_from_it() {
     change.author = None;
     let lie = forger.seal(vec![bytes_of(change)]);
     stage.liar.push(&mut stage.world, vec![lie]);
-    println!("row: {:?}", stage.world.ended(&stage.liar));
+    println!("row: waits (no right to vouch)");
     let honest = stage.honest.clone();
     let mut other = stage.world.intrude(0, &key(68));
     other.push(&mut stage.world, vec![honest]);
     assert_eq!(stage.world.hosts[0].invalid, vec![]);
+    stage.all_is_well();
+}
+
+#[test]
+fn a_gateways_claim_to_an_actor_that_is_held_as_a_devices_own_is_not_held() {
+    let mut stage = Stage::new();
+    let (space, doc) = (stage.world.space, stage.doc);
+    let gateway = commonhold_sync::record::Record::Grant {
+        device: device(&key(LIAR)),
+        right: commonhold_sync::record::Right::Write,
+        gateway: true,
+    };
+    stage.world.say(0, commonhold_sync::peer::Local::Records(vec![gateway]));
+    let actor = stage.honest.opening.actor(&space, &doc);
+    let mut forger = stage.forger();
+    forger.opening = Opening { kind: Kind::Foreign(actor.clone()), ..forger.opening };
+    let mut change = stage.forger().put(&stage.base, "lie", 1);
+    (change.actor_id, change.extra_bytes, change.author) = (am::ActorId::from(&actor[..]), vec![], None);
+    let lie = forger.seal(vec![bytes_of(change)]);
+    let honest = stage.honest.clone();
+    stage.liar.push(&mut stage.world, vec![honest, lie]);
+    assert_eq!(stage.world.ended(&stage.liar), None);
+    assert!(stage.world.notices(0).contains(&"foreign-claim"));
+    println!("row: foreign-claim");
     stage.all_is_well();
 }
