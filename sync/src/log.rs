@@ -92,9 +92,6 @@ pub struct Covered {
     /// The tip over each chain, by line.
     #[n(3)]
     pub tips: Vec<(u32, Tip)>,
-    /// Highest sequence number of the store whose entries it covers.
-    #[n(4)]
-    pub seq: u64,
 }
 
 /// A head of a snapshot, enough to build on it without loading it.
@@ -454,6 +451,39 @@ impl Log {
         self.covered.is_some() && !self.deep
     }
 
+    /// Whether entries to be made here depend on something inside the snapshot that the index lacks.
+    pub fn needs_deep(&self, entries: &[Vec<u8>]) -> bool {
+        let heads: Vec<_> = entries.iter().filter_map(|bytes| change::walk(bytes, &Rules::V1).ok()).collect();
+        let known = |dep: &EntryId| self.index.contains_key(dep) || heads.iter().any(|head| head.id == *dep);
+        !heads.iter().flat_map(|head| &head.deps).all(known)
+    }
+
+    /// What the index knows of the heads of a snapshot of everything that is held; `None` if it lacks one.
+    pub fn heads_for_snapshot(&self, heads: &[EntryId]) -> Option<Vec<SnapshotHead>> {
+        let chain_of = |line: u32| Some(self.lines.all().get(line as usize)?.opening.chain(&self.space, &self.doc));
+        let heads = heads.iter().map(|id| {
+            let meta = self.index.get(id).filter(|meta| meta.branch == 0)?;
+            let past = meta.past.iter().filter(|((_, branch), _)| *branch == 0);
+            let past = past.map(|((line, _), n)| Some((chain_of(*line)?, *n))).collect::<Option<_>>()?;
+            Some(SnapshotHead { id: *id, chain: chain_of(meta.line)?, n: meta.n, max_op: meta.max_op, past })
+        });
+        heads.collect()
+    }
+
+    /// Whether these ids of a chain, from its first, are the history that is held here as far as both reach.
+    pub fn agrees_with(&self, chain: &ChainId, ids: &[EntryId]) -> bool {
+        let Some((_, line)) = self.lines.get(chain) else { return true };
+        let branch = &line.branches[0];
+        match ids.get(..usize::try_from(branch.len()).unwrap_or(usize::MAX)) {
+            Some(shared) => {
+                let mut frontier = Frontier::default();
+                shared.iter().for_each(|id| frontier.push(id));
+                frontier.head() == branch.frontier.head()
+            }
+            None => (1..).zip(ids).all(|(n, id)| branch.id_at(n).is_none_or(|held| held == id)),
+        }
+    }
+
     /// Fills the index with the entries of the loaded snapshot, in causal order.
     pub fn deepen(&mut self, entries: Vec<DeepEntry>) {
         let lines: BTreeMap<Vec<u8>, u32> = self
@@ -495,7 +525,7 @@ impl Log {
             self.index.insert(head.id, meta);
         }
         let entries = tips.iter().map(|(_, tip)| tip.n).sum();
-        self.covered = Some(Covered { bytes: snapshot.bytes, entries, heads, tips, seq: snapshot.seq });
+        self.covered = Some(Covered { bytes: snapshot.bytes, entries, heads, tips });
         self.deep = false;
         self.loose = (0, self.index.values().filter(|m| ends.get(&m.line).is_none_or(|e| m.n > *e)).count() as u64);
     }
@@ -506,8 +536,6 @@ impl Log {
 pub struct SnapshotOf {
     /// Bytes of the snapshot, compressed.
     pub bytes: u64,
-    /// Highest sequence number covered.
-    pub seq: u64,
     /// Each chain: opening, tree at the covered end, tip over it.
     pub chains: Vec<(Opening, Frontier, Tip)>,
     /// Its heads.

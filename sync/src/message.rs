@@ -262,6 +262,9 @@ pub struct Ack {
     /// Places in the sender's own sequence up to which the receiver has been sent everything: (handle, number).
     #[n(1)]
     pub marks: Vec<(u32, u64)>,
+    /// Of the counted messages, those that are not stored: something in them waits, or is not held here.
+    #[n(2)]
+    pub except: Vec<u64>,
 }
 
 /// Compares what both hold, when things are quiet.
@@ -277,8 +280,11 @@ pub struct Check {
     /// Number of documents of the sender.
     #[n(2)]
     pub docs: u64,
-    /// False in the question, true in the answer.
+    /// Last durable number of the sender's sequence: if the fingerprints are equal, the receiver holds all up to it.
     #[n(3)]
+    pub seq: u64,
+    /// False in the question, true in the answer.
+    #[n(4)]
     pub answer: bool,
 }
 
@@ -318,7 +324,7 @@ pub struct Symbols {
     pub symbols: ByteVec,
 }
 
-/// Ends a reconciliation: what the asker holds and the receiver does not, and the elements that it wants named.
+/// Ends a reconciliation: the elements that the asker wants named. What only it holds, it offers ([`Data::haves`]).
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 #[cbor(map)]
 pub struct Difference {
@@ -331,9 +337,6 @@ pub struct Difference {
     /// Elements (16 bytes each) of the receiver's set that the asker lacks.
     #[n(2)]
     pub elements: ByteVec,
-    /// Documents of the asker that the receiver lacks or holds otherwise.
-    #[n(3)]
-    pub haves: Vec<Have>,
 }
 
 /// Why something that was sent is not held here. Never silence.

@@ -616,7 +616,7 @@ enum Purpose {
 enum After {
     Saved { ticket: Ticket, records: Vec<EntryId>, end: Option<(ChainId, u64)> },
     Push { space: SpaceId, seq: u64, segment: Segment },
-    Ack { conn: ConnId, number: u64 },
+    Ack { conn: ConnId, number: u64, prompt: bool },
 }
 
 /// A snapshot that the engine checks.
@@ -661,6 +661,13 @@ pub struct Peer {
     batch: Vec<StoreOp>,
     changed: BTreeSet<(SpaceId, DocId)>,
     dirty_spaces: BTreeSet<SpaceId>,
+    /// Deletions, checked snapshots and snapshots to send that wait until their log is read.
+    burials: Vec<(SpaceId, DocId, DeviceId)>,
+    rechecks: Vec<(OpId, Checking, Result<SnapshotContent, String>)>,
+    snapshots_ready: Vec<(ConnId, SpaceId, DocId, Vec<u8>)>,
+    pushed: BTreeSet<(ConnId, SpaceId)>,
+    /// Cursors that ride with the next commit.
+    late: Vec<(SpaceId, DeviceId, Cursor)>,
     after: Vec<After>,
     stores: BTreeMap<OpId, Vec<After>>,
     /// Highest sequence number of each space that is on its way to disk, by operation.
@@ -706,6 +713,11 @@ impl Peer {
             batch: Vec::new(),
             changed: BTreeSet::new(),
             dirty_spaces: BTreeSet::new(),
+            burials: Vec::new(),
+            rechecks: Vec::new(),
+            snapshots_ready: Vec::new(),
+            pushed: BTreeSet::new(),
+            late: Vec::new(),
             after: Vec::new(),
             stores: BTreeMap::new(),
             storing: BTreeMap::new(),
@@ -773,11 +785,17 @@ impl Peer {
             Input::Join { space, genesis, filter } => self.join(space, genesis, filter),
             Input::Local { ticket, space, local } => self.local.push_back((ticket, space, local)),
             Input::SnapshotChecked { op, result } => self.snapshot_checked(op, result),
-            Input::SnapshotMade { space, doc, bytes, heads, ends } => self.snapshot_made(space, doc, bytes, heads, ends),
+            Input::SnapshotMade { space, doc, bytes, heads, ends } => {
+                self.snapshot_made(space, doc, bytes, heads, ends)
+            }
             Input::Tick => {}
         }
         self.run_local();
         self.run_inboxes();
+        self.run_burials();
+        self.run_rechecks();
+        self.run_snapshots();
+        self.run_offers();
         self.run_timers();
         self.flush();
     }
@@ -870,7 +888,13 @@ impl Peer {
                         Some((image, segments)) => {
                             let (log, bad) = Log::load(space, doc, image, &segments);
                             if bad > 0 {
-                                self.notice(None, Some(space), Some(doc), "store.damaged", "stored segments do not fit the document");
+                                self.notice(
+                                    None,
+                                    Some(space),
+                                    Some(doc),
+                                    "store.damaged",
+                                    "stored segments do not fit the document",
+                                );
                             }
                             Slot::Held(Box::new(Held { log, used: self.uses }))
                         }
@@ -878,9 +902,13 @@ impl Peer {
                     self.put_slot(space, doc, slot);
                 }
             }
-            (Purpose::Page { conn }, Loaded::Page { rows, upto, end }) => self.page_loaded(conn, space, rows, upto, end),
+            (Purpose::Page { conn }, Loaded::Page { rows, upto, end }) => {
+                self.page_loaded(conn, space, rows, upto, end)
+            }
             (Purpose::Raw { conn }, Loaded::Logs(logs)) => self.raw_loaded(conn, space, logs),
-            (Purpose::SnapshotFor { conn, doc }, Loaded::Snapshot(bytes)) => self.snapshot_loaded(conn, space, doc, bytes),
+            (Purpose::SnapshotFor { conn, doc }, Loaded::Snapshot(bytes)) => {
+                self.snapshot_loaded(conn, space, doc, bytes)
+            }
             (Purpose::Set, Loaded::Digests(digests)) => self.set_loaded(space, digests),
             (Purpose::Deep { doc }, Loaded::Deep(entries)) => {
                 if let Some(held) = self.held(space, doc) {
@@ -925,6 +953,9 @@ impl Peer {
         if self.batch.is_empty() && self.after.is_empty() {
             return;
         }
+        for (space, peer, cursor) in core::mem::take(&mut self.late) {
+            self.batch.push(StoreOp::Cursor { space, peer, cursor });
+        }
         let op = self.op();
         self.stores.insert(op, core::mem::take(&mut self.after));
         self.storing.insert(op, seqs);
@@ -936,11 +967,13 @@ impl Peer {
             self.durable.insert(space, seq);
             self.note_durable(space);
         }
+        let conns: Vec<ConnId> = self.connections.keys().copied().collect();
+        conns.into_iter().for_each(|conn| self.serve_on(conn));
         for after in self.stores.remove(&op).unwrap_or_default() {
             match after {
                 After::Saved { ticket, records, end } => self.emit(Event::Saved { ticket, records, end }),
                 After::Push { space, seq, segment } => self.push(space, seq, &segment, None),
-                After::Ack { conn, number } => self.note_stored(conn, number),
+                After::Ack { conn, number, prompt } => self.note_stored(conn, number, prompt),
             }
         }
     }
@@ -966,7 +999,9 @@ impl Peer {
             return;
         }
         let stored = self.stores.is_empty();
-        let mut by_use: Vec<(u64, (SpaceId, DocId))> = self.slots.iter()
+        let mut by_use: Vec<(u64, (SpaceId, DocId))> = self
+            .slots
+            .iter()
             .filter_map(|(key, slot)| match slot {
                 Slot::Absent => Some((0, *key)),
                 // What is on its way to disk is not read back before it is there.
@@ -997,3 +1032,6 @@ fn frontier_of(ids: &[EntryId]) -> Frontier {
     ids.iter().for_each(|id| frontier.push(id));
     frontier
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,6 +67,11 @@ impl Waiting {
         taken
     }
 
+    /// How many segments wait in a log.
+    pub fn count(&self, space: SpaceId, doc: DocId) -> usize {
+        self.by_log.get(&(space, doc)).map_or(0, Vec::len)
+    }
+
     /// The logs of a space in which something waits.
     pub fn logs_of(&self, space: SpaceId) -> Vec<DocId> {
         let range = (space, DocId([0; 32]))..=(space, DocId([255; 32]));

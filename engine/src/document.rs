@@ -1,0 +1,32 @@
+//! The document as the application sees it: Automerge over the entries that the rules let in.
+//!
+//! This is the only module that names Automerge. Its types stay inside: what goes in and out is raw entries, ids, JSON, and types of
+//! ours. Nothing here does I/O, knows of peers, or checks tips and rights: `commonhold_sync` has done that before.
+//!
+//! The way in for others' entries: [`View::apply_remote`] → `admit` (rule M1, over `graph` and `op_index`) → one guarded batch
+//! (rule M2). The way out for edits: [`View::edit`] → [`View::flush`]. `snapshot` packs a whole view and unpacks it without trust.
+
+mod admit;
+mod diff;
+mod edit;
+mod graph;
+mod local;
+mod op_index;
+pub mod patch;
+mod read;
+mod reconcile_json;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod value;
+mod view;
+
+pub use admit::Fault;
+pub use edit::{Edit, EditError, Expand};
+pub use local::{ChainAuthor, LocalEntry};
+pub use patch::{MarkSpan, Patch, PatchAction, PatchMismatch};
+pub use read::{Alternative, ChangeInfo};
+pub use reconcile_json::ScalarString;
+pub use snapshot::{SnapshotCaps, SnapshotEntry, SnapshotFault};
+pub use value::{ObjId, ObjKind, Prop, Scalar, Value};
+pub use view::{Applied, Broken, Cost, ReadLog, View};

@@ -1,0 +1,219 @@
+//! Reading a document: values, JSON, history, other versions, raw entries.
+
+use automerge as am;
+use automerge::ReadDoc;
+use commonhold_sync::id::EntryId;
+use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
+
+use super::edit::{EditError, not_found, refusal};
+use super::patch::MarkSpan;
+use super::value::{ObjId, ObjKind, Prop, Value, hydrated_json};
+use super::view::{View, with_doc};
+
+/// What is known of an entry besides its operations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangeInfo {
+    /// The entry.
+    pub id: EntryId,
+    /// Its chain: 16 bytes, or 24 for a renamed branch.
+    pub actor: Vec<u8>,
+    /// Its number in the chain.
+    pub seq: u64,
+    /// Its first operation.
+    pub start_op: u64,
+    /// Operations in it.
+    pub ops: u64,
+    /// What it was made upon.
+    pub deps: Vec<EntryId>,
+    /// When its author says it was made, in seconds since 1970; 0 where that was not said.
+    pub time: i64,
+    /// What its author says of it.
+    pub message: Option<String>,
+    /// The device that its chain claims, unproven here: the tip proves it.
+    pub author: Option<Vec<u8>>,
+}
+
+/// One of several values that stand at one place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alternative {
+    /// JSON form of the value.
+    pub value: Json,
+    /// The entry that put it there; none where that is still being edited.
+    pub entry: Option<EntryId>,
+}
+
+pub(super) fn heads(doc: &am::Automerge) -> Vec<EntryId> {
+    doc.get_heads().into_iter().map(|hash| EntryId(hash.0)).collect()
+}
+
+pub(super) fn hashes(ids: &[EntryId]) -> Vec<am::ChangeHash> {
+    ids.iter().map(|id| am::ChangeHash(id.0)).collect()
+}
+
+/// The object at a path from the root.
+pub(super) fn resolve(doc: &impl ReadDoc, path: &[Prop]) -> Option<(am::ObjId, am::ObjType)> {
+    path.iter().try_fold((am::ROOT, am::ObjType::Map), |(obj, kind), prop| {
+        match doc.get(&obj, fitting(kind, prop)?).ok()?? {
+            (am::Value::Object(kind), made) => Some((made, kind)),
+            _ => None,
+        }
+    })
+}
+
+/// A step that fits the object, as the library expects of its caller.
+fn fitting(kind: am::ObjType, prop: &Prop) -> Option<am::Prop> {
+    let fits = matches!((kind.is_sequence(), prop), (false, Prop::Key(_)) | (true, Prop::Index(_)));
+    fits.then(|| prop.into())
+}
+
+fn json_of(doc: &impl ReadDoc, path: &[Prop], heads: Option<&[am::ChangeHash]>) -> Option<Json> {
+    let mut at = (am::ROOT, am::ObjType::Map);
+    for (step, prop) in path.iter().enumerate() {
+        let prop = fitting(at.1, prop)?;
+        let found = match heads {
+            None => doc.get(&at.0, prop),
+            Some(heads) => doc.get_at(&at.0, prop, heads),
+        };
+        match found.ok()?? {
+            (am::Value::Object(kind), made) => at = (made, kind),
+            (am::Value::Scalar(scalar), _) => {
+                return (step + 1 == path.len()).then(|| super::value::Scalar::from(scalar.as_ref()).to_json());
+            }
+        }
+    }
+    doc.hydrate(&at.0, heads).ok().map(|value| hydrated_json(&value))
+}
+
+impl View {
+    /// The whole document as JSON: texts as strings, bytes as lists of numbers, counters and timestamps as numbers. Pending
+    /// edits show.
+    pub fn to_json(&self) -> Json {
+        self.json_at(&[]).unwrap_or_default()
+    }
+
+    /// What stands at a path, as JSON.
+    pub fn json_at(&self, path: &[Prop]) -> Option<Json> {
+        with_doc!(self, doc => json_of(doc, path, None))
+    }
+
+    /// The document as it was at a version. None if the view does not hold that version.
+    pub fn json_at_heads(&self, heads: &[EntryId]) -> Option<Json> {
+        if !heads.iter().all(|id| self.contains(id)) {
+            return None;
+        }
+        with_doc!(self, doc => json_of(doc, &[], Some(&hashes(heads))))
+    }
+
+    /// What stands at a path, as a type of the application.
+    pub fn get<T: DeserializeOwned>(&self, path: &[Prop]) -> Result<T, EditError> {
+        let json = self.json_at(path).ok_or_else(|| not_found(path))?;
+        serde_json::from_value(json).map_err(|e| EditError::Json(e.to_string()))
+    }
+
+    /// What stands at a path; for the root and other objects, their handle.
+    pub fn value(&self, path: &[Prop]) -> Option<Value> {
+        let Some((last, parents)) = path.split_last() else {
+            return Some(Value::Object(ObjKind::Map, ObjId::ROOT));
+        };
+        with_doc!(self, doc => {
+            let (obj, kind) = resolve(doc, parents)?;
+            doc.get(&obj, fitting(kind, last)?).ok().flatten().map(Value::from_am)
+        })
+    }
+
+    /// Keys of the map at a path, sorted.
+    pub fn keys(&self, path: &[Prop]) -> Option<Vec<String>> {
+        with_doc!(self, doc => resolve(doc, path).map(|(obj, _)| doc.keys(&obj).collect()))
+    }
+
+    /// Entries of the map, elements of the list, code points of the text at a path.
+    pub fn length(&self, path: &[Prop]) -> Option<usize> {
+        with_doc!(self, doc => resolve(doc, path).map(|(obj, _)| doc.length(&obj)))
+    }
+
+    /// The text at a path.
+    pub fn text(&self, path: &[Prop]) -> Result<String, EditError> {
+        with_doc!(self, doc => {
+            let (obj, kind) = resolve(doc, path).ok_or_else(|| not_found(path))?;
+            match kind {
+                am::ObjType::Text => doc.text(&obj).map_err(refusal),
+                found => Err(EditError::WrongKind { edit: "reading text", found: found.into() }),
+            }
+        })
+    }
+
+    /// The marks of the text at a path.
+    pub fn marks(&self, path: &[Prop]) -> Result<Vec<MarkSpan>, EditError> {
+        with_doc!(self, doc => {
+            let (obj, _) = resolve(doc, path).ok_or_else(|| not_found(path))?;
+            doc.marks(&obj).map(|marks| marks.iter().map(MarkSpan::from).collect()).map_err(refusal)
+        })
+    }
+
+    /// All values that stand at a path, the winner last; more than one where edits were concurrent.
+    pub fn conflicts(&self, path: &[Prop]) -> Vec<Alternative> {
+        let Some((last, parents)) = path.split_last() else { return Vec::new() };
+        with_doc!(self, doc => {
+            let found = resolve(doc, parents)
+                .and_then(|(obj, kind)| doc.get_all(&obj, fitting(kind, last)?).ok())
+                .unwrap_or_default();
+            found.into_iter().map(|(value, id)| Alternative {
+                value: match value {
+                    am::Value::Scalar(scalar) => super::value::Scalar::from(scalar.as_ref()).to_json(),
+                    am::Value::Object(_) => ReadDoc::hydrate(doc, &id, None).map(|v| hydrated_json(&v)).unwrap_or_default(),
+                },
+                entry: doc.hash_for_opid(&id).map(|hash| EntryId(hash.0)),
+            }).collect()
+        })
+    }
+
+    /// Ids of the entries that no other builds upon, sorted: the version that the view shows, pending edits aside.
+    pub fn heads(&self) -> Vec<EntryId> {
+        self.graph.heads()
+    }
+
+    /// Every entry of the view, dependencies first. Pending edits become a change.
+    pub fn history(&mut self) -> impl Iterator<Item = ChangeInfo> + '_ {
+        let changes = match self.settled() {
+            Some(doc) => doc.get_changes_meta(&[]),
+            None => Vec::new(),
+        };
+        changes.into_iter().map(|change| ChangeInfo {
+            id: EntryId(change.hash.0),
+            actor: change.actor.to_bytes().to_vec(),
+            seq: change.seq,
+            start_op: change.start_op,
+            ops: change.max_op + 1 - change.start_op,
+            deps: change.deps.iter().map(|dep| EntryId(dep.0)).collect(),
+            time: change.timestamp,
+            message: change.message.filter(|message| !message.is_empty()).map(|message| message.into_owned()),
+            author: change.author.map(|author| author.as_bytes().to_vec()),
+        })
+    }
+
+    /// Raw bytes of an entry.
+    pub fn entry(&self, id: &EntryId) -> Option<Vec<u8>> {
+        with_doc!(self, doc => doc.get_change_by_hash(&am::ChangeHash(id.0)).map(|change| change.raw_bytes().to_vec()))
+    }
+
+    /// Raw bytes of the entries that are not in the past of a version, dependencies first. Ids that the view does not hold count
+    /// for nothing. Pending edits become a change.
+    pub fn entries_since(&mut self, heads: &[EntryId]) -> Vec<(EntryId, Vec<u8>)> {
+        let known: Vec<EntryId> = heads.iter().copied().filter(|id| self.contains(id)).collect();
+        let Some(doc) = self.settled() else { return Vec::new() };
+        let changes = doc.get_changes(&hashes(&known));
+        changes.iter().map(|change| (EntryId(change.hash().0), change.raw_bytes().to_vec())).collect()
+    }
+}
+
+impl super::edit::Edit<'_> {
+    /// What stands at a place, as JSON; null where nothing does.
+    pub fn json(&self, obj: &ObjId, prop: impl Into<Prop>) -> Json {
+        match self.get(obj, prop) {
+            None => Json::Null,
+            Some(Value::Scalar(scalar)) => scalar.to_json(),
+            Some(Value::Object(_, obj)) => self.tx.hydrate(&obj.0, None).map(|v| hydrated_json(&v)).unwrap_or_default(),
+        }
+    }
+}

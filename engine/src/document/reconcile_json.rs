@@ -1,0 +1,196 @@
+//! "Make it so": turns a wanted JSON value into the few edits that lead there, so that concurrent edits of other parts survive.
+//!
+//! Maps go key by key. Strings are collaborative text (as in today's JavaScript apps) and are spliced. Lists of objects with an `id` are
+//! matched by it, other lists by equal elements; what is left in a gap is updated in place, pair by pair. Equal values are not touched.
+
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use super::diff::diff;
+use super::edit::{Edit, EditError, not_found};
+use super::value::{ObjId, ObjKind, Prop, Scalar, Value};
+
+/// Depth of JSON that is taken. serde_json reads no deeper than 128 itself.
+const DEPTH_MAX: usize = 128;
+
+/// Where a value goes.
+enum Place<'a> {
+    Key(&'a str),
+    /// In place of an element.
+    At(usize),
+    /// Before an element.
+    Before(usize),
+}
+
+/// A string in JSON that is to stay a plain scalar, replaced as a whole: an enumeration, a hash, a URL. Serialise
+/// fields of this type with [`Edit::set`] as usual and put them with [`Edit::put`]; this wrapper is for the latter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScalarString(pub String);
+
+impl From<ScalarString> for Scalar {
+    fn from(text: ScalarString) -> Self {
+        Scalar::Str(text.0)
+    }
+}
+
+impl Edit<'_> {
+    /// Makes what stands at a path equal to a value. The path's parent must exist; an index equal to the length of its list
+    /// appends. An empty path is the document itself, which must be a map.
+    pub fn set<T: Serialize + ?Sized>(&mut self, path: &[Prop], value: &T) -> Result<(), EditError> {
+        let json = serde_json::to_value(value).map_err(|e| EditError::Json(e.to_string()))?;
+        self.set_json(path, &json)
+    }
+
+    /// [`Edit::set`] for a JSON value. A string that stands there as a plain scalar stays one.
+    pub fn set_json(&mut self, path: &[Prop], value: &Json) -> Result<(), EditError> {
+        let Some((last, parents)) = path.split_last() else {
+            let Json::Object(map) = value else {
+                return Err(EditError::Json("the document itself is a map".into()));
+            };
+            return self.reconcile_map(&ObjId::ROOT, map, DEPTH_MAX);
+        };
+        let parent = self.resolve(parents)?;
+        match (self.kind(&parent)?, last) {
+            (ObjKind::Map, Prop::Key(key)) => self.reconcile(&parent, Place::Key(key), value, DEPTH_MAX),
+            (ObjKind::List, Prop::Index(index)) if *index == self.len(&parent) => {
+                self.reconcile(&parent, Place::Before(*index), value, DEPTH_MAX)
+            }
+            (ObjKind::List, Prop::Index(index)) => self.reconcile(&parent, Place::At(*index), value, DEPTH_MAX),
+            (ObjKind::Text, _) => Err(EditError::WrongKind { edit: "put", found: ObjKind::Text }),
+            _ => Err(not_found(path)),
+        }
+    }
+
+    fn reconcile(&mut self, parent: &ObjId, place: Place<'_>, value: &Json, depth: usize) -> Result<(), EditError> {
+        let depth = depth.checked_sub(1).ok_or(EditError::Json("nested too deep".into()))?;
+        let stands = match place {
+            Place::Key(key) => self.get(parent, key),
+            Place::At(index) => self.get(parent, index),
+            Place::Before(_) => None,
+        };
+        match (value, stands) {
+            (Json::Object(map), Some(Value::Object(ObjKind::Map, obj))) => self.reconcile_map(&obj, map, depth),
+            (Json::Array(list), Some(Value::Object(ObjKind::List, obj))) => self.reconcile_list(&obj, list, depth),
+            (Json::String(text), Some(Value::Object(ObjKind::Text, obj))) => self.update_text(&obj, text),
+            (Json::String(text), Some(Value::Scalar(Scalar::Str(old)))) => {
+                if *text == old {
+                    Ok(())
+                } else {
+                    self.put_scalar(parent, &place, Scalar::Str(text.clone()))
+                }
+            }
+            (Json::Object(map), _) => {
+                let obj = self.make(parent, &place, ObjKind::Map)?;
+                self.reconcile_map(&obj, map, depth)
+            }
+            (Json::Array(list), _) => {
+                let obj = self.make(parent, &place, ObjKind::List)?;
+                list.iter().enumerate().try_for_each(|(n, value)| self.reconcile(&obj, Place::Before(n), value, depth))
+            }
+            (Json::String(text), _) => {
+                let obj = self.make(parent, &place, ObjKind::Text)?;
+                self.splice_text(&obj, 0, 0, text)
+            }
+            (plain, Some(Value::Scalar(old))) if old.to_json() == *plain => Ok(()),
+            // A counter that should read another number goes there by an increment, so that it stays a counter.
+            (Json::Number(n), Some(Value::Scalar(Scalar::Counter(old)))) if n.is_i64() => {
+                let by = n.as_i64().unwrap_or_default().wrapping_sub(old);
+                match place {
+                    Place::Key(key) => self.increment(parent, key, by),
+                    Place::At(index) | Place::Before(index) => self.increment(parent, index, by),
+                }
+            }
+            (plain, _) => self.put_scalar(parent, &place, scalar_of(plain)),
+        }
+    }
+
+    fn reconcile_map(
+        &mut self,
+        obj: &ObjId,
+        map: &serde_json::Map<String, Json>,
+        depth: usize,
+    ) -> Result<(), EditError> {
+        for key in self.keys(obj) {
+            if !map.contains_key(&key) {
+                self.delete(obj, key)?;
+            }
+        }
+        map.iter().try_for_each(|(key, value)| self.reconcile(obj, Place::Key(key), value, depth))
+    }
+
+    fn reconcile_list(&mut self, obj: &ObjId, list: &[Json], depth: usize) -> Result<(), EditError> {
+        let depth = depth.checked_sub(1).ok_or(EditError::Json("nested too deep".into()))?;
+        let old: Vec<Json> = (0..self.len(obj)).map(|n| self.json(obj, n)).collect();
+        let by_id = old.iter().chain(list).all(|value| identity(value).is_some());
+        let hunks = if by_id {
+            diff(&old.iter().map(identity).collect::<Vec<_>>(), &list.iter().map(identity).collect::<Vec<_>>())
+        } else {
+            diff(&old.iter().collect::<Vec<_>>(), &list.iter().collect::<Vec<_>>())
+        };
+        // Back to front, so that earlier positions stay good.
+        let (mut old_end, mut new_end) = (old.len(), list.len());
+        for hunk in hunks.into_iter().rev() {
+            self.update_pairs(obj, hunk.old.end..old_end, &old, &list[hunk.new.end..new_end], depth)?;
+            (old_end, new_end) = (hunk.old.start, hunk.new.start);
+            let pairs = if by_id { 0 } else { hunk.old.len().min(hunk.new.len()) };
+            for index in (hunk.old.start + pairs..hunk.old.end).rev() {
+                self.delete(obj, index)?;
+            }
+            for (n, value) in list[hunk.new.clone()].iter().enumerate().skip(pairs) {
+                self.reconcile(obj, Place::Before(hunk.old.start + n), value, depth)?;
+            }
+            let paired = hunk.old.start..hunk.old.start + pairs;
+            self.update_pairs(obj, paired, &old, &list[hunk.new.start..hunk.new.start + pairs], depth)?;
+        }
+        self.update_pairs(obj, 0..old_end, &old, &list[..new_end], depth)
+    }
+
+    fn update_pairs(
+        &mut self,
+        obj: &ObjId,
+        at: std::ops::Range<usize>,
+        old: &[Json],
+        new: &[Json],
+        depth: usize,
+    ) -> Result<(), EditError> {
+        for (index, value) in at.zip(new) {
+            if old[index] != *value {
+                self.reconcile(obj, Place::At(index), value, depth)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, parent: &ObjId, place: &Place<'_>, kind: ObjKind) -> Result<ObjId, EditError> {
+        match *place {
+            Place::Key(key) => self.put_object(parent, key, kind),
+            Place::At(index) => self.put_object(parent, index, kind),
+            Place::Before(index) => self.insert_object(parent, index, kind),
+        }
+    }
+
+    fn put_scalar(&mut self, parent: &ObjId, place: &Place<'_>, value: Scalar) -> Result<(), EditError> {
+        match *place {
+            Place::Key(key) => self.put(parent, key, value),
+            Place::At(index) => self.put(parent, index, value),
+            Place::Before(index) => self.insert(parent, index, value),
+        }
+    }
+}
+
+/// What an element of a list is known by.
+fn identity(value: &Json) -> Option<&Json> {
+    value.get("id").filter(|id| id.is_string() || id.is_number())
+}
+
+fn scalar_of(plain: &Json) -> Scalar {
+    match plain {
+        Json::Bool(b) => Scalar::Bool(*b),
+        Json::Number(n) => match (n.as_i64(), n.as_u64()) {
+            (Some(n), _) => Scalar::Int(n),
+            (None, Some(n)) => Scalar::Uint(n),
+            (None, None) => Scalar::F64(n.as_f64().unwrap_or_default()),
+        },
+        _ => Scalar::Null,
+    }
+}

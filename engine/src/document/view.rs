@@ -1,0 +1,464 @@
+//! The view itself: the document, what it holds, and the way that other people's entries take into it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use automerge as am;
+use automerge::transaction::OwnedTransaction;
+use commonhold_sync::id::EntryId;
+use commonhold_sync::limits::Rules;
+
+use super::admit::{self, Fault, Trust};
+use super::edit::Command;
+use super::graph::{Graph, NodeId};
+use super::local::{ChainAuthor, LocalEntry};
+use super::op_index::OpIndex;
+use super::patch::Patch;
+use super::read;
+use super::snapshot;
+
+/// Invalid entries remembered, so that what builds on them is known to be invalid too. 2 MiB at most; beyond it the newest
+/// are reported once and then count as missing.
+const REFUSED_MAX: usize = 1 << 16;
+
+/// A reader of the log of a document: calls back with the raw bytes of every entry that the view holds, but for local changes
+/// not flushed yet, in any order. A view that hits a fault of the CRDT library is rebuilt from it.
+pub type ReadLog<'a> = dyn FnMut(&mut dyn FnMut(&[u8])) + 'a;
+
+/// The document cannot be shown: even its log does not build. All edits and entries are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("document cannot be rebuilt from its log")]
+pub struct Broken;
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Entries that are in the view now and were not before.
+    pub applied: usize,
+    /// Entries that can never be, with the reason.
+    pub invalid: Vec<(EntryId, Fault)>,
+    /// Entries on which the CRDT library failed: kept out until an engine version that can, with what builds on them.
+    pub quarantined: Vec<EntryId>,
+    /// Entries whose past is not in the view. Not kept: offer them again with their past.
+    pub missing: Vec<EntryId>,
+    /// An entry that was in the view already, from a snapshot, and should not have been. Nothing was applied; make
+    /// the view again from entries.
+    pub bad_base: Option<(EntryId, Fault)>,
+    /// The document does not show any more; `View::rebuild` may help.
+    pub broken: bool,
+    /// Patches of local edits that were pending when the batch came. They come before `patches`.
+    pub local_patches: Vec<Patch>,
+    /// Patches of the batch. Only made while watching.
+    pub patches: Vec<Patch>,
+}
+
+/// What a view costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Cost {
+    /// Changes held.
+    pub changes: usize,
+    /// Operations held, deletions not counted.
+    pub ops: usize,
+    /// Chains held.
+    pub actors: usize,
+    /// Bytes in memory, estimated: 1,000 a change and 20 an operation for Automerge (246 MB for 259,778 changes of one
+    /// operation, 82 MB for the same as one change, both at their peak), and what our own tables count.
+    pub bytes_estimate: usize,
+}
+
+#[derive(Debug)]
+pub(super) enum Doc {
+    Idle(am::Automerge),
+    /// Edits wait for a commit. Boxed: a transaction is twice the size of a document.
+    Open(Box<OwnedTransaction>),
+}
+
+/// Runs an expression over the document, whether or not a transaction is open.
+macro_rules! with_doc {
+    ($view:expr, $doc:ident => $body:expr) => {
+        match &$view.doc {
+            $crate::document::view::Doc::Idle($doc) => $body,
+            $crate::document::view::Doc::Open(tx) => {
+                let $doc = &**tx;
+                $body
+            }
+        }
+    };
+}
+pub(super) use with_doc;
+
+pub(super) fn blank() -> am::Automerge {
+    am::Automerge::new_with_encoding(am::TextEncoding::UnicodeCodePoint)
+}
+
+/// The document that an app sees: Automerge over the entries that the rules let in.
+///
+/// A view is a value without I/O. Entries come in through [`View::apply_remote`], which must only be given entries that the
+/// structural rules have passed; edits through [`View::edit`], and leave through [`View::flush`]. The order of calls is the order of
+/// the document's history; nothing else (time, randomness) enters it.
+#[derive(Debug)]
+pub struct View {
+    pub(super) doc: Doc,
+    pub(super) graph: Graph,
+    /// Built when the first entry has to be checked; a document that is only read does not pay for it.
+    pub(super) index: Option<OpIndex>,
+    pub(super) rules: &'static Rules,
+    pub(super) chain: Option<ChainAuthor>,
+    /// The edits in the open transaction.
+    pub(super) commands: Vec<Command>,
+    /// Local changes that are closed but not flushed.
+    pub(super) queue: Vec<LocalEntry>,
+    pub(super) time: i64,
+    pub(super) watching: bool,
+    pub(super) local_patches: Vec<Patch>,
+    quarantine: BTreeSet<EntryId>,
+    refused: BTreeSet<EntryId>,
+    pub(super) broken: bool,
+    #[cfg(test)]
+    pub(super) panic_on: Option<EntryId>,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        View::new()
+    }
+}
+
+impl View {
+    /// An empty document.
+    pub fn new() -> View {
+        View::over(blank(), Graph::default(), Some(OpIndex::default()))
+    }
+
+    pub(super) fn over(doc: am::Automerge, graph: Graph, index: Option<OpIndex>) -> View {
+        View {
+            doc: Doc::Idle(doc),
+            graph,
+            index,
+            rules: &Rules::V1,
+            chain: None,
+            commands: Vec::new(),
+            queue: Vec::new(),
+            time: 0,
+            watching: false,
+            local_patches: Vec::new(),
+            quarantine: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            broken: false,
+            #[cfg(test)]
+            panic_on: None,
+        }
+    }
+
+    /// Whether patches are made. They cost about as much again as the edit or entry itself. Takes effect for edits with
+    /// the next change.
+    pub fn watch(&mut self, watching: bool) {
+        self.watching = watching;
+    }
+
+    /// Entries to keep out without trying: quarantined earlier by this engine version.
+    pub fn quarantine(&mut self, ids: impl IntoIterator<Item = EntryId>) {
+        self.quarantine.extend(ids);
+    }
+
+    /// Whether an entry is in the view.
+    pub fn contains(&self, id: &EntryId) -> bool {
+        self.graph.find(id).is_some()
+    }
+
+    /// What the view costs.
+    pub fn cost(&self) -> Cost {
+        let stats = with_doc!(self, doc => am::ReadDoc::stats(doc));
+        let (changes, ops) = (self.graph.len(), stats.num_ops as usize);
+        let own = self.graph.bytes_estimate() + self.index.as_ref().map_or(0, OpIndex::bytes_estimate);
+        Cost { changes, ops, actors: self.graph.chains(), bytes_estimate: own + 1_000 * changes + 20 * ops }
+    }
+
+    /// Checks and applies entries, in any order, in one batch. `log` is read only if the CRDT library fails on the batch.
+    pub fn apply_remote(&mut self, entries: &[(EntryId, &[u8])], log: &mut ReadLog<'_>) -> Applied {
+        let mut out = Applied::default();
+        let committed = self.commit();
+        out.local_patches = self.take_local_patches();
+        if self.broken || committed.is_err() {
+            out.broken = true;
+            return out;
+        }
+        if let Err(bad) = self.verify() {
+            out.bad_base = Some(bad);
+            return out;
+        }
+        let before = self.graph.heads();
+        let good = self.admit_batch(entries, &mut out);
+        if good.is_empty() {
+            return out;
+        }
+        let admitted: Vec<EntryId> = good.iter().map(|change| EntryId(change.hash().0)).collect();
+        match self.apply_checked(good, &before) {
+            Ok(patches) => (out.applied, out.patches) = (admitted.len(), patches),
+            Err(Broken) => self.recover(&before, entries, &admitted, log, &mut out),
+        }
+        out
+    }
+
+    /// Rule M1, dependencies first. Good entries are in graph and index when this returns.
+    fn admit_batch(&mut self, entries: &[(EntryId, &[u8])], out: &mut Applied) -> Vec<am::Change> {
+        let mut batch = Batch::default();
+        for (id, bytes) in entries {
+            if self.contains(id) || batch.at.contains_key(id) {
+                continue;
+            }
+            batch.at.insert(*id, batch.items.len());
+            batch.items.push((*id, Some(admit::parse(*id, bytes))));
+        }
+        let mut good = Vec::with_capacity(batch.items.len());
+        for at in batch.order() {
+            let (id, parsed) = &mut batch.items[at];
+            let id = *id;
+            let verdict = match parsed.take().expect("each item is taken once") {
+                Ok(change) => self.admit_one(id, &change).map(|()| change),
+                Err(fault) => Err(Refusal::Invalid(fault)),
+            };
+            match verdict {
+                Ok(change) => good.push(change),
+                Err(Refusal::Missing) => out.missing.push(id),
+                Err(Refusal::Quarantined) => {
+                    self.quarantine.insert(id);
+                    out.quarantined.push(id);
+                }
+                Err(Refusal::Invalid(fault)) => {
+                    if self.refused.len() < REFUSED_MAX {
+                        self.refused.insert(id);
+                    }
+                    out.invalid.push((id, fault));
+                }
+            }
+        }
+        good
+    }
+
+    fn admit_one(&mut self, id: EntryId, change: &am::Change) -> Result<(), Refusal> {
+        let ids = change.deps().iter().map(|dep| EntryId(dep.0));
+        if ids.clone().any(|dep| self.refused.contains(&dep)) {
+            return Err(Refusal::Invalid(Fault::PastInvalid));
+        }
+        if self.quarantine.contains(&id) || ids.clone().any(|dep| self.quarantine.contains(&dep)) {
+            return Err(Refusal::Quarantined);
+        }
+        let deps: Option<Vec<NodeId>> = ids.map(|dep| self.graph.find(&dep)).collect();
+        let deps = deps.ok_or(Refusal::Missing)?;
+        let index = self.index.get_or_insert_default();
+        admit::admit(&mut self.graph, index, self.rules, change, &deps).map(drop).map_err(Refusal::Invalid)
+    }
+
+    /// Rule M2, first half: one batch, behind a guard, and no word is believed but the heads.
+    fn apply_checked(&mut self, changes: Vec<am::Change>, before: &[EntryId]) -> Result<Vec<Patch>, Broken> {
+        let Doc::Idle(doc) = &mut self.doc else { unreachable!("committed before a batch") };
+        #[cfg(test)]
+        let trap = self.panic_on;
+        let watching = self.watching;
+        let heads = self.graph.heads();
+        guarded(|| {
+            #[cfg(test)]
+            assert!(!changes.iter().any(|change| Some(EntryId(change.hash().0)) == trap), "injected");
+            let mut log = am::PatchLog::new(watching);
+            doc.apply_changes_log_patches(changes, &mut log).map_err(|_| Broken)?;
+            if read::heads(doc) != heads {
+                return Err(Broken);
+            }
+            if !watching {
+                return Ok(Vec::new());
+            }
+            let mut patches = doc.make_patches(&mut log);
+            // Automerge 0.12 says no more than "conflict" when the winner of a place goes and an older concurrent value
+            // comes up in the same batch. Conflicts are rare; comparing the two versions costs a walk over the document.
+            if patches.iter().any(|patch| matches!(patch.action, am::PatchAction::Conflict { .. })) {
+                patches = doc.diff(&read::hashes(before), &doc.get_heads());
+            }
+            Ok(patches.into_iter().map(Patch::from_am).collect())
+        })
+    }
+
+    /// Rule M2, second half: from the log again, then the entries of the batch, without the guilty ones.
+    fn recover(
+        &mut self,
+        before: &[EntryId],
+        entries: &[(EntryId, &[u8])],
+        admitted: &[EntryId],
+        log: &mut ReadLog<'_>,
+        out: &mut Applied,
+    ) {
+        let bytes: HashMap<EntryId, &[u8]> = entries.iter().copied().collect();
+        let mut rest: Vec<am::Change> = admitted.iter().filter_map(|id| admit::parse(*id, bytes[id]).ok()).collect();
+        let Ok(mut doc) = self.read_log(log, true) else {
+            self.broken = true;
+            out.broken = true;
+            return;
+        };
+        if read::heads(&doc) != before {
+            self.broken = true;
+            out.broken = true;
+            return;
+        }
+        #[cfg(test)]
+        let trap = self.panic_on;
+        let applies = |doc: &am::Automerge, changes: &[am::Change]| {
+            let (mut trial, changes) = (doc.clone(), changes.to_vec());
+            guarded(|| {
+                #[cfg(test)]
+                assert!(!changes.iter().any(|change| Some(EntryId(change.hash().0)) == trap), "injected");
+                trial.apply_changes(changes.iter().cloned()).map_err(|_| Broken)?;
+                let all =
+                    am::ReadDoc::get_missing_deps(&trial, &changes.iter().map(am::Change::hash).collect::<Vec<_>>());
+                if all.is_empty() { Ok(()) } else { Err(Broken) }
+            })
+            .map(|()| trial)
+        };
+        // The entries are sorted, so each prefix applies or fails on its own account.
+        while !rest.is_empty() {
+            if let Ok(done) = applies(&doc, &rest) {
+                (out.applied, doc) = (out.applied + rest.len(), done);
+                break;
+            }
+            let (mut fine, mut fails) = (0, rest.len());
+            while fails - fine > 1 {
+                let middle = fine + (fails - fine) / 2;
+                if applies(&doc, &rest[..middle]).is_ok() { fine = middle } else { fails = middle }
+            }
+            if fine > 0
+                && let Ok(done) = applies(&doc, &rest[..fine])
+            {
+                (out.applied, doc) = (out.applied + fine, done);
+            }
+            let guilty = EntryId(rest[fine].hash().0);
+            let mut out_of_view = BTreeSet::from([guilty]);
+            rest = rest.split_off(fine + 1);
+            rest.retain(|change| {
+                let held = change.deps().iter().any(|dep| out_of_view.contains(&EntryId(dep.0)));
+                if held {
+                    out_of_view.insert(EntryId(change.hash().0));
+                }
+                !held
+            });
+            self.quarantine.extend(out_of_view.iter().copied());
+            out.quarantined.extend(out_of_view);
+        }
+        if self.watching {
+            let (from, to) = (read::hashes(before), doc.get_heads());
+            out.patches = doc.diff(&from, &to).into_iter().map(Patch::from_am).collect();
+        }
+        self.adopt(doc);
+    }
+
+    /// A document made of the log, and of what is not flushed if that is wanted.
+    fn read_log(&self, log: &mut ReadLog<'_>, with_queue: bool) -> Result<am::Automerge, Broken> {
+        let mut changes: Vec<am::Change> = Vec::new();
+        let mut bad = false;
+        log(&mut |bytes| match am::Change::try_from(bytes) {
+            Ok(change) => changes.push(change),
+            Err(_) => bad = true,
+        });
+        if with_queue {
+            changes.extend(self.queue.iter().filter_map(|entry| am::Change::try_from(&entry.bytes[..]).ok()));
+        }
+        if bad {
+            return Err(Broken);
+        }
+        let mut doc = blank();
+        guarded(|| doc.apply_changes(changes).map_err(|_| Broken))?;
+        Ok(doc)
+    }
+
+    fn adopt(&mut self, doc: am::Automerge) {
+        match snapshot::graph_of(&doc) {
+            Ok((graph, _)) => (self.graph, self.index, self.broken) = (graph, None, false),
+            Err(_) => self.broken = true,
+        }
+        self.commands.clear();
+        self.doc = Doc::Idle(doc);
+    }
+
+    /// Makes the document again from its log, without what was not flushed and without flushed entries that the log does
+    /// not give (because storing them failed). The chain is given up. Gives the patch that replaces the document, while watching.
+    pub fn rebuild(&mut self, log: &mut ReadLog<'_>) -> Result<Vec<Patch>, Broken> {
+        self.queue.clear();
+        self.local_patches.clear();
+        self.chain = None;
+        let doc = self.read_log(log, false).inspect_err(|_| self.broken = true)?;
+        self.adopt(doc);
+        if self.broken {
+            return Err(Broken);
+        }
+        Ok(if self.watching { vec![Patch::reset(self.to_json())] } else { Vec::new() })
+    }
+
+    /// Checks rule M1 for everything that came with a snapshot; done at most once, by itself before the first remote entry.
+    /// Worth calling early for a snapshot from a stranger. About 6 µs an operation, and half a kilobyte a change for its time.
+    pub fn verify(&mut self) -> Result<(), (EntryId, Fault)> {
+        if self.index.is_some() {
+            return Ok(());
+        }
+        let Doc::Idle(doc) = &self.doc else { return Ok(()) };
+        let changes = doc.get_changes(&[]);
+        let mut index = OpIndex::default();
+        for change in &changes {
+            let id = EntryId(change.hash().0);
+            let node = self.graph.find(&id).expect("the graph was made of this document");
+            let actor = self.graph.node(node).actor;
+            let deps: Vec<NodeId> = self.graph.deps(node).to_vec();
+            let clock = self.graph.past(&deps);
+            admit::check_ops(&self.graph, &mut index, actor, change, &clock, Trust::Loaded).map_err(|f| (id, f))?;
+            self.graph.note(node, clock);
+        }
+        self.index = Some(index);
+        Ok(())
+    }
+}
+
+/// Why an entry of a batch is not applied.
+enum Refusal {
+    Missing,
+    Quarantined,
+    Invalid(Fault),
+}
+
+type Parsed = (EntryId, Option<Result<am::Change, Fault>>);
+
+#[derive(Default)]
+struct Batch {
+    items: Vec<Parsed>,
+    at: HashMap<EntryId, usize>,
+}
+
+impl Batch {
+    /// Positions, dependencies first, else as given. Ids are hashes of what names them, so there is no cycle.
+    fn order(&self) -> Vec<usize> {
+        let mut order = Vec::with_capacity(self.items.len());
+        let mut waits = vec![0usize; self.items.len()];
+        let mut wakes: HashMap<usize, Vec<usize>> = HashMap::new();
+        for (at, (_, parsed)) in self.items.iter().enumerate() {
+            let deps = parsed.iter().flatten().flat_map(|change| change.deps());
+            for dep in deps.filter_map(|dep| self.at.get(&EntryId(dep.0))) {
+                waits[at] += 1;
+                wakes.entry(*dep).or_default().push(at);
+            }
+        }
+        order.extend((0..self.items.len()).filter(|at| waits[*at] == 0));
+        let mut next = 0;
+        while let Some(at) = order.get(next).copied() {
+            next += 1;
+            for woken in wakes.remove(&at).unwrap_or_default() {
+                waits[woken] -= 1;
+                if waits[woken] == 0 {
+                    order.push(woken);
+                }
+            }
+        }
+        order
+    }
+}
+
+/// Runs what may panic inside the CRDT library. Whatever it touched is thrown away then.
+pub(super) fn guarded<T>(f: impl FnOnce() -> Result<T, Broken>) -> Result<T, Broken> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or(Err(Broken))
+}

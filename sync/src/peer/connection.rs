@@ -1,0 +1,761 @@
+//! Connections: the channel, the hello, and which spaces both sides hold.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::repair::Repair;
+use super::{ConnId, Event, Now, Output, Peer, Reason};
+use crate::chain::{Opening, Segment};
+use crate::clock::{Clock, Fingerprint};
+use crate::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
+use crate::limits::Limits;
+use crate::message::{
+    Ack, Bye, Cursor, GenesisOf, Hello, LIST_MAX, Message, SPACES_MAX, SnapshotPart, SpaceHello, Spaces, WireSegment,
+};
+use crate::record::Genesis;
+use crate::secure::Channel;
+use crate::space::Space;
+use crate::violation::Violation;
+
+/// Delay before an acknowledgement or mark that nobody waits for, so that many become one message.
+const ACK_DELAY_MS: u64 = 250;
+/// Own entries whose acknowledgement is awaited, per connection; beyond it the status is learnt at the next reconnect.
+const UNACKED_MAX: usize = 8_192;
+/// Messages that wait for loads, per connection. The transport is not read meanwhile, so this is a backstop.
+const INBOX_MAX: usize = 4_096;
+
+pub(super) struct Connection {
+    pub(super) channel: Channel,
+    pub(super) dialled: bool,
+    opened: Now,
+    expected: Option<DeviceId>,
+    pub(super) peer: Option<DeviceId>,
+    pub(super) store: Option<StoreId>,
+    hello_sent: bool,
+    /// Spaces by this side's handles.
+    handles: Vec<SpaceId>,
+    /// Spaces of the other side that this one does not know.
+    unmatched: Vec<SpaceHello>,
+    pub(super) links: BTreeMap<SpaceId, Link>,
+    pub(super) inbox: VecDeque<Message>,
+    openings_out: BTreeMap<Opening, u32>,
+    next_opening: u32,
+    pub(super) openings_in: BTreeMap<u32, Opening>,
+    /// Data messages received so far, those not stored yet, and those that will not be.
+    pub(super) data_in: u64,
+    pub(super) unstored: BTreeSet<u64>,
+    not_held: BTreeSet<u64>,
+    acked_in: u64,
+    ack_due: Option<Now>,
+    /// Data messages sent so far, and this device's own chain ends in them.
+    data_out: u64,
+    unacked: VecDeque<(u64, Vec<(SpaceId, DocId, ChainId, u64)>)>,
+    /// Bytes handed to the transport and not known to be sent.
+    pub(super) queued: usize,
+    pub(super) bucket: Bucket,
+}
+
+/// Credit for unsolicited entries: one second's worth and the same again as a burst.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    entries: f64,
+    bytes: f64,
+    at: Now,
+}
+
+impl Bucket {
+    fn new(now: Now, limits: &Limits) -> Bucket {
+        Bucket {
+            entries: 2.0 * f64::from(limits.unsolicited_entries_per_s),
+            bytes: 2.0 * f64::from(limits.unsolicited_bytes_per_s),
+            at: now,
+        }
+    }
+
+    /// Whether so much may come in now.
+    pub(super) fn take(&mut self, now: Now, entries: usize, bytes: usize, limits: &Limits) -> bool {
+        let seconds = now.0.saturating_sub(self.at.0) as f64 / 1_000.0;
+        let (per_entries, per_bytes) =
+            (f64::from(limits.unsolicited_entries_per_s), f64::from(limits.unsolicited_bytes_per_s));
+        self.entries = (self.entries + seconds * per_entries).min(2.0 * per_entries);
+        self.bytes = (self.bytes + seconds * per_bytes).min(2.0 * per_bytes);
+        self.at = now;
+        let enough = self.entries >= entries as f64 && self.bytes >= bytes as f64;
+        if enough {
+            self.entries -= entries as f64;
+            self.bytes -= bytes as f64;
+        }
+        enough
+    }
+}
+
+/// A space that both sides of a connection hold.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// The other side's handle.
+    pub(super) theirs: u32,
+    pub(super) filter: Option<BTreeSet<DocId>>,
+    pub(super) serve: Serve,
+    pub(super) ask: Ask,
+    /// What this side has of the other's sequence, once it is all stored.
+    pub(super) reached: Option<u64>,
+    pub(super) wanted: BTreeSet<DocId>,
+    /// What the other side asked for, waiting and being read: the clock it has, and whether it wants no snapshot.
+    pub(super) wants: VecDeque<(DocId, (Clock, bool))>,
+    pub(super) answering: BTreeMap<DocId, (Clock, bool)>,
+    /// Documents whose clock the other side is to be told.
+    pub(super) offers: BTreeSet<DocId>,
+    /// A page is being read.
+    pub(super) reading: bool,
+    /// Last durable number when it was asked for.
+    pub(super) read_at: u64,
+    /// The other side knows only the id, and waits for the genesis.
+    wants_genesis: bool,
+    /// This side held nothing when it said hello.
+    pub(super) fresh: bool,
+    pub(super) whole: BTreeSet<ChainId>,
+    pub(super) snapshot: Option<Incoming>,
+    pub(super) pushes: Vec<Arc<Segment>>,
+    pub(super) repair: Repair,
+    /// Sequence number of this store up to which the other side has been told (a mark).
+    marked: u64,
+    mark_due: bool,
+}
+
+/// What this side sends of its sequence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Serve {
+    /// A page is being read.
+    Paging { after: u64, ride: u64, fresh: bool },
+    /// The other side asks for the next page when it is ready.
+    Paused { after: u64 },
+    /// Everything so far has been sent; new entries are pushed.
+    Live,
+    /// The transport was full: entries after this number are sent once it has drained.
+    Lagging { after: u64 },
+}
+
+/// What this side knows of the other's sequence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ask {
+    /// Pages come.
+    Paging,
+    /// The stores have no common past: only a reconciliation tells.
+    Stranger,
+    /// All pages came; wanted documents may still be on their way.
+    Fetching,
+    /// This side holds everything that the other does.
+    Level,
+}
+
+/// A snapshot that is arriving.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) first: SnapshotPart,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Link {
+    fn new(theirs: u32, filter: Option<Vec<DocId>>) -> Link {
+        Link {
+            theirs,
+            filter: filter.map(|docs| docs.into_iter().collect()),
+            serve: Serve::Paused { after: 0 },
+            ask: Ask::Paging,
+            reached: None,
+            wanted: BTreeSet::new(),
+            wants: VecDeque::new(),
+            answering: BTreeMap::new(),
+            offers: BTreeSet::new(),
+            reading: false,
+            read_at: 0,
+            wants_genesis: false,
+            fresh: false,
+            whole: BTreeSet::new(),
+            snapshot: None,
+            pushes: Vec::new(),
+            repair: Repair::default(),
+            marked: 0,
+            mark_due: false,
+        }
+    }
+
+    /// Whether the other side wants this document.
+    pub(super) fn wants_doc(&self, space: &SpaceId, doc: &DocId) -> bool {
+        *doc == space.authority() || self.filter.as_ref().is_none_or(|docs| docs.contains(doc))
+    }
+
+    /// Whether both sides hold, or want to hold, the same set.
+    pub(super) fn is_whole(&self) -> bool {
+        self.filter.is_none()
+    }
+}
+
+impl Connection {
+    pub(super) fn deadline(&self, limits: &Limits) -> Option<Now> {
+        if self.peer.is_none() || self.store.is_none() {
+            return Some(Now(self.opened.0 + limits.handshake_ms));
+        }
+        let repair = self.links.values().filter_map(|l| l.repair.due());
+        repair.chain(self.ack_due).min()
+    }
+
+    pub(super) fn space_of(&self, handle: u32) -> Result<SpaceId, Violation> {
+        self.handles.get(handle as usize).copied().ok_or(Violation::UnknownHandle)
+    }
+
+    pub(super) fn opening_ref(&mut self, opening: &Opening, limits: &Limits) -> crate::message::OpeningRef {
+        use crate::message::OpeningRef;
+        if let Some(handle) = self.openings_out.get(opening) {
+            return OpeningRef::Known(*handle);
+        }
+        let handle = self.next_opening % limits.handles_per_connection as u32;
+        self.next_opening += 1;
+        if self.next_opening as usize > limits.handles_per_connection {
+            self.openings_out.retain(|_, h| *h != handle);
+        }
+        self.openings_out.insert(opening.clone(), handle);
+        OpeningRef::New(handle, opening.clone())
+    }
+
+    pub(super) fn send(&mut self, message: &Message) {
+        self.channel.send(&message.to_bytes());
+    }
+
+    /// Counts a data message that is sent, and remembers whose ends in it are this device's own.
+    pub(super) fn count_data(&mut self, own: Vec<(SpaceId, DocId, ChainId, u64)>) {
+        self.data_out += 1;
+        if !own.is_empty() && self.unacked.len() < UNACKED_MAX {
+            self.unacked.push_back((self.data_out, own));
+        }
+    }
+}
+
+impl Peer {
+    pub(super) fn connected(&mut self, conn: ConnId, dialled: bool, expected: Option<DeviceId>) {
+        let seed = self.random();
+        let channel = match dialled {
+            true => Channel::dial(&self.key, expected, seed, &self.limits),
+            false => Channel::accept(&self.key, seed, &self.limits),
+        };
+        let connection = Connection {
+            channel,
+            dialled,
+            opened: self.now,
+            expected,
+            peer: None,
+            store: None,
+            hello_sent: false,
+            handles: Vec::new(),
+            unmatched: Vec::new(),
+            links: BTreeMap::new(),
+            inbox: VecDeque::new(),
+            openings_out: BTreeMap::new(),
+            next_opening: 0,
+            openings_in: BTreeMap::new(),
+            data_in: 0,
+            unstored: BTreeSet::new(),
+            not_held: BTreeSet::new(),
+            acked_in: 0,
+            ack_due: None,
+            data_out: 0,
+            unacked: VecDeque::new(),
+            queued: 0,
+            bucket: Bucket::new(self.now, &self.limits),
+        };
+        self.connections.insert(conn, connection);
+    }
+
+    pub(super) fn frame(&mut self, conn: ConnId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let mut messages = Vec::new();
+        let result = connection.channel.receive(bytes, &self.limits);
+        while let Some(message) = connection.channel.poll_message() {
+            messages.push(message);
+        }
+        if let Err(error) = result {
+            return self.close(conn, error.code(), &error.to_string(), true);
+        }
+        if connection.peer.is_none() {
+            connection.peer = connection.channel.peer();
+        }
+        if !connection.hello_sent && connection.channel.session_hash().is_some() {
+            // The dialler's hello leaves with its last handshake flight; the acceptor's once it knows who asks.
+            let ready = connection.dialled || connection.peer.is_some();
+            if ready {
+                self.send_hello(conn);
+            }
+        }
+        for bytes in messages {
+            match Message::from_bytes(&bytes, &self.limits) {
+                Ok(message) => {
+                    let Some(connection) = self.connections.get_mut(&conn) else { return };
+                    if connection.inbox.len() >= INBOX_MAX {
+                        return self.close(conn, "P.flood", "too many messages are waiting", true);
+                    }
+                    connection.inbox.push_back(message);
+                }
+                Err(error) => return self.close(conn, "P.message", &error.to_string(), true),
+            }
+        }
+    }
+
+    fn tag(session: &[u8; 32], from_dialler: bool, space: &SpaceId) -> [u8; 16] {
+        let mut hasher = blake3::Hasher::new_keyed(session);
+        hasher.update(b"commonhold space tag 1").update(&[u8::from(from_dialler)]).update(&space.0);
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        tag
+    }
+
+    fn prefix(space: &SpaceId) -> u16 {
+        let hash = blake3::hash(&space.0);
+        u16::from_be_bytes([hash.as_bytes()[0], hash.as_bytes()[1]])
+    }
+
+    pub(super) fn index_space(&mut self, space: SpaceId) {
+        self.prefixes.entry(Self::prefix(&space)).or_default().insert(space);
+    }
+
+    fn space_hellos(&mut self, conn: ConnId, wanted: &[SpaceId]) -> Vec<SpaceHello> {
+        let ride = self.limits.ride_bytes as u64;
+        let Some(connection) = self.connections.get_mut(&conn) else { return Vec::new() };
+        let Some(session) = connection.channel.session_hash() else { return Vec::new() };
+        let peer = connection.peer.or(connection.expected);
+        let mut hellos = Vec::new();
+        for id in wanted.iter().take(SPACES_MAX) {
+            let Some(space) = self.spaces.get(id) else { continue };
+            let handle = connection.handles.len() as u32;
+            connection.handles.push(*id);
+            let fresh = space.logs == 0;
+            hellos.push(SpaceHello {
+                handle,
+                prefix: Self::prefix(id),
+                tag: Self::tag(&session, connection.dialled, id),
+                cursor: peer.and_then(|p| self.cursors.get(&(*id, p)).copied()),
+                fingerprint: space.fingerprint,
+                ride: if fresh { self.limits.in_flight_bytes_per_peer as u64 } else { ride },
+                fresh,
+                filter: space.filter.clone(),
+                wants_genesis: space.genesis().is_none(),
+            });
+        }
+        hellos
+    }
+
+    fn send_hello(&mut self, conn: ConnId) {
+        // Cursors are over the other side's store: a dialler that does not know whom it dials names its spaces later.
+        let known = self.connections.get(&conn).is_some_and(|c| c.peer.or(c.expected).is_some());
+        let ids: Vec<SpaceId> = if known { self.spaces.keys().copied().collect() } else { Vec::new() };
+        let spaces = self.space_hellos(conn, &ids);
+        let hello = Hello {
+            features: 0,
+            roles: self.roles,
+            store: self.store,
+            agent: self.agent.clone(),
+            addresses: self.addresses.clone(),
+            spaces,
+        };
+        let rest: Vec<SpaceId> = ids.into_iter().skip(SPACES_MAX).collect();
+        let more: Vec<Vec<SpaceHello>> = rest.chunks(SPACES_MAX).map(|ids| self.space_hellos(conn, ids)).collect();
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        connection.hello_sent = true;
+        connection.send(&Message::Hello(hello));
+        for spaces in more {
+            connection.send(&Message::Spaces(Spaces { spaces }));
+        }
+    }
+
+    pub(super) fn join(&mut self, id: SpaceId, genesis: Option<Genesis>, filter: Option<Vec<DocId>>) {
+        let known = self.spaces.contains_key(&id);
+        let space = self.spaces.entry(id).or_insert_with(|| Space::unknown(id));
+        let was_ready = space.genesis().is_some();
+        if let Some(genesis) = genesis
+            && !was_ready
+            && let Err(why) = space.set_genesis(genesis)
+        {
+            if !known {
+                self.spaces.remove(&id);
+            }
+            return self.notice(None, Some(id), None, "space.refused", why);
+        }
+        if filter.is_some() {
+            space.filter = filter;
+        }
+        let ready = space.genesis().is_some() && !was_ready;
+        self.dirty_spaces.insert(id);
+        if ready {
+            self.emit(Event::Space { space: id });
+            self.send_genesis(id);
+        }
+        if known {
+            return;
+        }
+        self.index_space(id);
+        let conns: Vec<ConnId> = self.connections.iter().filter(|(_, c)| c.hello_sent).map(|(id, _)| *id).collect();
+        for conn in conns {
+            let spaces = self.space_hellos(conn, &[id]);
+            if let Some(connection) = self.connections.get_mut(&conn) {
+                connection.send(&Message::Spaces(Spaces { spaces }));
+                let again: Vec<SpaceHello> = connection.unmatched.clone();
+                self.match_spaces(conn, again);
+            }
+        }
+    }
+
+    pub(super) fn on_hello(&mut self, conn: ConnId, hello: Hello) -> Result<(), Violation> {
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
+        let Some(peer) = connection.peer else { return Err(Violation::OutOfPlace("a hello before authentication")) };
+        if connection.store.replace(hello.store).is_some() {
+            return Err(Violation::OutOfPlace("a second hello"));
+        }
+        if hello.spaces.len() > SPACES_MAX || hello.addresses.len() > 64 || hello.agent.len() > 256 {
+            return Err(Violation::ListTooLong);
+        }
+        let named = connection.dialled && connection.expected.is_none();
+        let (agent, addresses) = (hello.agent, hello.addresses);
+        if named {
+            let ids: Vec<SpaceId> = self.spaces.keys().copied().collect();
+            for ids in ids.chunks(SPACES_MAX) {
+                let spaces = self.space_hellos(conn, ids);
+                if let Some(connection) = self.connections.get_mut(&conn) {
+                    connection.send(&Message::Spaces(Spaces { spaces }));
+                }
+            }
+        }
+        self.emit(Event::Opened { conn, peer, agent, addresses });
+        self.match_spaces(conn, hello.spaces);
+        Ok(())
+    }
+
+    pub(super) fn on_spaces(&mut self, conn: ConnId, spaces: Spaces) -> Result<(), Violation> {
+        if spaces.spaces.len() > SPACES_MAX {
+            return Err(Violation::ListTooLong);
+        }
+        self.match_spaces(conn, spaces.spaces);
+        Ok(())
+    }
+
+    fn match_spaces(&mut self, conn: ConnId, hellos: Vec<SpaceHello>) {
+        for hello in hellos {
+            let Some(connection) = self.connections.get_mut(&conn) else { return };
+            let Some(session) = connection.channel.session_hash() else { return };
+            let candidates = self.prefixes.get(&hello.prefix).into_iter().flatten();
+            let from_dialler = !connection.dialled;
+            let found = candidates.copied().find(|id| Self::tag(&session, from_dialler, id) == hello.tag);
+            let Some(id) = found else {
+                // Kept for a space that is joined later on this connection.
+                if connection.unmatched.len() < LIST_MAX {
+                    connection.unmatched.push(hello);
+                }
+                continue;
+            };
+            connection.unmatched.retain(|h| h.tag != hello.tag);
+            connection.links.insert(id, Link::new(hello.handle, hello.filter.clone()));
+            if let Some(link) = connection.links.get_mut(&id) {
+                link.wants_genesis = hello.wants_genesis;
+            }
+            self.send_genesis(id);
+            self.begin_serving(conn, id, &hello);
+        }
+    }
+
+    /// Gives the genesis of a space, if it is known, to those who asked for it.
+    fn send_genesis(&mut self, space: SpaceId) {
+        let Some(genesis) = self.spaces.get(&space).and_then(|s| s.genesis()) else { return };
+        let bytes = genesis.to_bytes();
+        for connection in self.connections.values_mut() {
+            if let Some(link) = connection.links.get_mut(&space)
+                && core::mem::take(&mut link.wants_genesis)
+            {
+                let message = GenesisOf { space: link.theirs, genesis: bytes.clone().into() };
+                connection.send(&Message::GenesisOf(message));
+            }
+        }
+    }
+
+    pub(super) fn on_genesis(&mut self, conn: ConnId, message: GenesisOf) -> Result<(), Violation> {
+        let Some(connection) = self.connections.get(&conn) else { return Ok(()) };
+        let id = connection.space_of(message.space)?;
+        let genesis = Genesis::from_bytes(&message.genesis)?;
+        let Some(space) = self.spaces.get_mut(&id) else { return Ok(()) };
+        if space.genesis().is_some() {
+            return Ok(());
+        }
+        match space.set_genesis(genesis) {
+            Ok(()) => {
+                self.dirty_spaces.insert(id);
+                self.emit(Event::Space { space: id });
+                self.send_genesis(id);
+                self.retry_space(id);
+                Ok(())
+            }
+            Err(why) => Err(Violation::OutOfPlace(why)),
+        }
+    }
+
+    /// Ends a connection from this side. The driver answers with [`super::Input::Disconnected`].
+    pub(super) fn close(&mut self, conn: ConnId, code: &'static str, text: &str, violation: bool) {
+        let Some(mut connection) = self.connections.remove(&conn) else { return };
+        if connection.peer.is_some() {
+            connection.send(&Message::Bye(Bye { code: code.into(), text: text.into() }));
+        }
+        while let Some(bytes) = connection.channel.poll_frame() {
+            self.outputs.push_back(Output::Send { conn, bytes });
+        }
+        let reason = Reason { code, text: text.into(), violation };
+        self.outputs.push_back(Output::Disconnect { conn, reason });
+        self.emit(Event::Closed { conn, peer: connection.peer });
+    }
+
+    pub(super) fn violated(&mut self, conn: ConnId, violation: &Violation) {
+        self.close(conn, violation.code(), &violation.to_string(), true);
+    }
+
+    pub(super) fn disconnected(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connections.remove(&conn) {
+            self.emit(Event::Closed { conn, peer: connection.peer });
+        }
+    }
+
+    pub(super) fn drained(&mut self, conn: ConnId, pending: usize) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.queued = pending;
+            self.serve_on(conn);
+        }
+    }
+
+    /// Processes messages in order until one has to wait for a load.
+    pub(super) fn run_inboxes(&mut self) {
+        let conns: Vec<ConnId> =
+            self.connections.iter().filter(|(_, c)| !c.inbox.is_empty()).map(|(id, _)| *id).collect();
+        for conn in conns {
+            while let Some(message) = self.connections.get_mut(&conn).and_then(|c| c.inbox.pop_front()) {
+                match self.message(conn, message) {
+                    Ok(None) => {}
+                    Ok(Some(later)) => {
+                        if let Some(connection) = self.connections.get_mut(&conn) {
+                            connection.inbox.push_front(later);
+                        }
+                        break;
+                    }
+                    Err(violation) => self.violated(conn, &violation),
+                }
+            }
+        }
+    }
+
+    /// Handles one message, or gives it back if something must be loaded first.
+    fn message(&mut self, conn: ConnId, message: Message) -> Result<Option<Message>, Violation> {
+        let Some(connection) = self.connections.get(&conn) else { return Ok(None) };
+        if connection.store.is_none() && !matches!(message, Message::Hello(_) | Message::Bye(_)) {
+            return Err(Violation::OutOfPlace("a message before the hello"));
+        }
+        match message {
+            Message::Hello(hello) => self.on_hello(conn, hello)?,
+            Message::Spaces(spaces) => self.on_spaces(conn, spaces)?,
+            Message::GenesisOf(genesis) => self.on_genesis(conn, genesis)?,
+            Message::Since(since) => self.on_since(conn, &since)?,
+            Message::Data(data) => return Ok(self.on_data(conn, data)?.map(Message::Data)),
+            Message::Want(want) => self.on_want(conn, want)?,
+            Message::SnapshotPart(part) => return Ok(self.on_snapshot_part(conn, part)?.map(Message::SnapshotPart)),
+            Message::Ack(ack) => self.on_ack(conn, &ack)?,
+            Message::Check(check) => self.on_check(conn, &check)?,
+            Message::SymbolsWanted(wanted) => {
+                return Ok(self.on_symbols_wanted(conn, wanted)?.map(Message::SymbolsWanted));
+            }
+            Message::Symbols(symbols) => return Ok(self.on_symbols(conn, symbols)?.map(Message::Symbols)),
+            Message::Difference(difference) => {
+                return Ok(self.on_difference(conn, difference)?.map(Message::Difference));
+            }
+            Message::Notice(notice) => {
+                let space = notice.space.and_then(|handle| connection.space_of(handle).ok());
+                self.notice(connection.peer, space, notice.doc, &notice.code, &notice.text);
+            }
+            Message::Bye(bye) => {
+                self.notice(connection.peer, None, None, &bye.code, &bye.text);
+                self.close(conn, "bye", "the other side said goodbye", false);
+            }
+            Message::Unknown(_) => {}
+        }
+        Ok(None)
+    }
+
+    fn on_ack(&mut self, conn: ConnId, ack: &Ack) -> Result<(), Violation> {
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
+        let Some(peer) = connection.peer else { return Ok(()) };
+        if ack.marks.len() > LIST_MAX || ack.except.len() > LIST_MAX {
+            return Err(Violation::ListTooLong);
+        }
+        let mut ends = BTreeMap::new();
+        while connection.unacked.front().is_some_and(|(number, _)| *number <= ack.data) {
+            let Some((number, of)) = connection.unacked.pop_front() else { break };
+            if !ack.except.contains(&number) {
+                ends.extend(of.into_iter().map(|(space, doc, chain, n)| ((space, doc, chain), n)));
+            }
+        }
+        let marks: Vec<(SpaceId, u64)> = ack
+            .marks
+            .iter()
+            .map(|(handle, seq)| Ok((connection.space_of(*handle)?, *seq)))
+            .collect::<Result<_, Violation>>()?;
+        for ((space, doc, chain), n) in ends {
+            self.emit(Event::Acked { peer, space, doc, chain, n });
+        }
+        for (space, seq) in marks {
+            self.reach(conn, space, seq, false);
+        }
+        Ok(())
+    }
+
+    /// Notes that this side has been sent everything of the other's sequence up to `seq`. The cursor moves only when
+    /// all of it is stored: nothing of it waits or is wanted.
+    pub(super) fn reach(&mut self, conn: ConnId, space: SpaceId, seq: u64, proven: bool) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let (Some(peer), Some(store)) = (connection.peer, connection.store) else { return };
+        let Some(link) = connection.links.get_mut(&space) else { return };
+        if proven {
+            link.ask = Ask::Level;
+        }
+        if link.ask != Ask::Level || !link.wanted.is_empty() {
+            return;
+        }
+        if !proven && (link.snapshot.is_some() || self.waiting.holds_of(space, peer)) {
+            return;
+        }
+        let cursor = Cursor { store, seq };
+        let moved = self.cursors.get(&(space, peer)).is_none_or(|old| old.store != store || old.seq < seq);
+        if moved {
+            self.cursors.insert((space, peer), cursor);
+            // Rides with the next commit: losing it costs a repetition, never data.
+            self.late.push((space, peer, cursor));
+        }
+    }
+
+    /// A received data message is stored (all of it that will be).
+    pub(super) fn note_stored(&mut self, conn: ConnId, number: u64, prompt: bool) {
+        let due = if prompt { self.now } else { Now(self.now.0 + ACK_DELAY_MS) };
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.unstored.remove(&number);
+            connection.ack_due = Some(connection.ack_due.map_or(due, |d| d.min(due)));
+        }
+    }
+
+    /// Something in a received data message waits or is not held: it will be acknowledged as such.
+    pub(super) fn note_unstored(&mut self, conn: ConnId, number: u64) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.unstored.remove(&number);
+            if connection.not_held.len() < LIST_MAX {
+                connection.not_held.insert(number);
+            }
+        }
+    }
+
+    /// Asked-for data of these documents has come.
+    pub(super) fn got(&mut self, conn: ConnId, space: SpaceId, docs: &BTreeSet<DocId>, asked: bool) {
+        if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space))
+            && asked
+        {
+            docs.iter().for_each(|doc| {
+                link.wanted.remove(doc);
+            });
+            self.levelled(conn, space);
+        }
+    }
+
+    /// This store has more on disk: the other sides are told how far they have been sent it.
+    pub(super) fn note_durable(&mut self, space: SpaceId) {
+        let now = self.now;
+        let due = Now(now.0 + ACK_DELAY_MS);
+        for connection in self.connections.values_mut() {
+            if let Some(link) = connection.links.get_mut(&space) {
+                link.mark_due = true;
+                if connection.dialled {
+                    link.repair.touch(now);
+                }
+                connection.ack_due.get_or_insert(due);
+            }
+        }
+    }
+
+    fn send_acks(&mut self) {
+        let now = self.now;
+        for connection in self.connections.values_mut() {
+            if connection.ack_due.is_none_or(|due| due > now) {
+                continue;
+            }
+            connection.ack_due = None;
+            let upto = connection.unstored.first().map_or(connection.data_in, |first| first - 1);
+            let mut marks = Vec::new();
+            for (space, link) in &mut connection.links {
+                let durable = self.durable.get(space).copied().unwrap_or(0);
+                if link.mark_due && link.serve == Serve::Live && durable > link.marked {
+                    link.marked = durable;
+                    marks.push((link.theirs, durable));
+                }
+                link.mark_due = false;
+            }
+            if upto > connection.acked_in || !marks.is_empty() {
+                connection.acked_in = upto;
+                let except = connection.not_held.iter().copied().filter(|n| *n <= upto).collect();
+                connection.not_held = connection.not_held.split_off(&(upto + 1));
+                let ack = Message::Ack(Ack { data: upto, marks, except });
+                connection.send(&ack);
+            }
+        }
+    }
+
+    pub(super) fn run_timers(&mut self) {
+        self.send_acks();
+        self.waiting.expire(self.now.0, &self.limits);
+        let late: Vec<ConnId> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.peer.is_none() || c.store.is_none())
+            .filter(|(_, c)| self.now.0 >= c.opened.0 + self.limits.handshake_ms)
+            .map(|(id, _)| *id)
+            .collect();
+        for conn in late {
+            self.close(conn, "P.handshake", "the handshake took too long", false);
+        }
+        self.run_repairs();
+    }
+
+    /// Seals what is queued.
+    pub(super) fn flush_frames(&mut self) {
+        for (conn, connection) in &mut self.connections {
+            while let Some(bytes) = connection.channel.poll_frame() {
+                connection.queued += bytes.len();
+                self.outputs.push_back(Output::Send { conn: *conn, bytes });
+            }
+        }
+    }
+
+    /// What the other side holds of this fingerprint's space, for comparing.
+    pub(super) fn fingerprint(&self, space: &SpaceId) -> Fingerprint {
+        self.spaces.get(space).map(|s| s.fingerprint).unwrap_or_default()
+    }
+}
+
+/// How a segment travels on a connection.
+pub(super) fn wire(
+    connection: &mut Connection,
+    limits: &Limits,
+    space: &SpaceId,
+    segment: &Segment,
+    headers: &BTreeMap<DocId, u32>,
+) -> WireSegment {
+    use crate::message::DocRef;
+    let doc = match headers.get(&segment.doc) {
+        Some(index) => DocRef::Header(*index),
+        None if segment.doc == space.authority() => DocRef::Authority,
+        None => DocRef::Id(segment.doc),
+    };
+    WireSegment {
+        doc,
+        opening: connection.opening_ref(&segment.opening, limits),
+        first: segment.first,
+        tip: segment.tip.clone(),
+        entries: segment.entries.clone(),
+    }
+}

@@ -1,0 +1,204 @@
+//! What this device says itself: records and entries, signed here, sent once they are on disk.
+
+use super::{After, Event, Local, LocalError, Peer, SnapshotContent, StoreOp, Ticket};
+use crate::chain::{Opening, Segment, Tip};
+use crate::id::{ChainId, DocId, EntryId, SpaceId};
+use crate::log::{Admission, SnapshotHead, SnapshotOf};
+use crate::record::{Record, Right};
+use crate::space::RecordAdmission;
+
+/// Bytes of entries under one tip: small enough that any segment travels in one message, with room for several.
+const SEGMENT_BYTES: usize = 256 << 10;
+
+impl Peer {
+    /// Carries out local requests in order, until one has to wait for a load.
+    pub(super) fn run_local(&mut self) {
+        while let Some((_, space, local)) = self.local.front() {
+            let (space, docs) = match local {
+                Local::Records(records) => {
+                    let docs = records.iter().filter_map(|r| match r {
+                        Record::Tombstone { doc } => Some(*doc),
+                        _ => None,
+                    });
+                    (*space, docs.collect::<Vec<_>>())
+                }
+                Local::Entries { doc, .. } => (*space, vec![*doc]),
+            };
+            if !self.failed && !self.ensure(space, docs) {
+                return;
+            }
+            let Some((ticket, space, local)) = self.local.pop_front() else { return };
+            if let Err(why) = self.say(ticket, space, local) {
+                self.emit(Event::Failed { ticket, why });
+            }
+        }
+    }
+
+    fn say(&mut self, ticket: Ticket, space: SpaceId, local: Local) -> Result<(), LocalError> {
+        if self.failed {
+            return Err(LocalError::StoreFailed);
+        }
+        let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;
+        held.rules().ok_or(LocalError::SpaceNotReady)?;
+        match local {
+            Local::Records(records) => self.say_records(ticket, space, &records),
+            Local::Entries { doc, opening, entries } => self.say_entries(ticket, space, doc, opening, entries),
+        }
+    }
+
+    fn say_records(&mut self, ticket: Ticket, space: SpaceId, records: &[Record]) -> Result<(), LocalError> {
+        let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;
+        let right = held.right_of(&self.device);
+        for record in records {
+            match record {
+                Record::Grant { .. } if right < Some(Right::Admin) => return Err(LocalError::NotAllowed("grant")),
+                Record::Tombstone { doc } => {
+                    let Some(log) = self.log(space, *doc) else { return Err(LocalError::UnknownDocument) };
+                    let creator = log.header().creator;
+                    let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;
+                    if !held.may_delete(&self.device, &creator) {
+                        return Err(LocalError::NotAllowed("delete the document"));
+                    }
+                }
+                _ if right < Some(Right::Write) => return Err(LocalError::NotAllowed("write")),
+                _ => {}
+            }
+        }
+        let opening = self.own_opening(&space, &space.authority());
+        let mut ids = Vec::new();
+        let mut bodies: Vec<Vec<u8>> = records.iter().map(Record::to_bytes).collect();
+        while !bodies.is_empty() {
+            let entries = take_segment(&mut bodies);
+            let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;
+            let mut frontier = held.chain_frontier(&opening);
+            let first = frontier.len() + 1;
+            let of = |bytes: &Vec<u8>| Record::id(&space, &opening.device, bytes);
+            let new: Vec<EntryId> = entries.iter().map(of).collect();
+            new.iter().for_each(|id| frontier.push(id));
+            let rights = held.rights_for(&self.device);
+            let doc = space.authority();
+            let tip = Tip::sign(&self.key, &space, &doc, &opening, frontier.len(), &frontier.head(), rights);
+            ids.extend(new);
+            self.admit_own_records(space, Segment { doc, opening: opening.clone(), first, entries, tip })?;
+        }
+        self.after.push(After::Saved { ticket, records: ids, end: None });
+        Ok(())
+    }
+
+    fn admit_own_records(&mut self, space: SpaceId, segment: Segment) -> Result<(), LocalError> {
+        let held = self.spaces.get_mut(&space).ok_or(LocalError::UnknownSpace)?;
+        match held.admit(segment, &self.limits) {
+            RecordAdmission::Admitted(admitted, records) => {
+                self.take_records(space, admitted, records, None);
+                Ok(())
+            }
+            other => Err(LocalError::DoesNotFit(format!("{other:?}"))),
+        }
+    }
+
+    fn say_entries(
+        &mut self,
+        ticket: Ticket,
+        space: SpaceId,
+        doc: DocId,
+        opening: Opening,
+        mut entries: Vec<Vec<u8>>,
+    ) -> Result<(), LocalError> {
+        let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;
+        if !held.may_write(&opening) {
+            return Err(LocalError::NotAllowed("write"));
+        }
+        let rules = held.rules().ok_or(LocalError::SpaceNotReady)?;
+        let rights = held.rights_for(&self.device);
+        let log = self.log(space, doc).ok_or(LocalError::UnknownDocument)?;
+        if log.is_deleted() {
+            return Err(LocalError::Deleted);
+        }
+        if log.is_shallow() && log.needs_deep(&entries) {
+            self.local.push_front((ticket, space, Local::Entries { doc, opening, entries }));
+            self.deepen(space, doc);
+            return Ok(());
+        }
+        let chain = opening.chain(&space, &doc);
+        let mut frontier =
+            log.lines().get(&chain).map_or_else(Default::default, |(_, l)| l.branches[0].frontier.clone());
+        while !entries.is_empty() {
+            let bodies = take_segment(&mut entries);
+            let first = frontier.len() + 1;
+            for bytes in &bodies {
+                let id = crate::change::id(bytes).map_err(|fault| LocalError::DoesNotFit(fault.to_string()))?;
+                frontier.push(&id);
+            }
+            let (n, head) = (frontier.len(), frontier.head());
+            let tip = Tip::sign(&self.key, &space, &doc, &opening, n, &head, rights.clone());
+            let segment = Segment { doc, opening: opening.clone(), first, entries: bodies, tip };
+            let limits = self.limits.clone();
+            let admission = self.change_log(space, doc, |log| log.admit(rules, &limits, segment));
+            match admission {
+                Some(Admission::Admitted(admitted)) => self.take_entries(space, admitted, None),
+                other => return Err(LocalError::DoesNotFit(format!("{other:?}"))),
+            }
+        }
+        self.after.push(After::Saved { ticket, records: Vec::new(), end: Some((chain, frontier.len())) });
+        Ok(())
+    }
+
+    /// A snapshot made by the engine of exactly what is held: it replaces raw entries.
+    pub(super) fn snapshot_made(
+        &mut self,
+        space: SpaceId,
+        doc: DocId,
+        bytes: Vec<u8>,
+        heads: Vec<EntryId>,
+        ends: Vec<(Vec<u8>, u64)>,
+    ) {
+        let Some(log) = self.log(space, doc) else { return };
+        let lines = log.lines().all();
+        let current = lines.iter().map(|line| (line.opening.actor(&space, &doc), line.branches[0].len()));
+        let mut current: Vec<(Vec<u8>, u64)> = current.collect();
+        let mut ends = ends;
+        current.sort();
+        ends.sort();
+        let Some(heads) = log.heads_for_snapshot(&heads).filter(|_| current == ends && !log.is_deleted()) else {
+            return;
+        };
+        let chains = lines.iter().map(|l| {
+            let branch = &l.branches[0];
+            (l.opening.clone(), branch.frontier.clone(), branch.tip.clone())
+        });
+        let snapshot = SnapshotOf { bytes: bytes.len() as u64, chains: chains.collect(), heads };
+        let ends: Vec<(ChainId, u64)> =
+            snapshot.chains.iter().map(|(o, f, _)| (o.chain(&space, &doc), f.len())).collect();
+        self.change_log(space, doc, |log| log.cover(snapshot));
+        self.batch.push(StoreOp::Snapshot { space, doc, seq: 0, source: None, ends, bytes });
+    }
+
+    pub(super) fn log(&self, space: SpaceId, doc: DocId) -> Option<&crate::log::Log> {
+        match self.slots.get(&(space, doc)) {
+            Some(super::Slot::Held(held)) => Some(&held.log),
+            _ => None,
+        }
+    }
+}
+
+/// The heads of a checked snapshot, by chain.
+pub(super) fn heads_of(
+    content: &SnapshotContent,
+    chain_of: impl Fn(&[u8]) -> Option<ChainId>,
+) -> Option<Vec<SnapshotHead>> {
+    let heads = content.heads.iter().map(|head| {
+        let past = head.past.iter().map(|(actor, n)| Some((chain_of(actor)?, *n))).collect::<Option<_>>()?;
+        Some(SnapshotHead { id: head.id, chain: chain_of(&head.actor)?, n: head.n, max_op: head.max_op, past })
+    });
+    heads.collect()
+}
+
+fn take_segment(entries: &mut Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    let mut bytes = 0;
+    let fits = entries.iter().take_while(|entry| {
+        bytes += entry.len();
+        bytes <= SEGMENT_BYTES
+    });
+    let count = fits.count().max(1);
+    entries.drain(..count).collect()
+}

@@ -1,0 +1,653 @@
+//! Data that arrives: tip and right, structural admission, then forwarding, storing and telling the application.
+
+use std::collections::BTreeSet;
+
+use super::connection::{Ask, Incoming, Serve};
+use super::local::heads_of;
+use super::{
+    After, Checking, ConnId, Event, Held, Load, OpId, Output, Peer, Purpose, Slot, SnapshotContent, StoreOp,
+    frontier_of,
+};
+use crate::chain::Segment;
+use crate::clock::Clock;
+use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
+use crate::log::{Admission, Admitted, Header, Image, Log, SnapshotOf, StoredSegment};
+use crate::message::{
+    Data, DocRef, Have, LIST_MAX, Message, Notice, OpeningRef, Since, SnapshotPart, Want, WireSegment,
+};
+use crate::record::Record;
+use crate::space::RecordAdmission;
+use crate::violation::Violation;
+use crate::waiting::Waiter;
+
+/// Entries after the last snapshot from which on the engine is told that a new one would pay.
+const LOOSE_ENTRIES: u64 = 1_024;
+/// The same in bytes.
+const LOOSE_BYTES: u64 = 1 << 20;
+
+/// Who delivered something.
+#[derive(Clone, Copy)]
+pub(super) struct From {
+    pub(super) conn: ConnId,
+    pub(super) peer: DeviceId,
+    pub(super) store: Option<StoreId>,
+}
+
+/// What became of one delivered segment.
+enum Outcome {
+    /// Stored, or held before.
+    Held,
+    /// Waits or was not held.
+    Pending,
+}
+
+impl Peer {
+    pub(super) fn on_data(&mut self, conn: ConnId, data: Data) -> Result<Option<Data>, Violation> {
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
+        let (Some(peer), store) = (connection.peer, connection.store) else { return Ok(None) };
+        let space = connection.space_of(data.space)?;
+        if data.haves.len() > LIST_MAX || data.absent.len() > LIST_MAX || !connection.links.contains_key(&space) {
+            return Err(Violation::ListTooLong);
+        }
+        let segments = self.resolve(conn, space, &data.segments)?;
+        let docs: BTreeSet<DocId> = segments
+            .iter()
+            .map(|s| s.doc)
+            .chain(data.haves.iter().map(|h| h.doc))
+            .filter(|d| *d != space.authority())
+            .collect();
+        if self.spaces.get(&space).is_none_or(|s| s.rules().is_none()) {
+            // The genesis is on its way on this same connection; a peer that never sends it is not served further.
+            return Ok(Some(data));
+        }
+        if !self.ensure(space, docs.iter().copied()) {
+            return Ok(Some(data));
+        }
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
+        for wire in &data.segments {
+            if let OpeningRef::New(handle, opening) = &wire.opening {
+                connection.openings_in.insert(*handle, opening.clone());
+            }
+        }
+        let mut number = None;
+        if !segments.is_empty() {
+            connection.data_in += 1;
+            number = Some(connection.data_in);
+            connection.unstored.insert(connection.data_in);
+        }
+        let entries = segments.iter().map(|s| s.entries.len()).sum();
+        let bytes = segments.iter().map(Segment::body_bytes).sum();
+        if !data.asked && !connection.bucket.take(self.now, entries, bytes, &self.limits) {
+            // Dropped, and learnt again at the next comparison.
+            if let Some(link) = connection.links.get_mut(&space) {
+                link.ask = Ask::Fetching;
+                link.repair.mismatch(self.now);
+            }
+            if let Some(number) = number {
+                connection.unstored.remove(&number);
+                connection.data_in -= 1;
+            }
+            let theirs = connection.links.get(&space).map(|l| l.theirs);
+            let text = "more unsolicited entries than this peer takes in a second; they are asked for later".into();
+            connection.send(&Message::Notice(Notice { space: theirs, doc: None, code: "busy".into(), text }));
+            return Ok(None);
+        }
+        let from = From { conn, peer, store };
+        let prompt = segments.iter().any(|s| s.opening.device == peer);
+        let mut violation = None;
+        let mut pending = false;
+        for segment in segments {
+            match self.take_segment(space, segment, from) {
+                Ok(Outcome::Held) => {}
+                Ok(Outcome::Pending) => pending = true,
+                Err(found) => violation = violation.or(Some(found)),
+            }
+        }
+        if let Some(number) = number {
+            match pending {
+                false => self.after.push(After::Ack { conn, number, prompt }),
+                true => self.note_unstored(conn, number),
+            }
+        }
+        if let Some(violation) = violation {
+            return Err(violation);
+        }
+        self.take_haves(conn, space, data.haves);
+        self.got(conn, space, &docs, data.asked);
+        self.end_of_data(conn, space, data.upto, data.fingerprint, data.asked, &data.absent);
+        Ok(None)
+    }
+
+    fn resolve(&self, conn: ConnId, space: SpaceId, wires: &[WireSegment]) -> Result<Vec<Segment>, Violation> {
+        let Some(connection) = self.connections.get(&conn) else { return Ok(Vec::new()) };
+        let mut defined = std::collections::BTreeMap::new();
+        let mut headers: Vec<DocId> = Vec::new();
+        let mut segments = Vec::with_capacity(wires.len());
+        for wire in wires {
+            let opening = match &wire.opening {
+                OpeningRef::New(handle, opening) => {
+                    if *handle as usize >= self.limits.handles_per_connection {
+                        return Err(Violation::UnknownHandle);
+                    }
+                    defined.insert(*handle, opening.clone());
+                    opening.clone()
+                }
+                OpeningRef::Known(handle) => {
+                    let known = defined.get(handle).or_else(|| connection.openings_in.get(handle));
+                    known.cloned().ok_or(Violation::UnknownHandle)?
+                }
+            };
+            let doc = match wire.doc {
+                DocRef::Id(doc) => doc,
+                DocRef::Authority => space.authority(),
+                DocRef::Header(index) => *headers.get(index as usize).ok_or(Violation::UnknownHandle)?,
+            };
+            if doc == space.authority() {
+                let is_header = |bytes: &&Vec<u8>| matches!(Record::from_bytes(bytes), Ok(Record::Header { .. }));
+                let ids = wire.entries.iter().filter(is_header).map(|b| Record::id(&space, &opening.device, b));
+                headers.extend(ids.map(|id| DocId(id.0)));
+            }
+            let segment =
+                Segment { doc, opening, first: wire.first, entries: wire.entries.clone(), tip: wire.tip.clone() };
+            if !segment.is_well_formed() {
+                return Err(Violation::SegmentShape);
+            }
+            segments.push(segment);
+        }
+        Ok(segments)
+    }
+
+    /// One segment from elsewhere, whose log is in memory.
+    fn take_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
+        let doc = segment.doc;
+        let outcome = match doc == space.authority() {
+            true => self.take_record_segment(space, segment, from)?,
+            false => self.take_change_segment(space, segment, from)?,
+        };
+        if matches!(outcome, Outcome::Held) {
+            self.retry_waiting(space, doc);
+        }
+        Ok(outcome)
+    }
+
+    fn take_record_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
+        let Some(held) = self.spaces.get_mut(&space) else { return Ok(Outcome::Pending) };
+        match held.admit(segment.clone(), &self.limits) {
+            RecordAdmission::Admitted(admitted, records) => {
+                self.take_records(space, admitted, records, Some(from));
+                Ok(Outcome::Held)
+            }
+            RecordAdmission::Duplicate => Ok(Outcome::Held),
+            RecordAdmission::WaitsForPrefix | RecordAdmission::WaitsForRight => {
+                self.wait(space, segment, from);
+                Ok(Outcome::Pending)
+            }
+            RecordAdmission::NotHeld(why) => {
+                self.not_held(from, space, segment.doc, why);
+                Ok(Outcome::Pending)
+            }
+            RecordAdmission::Refused(violation) => Err(violation),
+        }
+    }
+
+    fn take_change_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
+        let (doc, opening) = (segment.doc, segment.opening.clone());
+        let Some(held) = self.spaces.get(&space) else { return Ok(Outcome::Pending) };
+        let Some(rules) = held.rules() else { return Ok(Outcome::Pending) };
+        let allowed = held.may_write(&opening) && held.knows_rights(&segment.tip.rights);
+        let Some(log) = self.log(space, doc) else {
+            self.wait(space, segment, from);
+            return Ok(Outcome::Pending);
+        };
+        if log.is_deleted() {
+            return Ok(Outcome::Held);
+        }
+        if !allowed {
+            self.wait(space, segment, from);
+            return Ok(Outcome::Pending);
+        }
+        let limits = self.limits.clone();
+        let chain = opening.chain(&space, &doc);
+        let admission = self.change_log(space, doc, |log| log.admit(rules, &limits, segment.clone()));
+        match admission {
+            Some(Admission::Admitted(admitted)) => {
+                if admitted.branch > 0 {
+                    let device = opening.device;
+                    self.emit(Event::Forked { space, doc, chain, device });
+                }
+                if opening == self.own_opening(&space, &doc) {
+                    // Somebody shows my own chain beyond what I made in this run: never continue it.
+                    let salt = self.random();
+                    self.lost.insert((space, doc), salt);
+                    self.emit(Event::ChainLost { space, doc });
+                }
+                self.take_entries(space, admitted, Some(from));
+                Ok(Outcome::Held)
+            }
+            Some(Admission::Duplicate) => Ok(Outcome::Held),
+            Some(Admission::WaitsForEntry(_) | Admission::WaitsForPrefix) => {
+                self.wait(space, segment, from);
+                Ok(Outcome::Pending)
+            }
+            Some(Admission::NeedsDeep) => {
+                self.wait(space, segment, from);
+                self.deepen(space, doc);
+                Ok(Outcome::Pending)
+            }
+            Some(Admission::NeedsWhole) => {
+                self.want_whole(from, space, doc, chain)?;
+                Ok(Outcome::Pending)
+            }
+            Some(Admission::NotHeld(why)) => {
+                self.not_held(from, space, doc, why);
+                Ok(Outcome::Pending)
+            }
+            Some(Admission::Refused(violation)) => Err(violation),
+            None => Ok(Outcome::Pending),
+        }
+    }
+
+    /// Asks once for a chain from its first entry, to tell a fork from a lie. A second mismatch is the deliverer's.
+    fn want_whole(&mut self, from: From, space: SpaceId, doc: DocId, chain: ChainId) -> Result<(), Violation> {
+        let mut clock = self.log(space, doc).map(Log::clock).unwrap_or_default();
+        clock.0.remove(&chain);
+        let Some(connection) = self.connections.get_mut(&from.conn) else { return Ok(()) };
+        let Some(link) = connection.links.get_mut(&space) else { return Ok(()) };
+        if !link.whole.insert(chain) {
+            return Err(Violation::BadTip);
+        }
+        link.wanted.insert(doc);
+        let want = Want { space: link.theirs, docs: vec![Have { doc, clock }], no_snapshot: true };
+        connection.send(&Message::Want(want));
+        Ok(())
+    }
+
+    fn not_held(&mut self, from: From, space: SpaceId, doc: DocId, why: &'static str) {
+        let text = "a local limit; nothing is wrong with the data";
+        self.notice(Some(from.peer), Some(space), Some(doc), why, text);
+        if let Some(connection) = self.connections.get_mut(&from.conn) {
+            let theirs = connection.links.get(&space).map(|l| l.theirs);
+            let notice = Notice { space: theirs, doc: Some(doc), code: why.into(), text: text.into() };
+            connection.send(&Message::Notice(notice));
+        }
+    }
+
+    fn wait(&mut self, space: SpaceId, segment: Segment, from: From) {
+        let waiter = Waiter { space, from: from.peer, since_ms: self.now.0, segment };
+        self.waiting.push(waiter, &self.limits);
+    }
+
+    pub(super) fn deepen(&mut self, space: SpaceId, doc: DocId) {
+        if self.deepening.insert((space, doc)) {
+            self.load(space, Load::Deep { space, doc }, Purpose::Deep { doc });
+        }
+    }
+
+    /// Offers what waits in a log again, until nothing moves.
+    pub(super) fn retry_waiting(&mut self, space: SpaceId, doc: DocId) {
+        loop {
+            let waiters = self.waiting.take(space, doc);
+            let count = waiters.len();
+            if count == 0 {
+                return;
+            }
+            for waiter in waiters {
+                let conn = self.connections.iter().find(|(_, c)| c.peer == Some(waiter.from)).map(|(id, _)| *id);
+                let store = conn.and_then(|id| self.connections.get(&id)?.store);
+                let from = From { conn: conn.unwrap_or(ConnId(u64::MAX)), peer: waiter.from, store };
+                let result = match doc == space.authority() {
+                    true => self.take_record_segment(space, waiter.segment, from),
+                    false => self.take_change_segment(space, waiter.segment, from),
+                };
+                if let (Err(violation), Some(conn)) = (result, conn) {
+                    self.violated(conn, &violation);
+                }
+            }
+            if self.waiting.count(space, doc) >= count {
+                return;
+            }
+        }
+    }
+
+    /// After a change of rights, or once the genesis is known: everything that waits in a space.
+    pub(super) fn retry_space(&mut self, space: SpaceId) {
+        for doc in self.waiting.logs_of(space) {
+            if doc == space.authority() || self.slots.contains_key(&(space, doc)) {
+                self.retry_waiting(space, doc);
+            }
+        }
+    }
+
+    /// New records: stored, forwarded, acted on.
+    pub(super) fn take_records(
+        &mut self,
+        space: SpaceId,
+        admitted: Admitted,
+        records: Vec<(EntryId, Record)>,
+        from: Option<From>,
+    ) {
+        let device = admitted.segment.opening.device;
+        let bodies = admitted.segment.entries.clone();
+        self.dirty_spaces.insert(space);
+        self.store_segment(space, admitted, from);
+        let mut rights = false;
+        for ((id, record), bytes) in records.into_iter().zip(bodies) {
+            match record {
+                Record::Header { kind, name, .. } => {
+                    let (doc, header) = (DocId(id.0), Header { creator: device, kind, name });
+                    if let Some(Slot::Held(_)) = self.slots.get(&(space, doc)) {
+                        continue;
+                    }
+                    self.uses += 1;
+                    let (log, _) = Log::load(space, doc, Image::of_header(header.clone()), &[]);
+                    self.put_slot(space, doc, Slot::Held(Box::new(Held { log, used: self.uses })));
+                    self.changed.insert((space, doc));
+                    self.emit(Event::Document { space, doc, header });
+                    self.retry_waiting(space, doc);
+                }
+                Record::Tombstone { doc } => self.bury(space, doc, device),
+                Record::Grant { .. } => {
+                    self.batch.push(StoreOp::Right { space, id, device, bytes });
+                    rights = true;
+                }
+                Record::Unknown { kind } => {
+                    let text = format!("a record of kind {kind}, which this version keeps and does not know");
+                    self.notice(None, Some(space), None, "record.unknown", &text);
+                }
+            }
+        }
+        if rights {
+            self.retry_space(space);
+        }
+    }
+
+    fn bury(&mut self, space: SpaceId, doc: DocId, by: DeviceId) {
+        if !self.slots.contains_key(&(space, doc)) {
+            // Its log is read first; see `buried`.
+            self.burials.push((space, doc, by));
+            return;
+        }
+        let Some(creator) = self.log(space, doc).filter(|l| !l.is_deleted()).map(|l| l.header().creator) else {
+            return;
+        };
+        if !self.spaces.get(&space).is_some_and(|s| s.may_delete(&by, &creator)) {
+            return;
+        }
+        self.change_log(space, doc, Log::delete);
+        self.batch.push(StoreOp::Drop { space, doc });
+        self.waiting.take(space, doc);
+        self.emit(Event::Deleted { space, doc });
+    }
+
+    /// Carries out the deletions whose logs have been read by now.
+    pub(super) fn run_burials(&mut self) {
+        for (space, doc, by) in core::mem::take(&mut self.burials) {
+            if self.ensure(space, [doc]) {
+                self.bury(space, doc, by);
+            } else {
+                self.burials.push((space, doc, by));
+            }
+        }
+    }
+
+    /// New entries: stored, forwarded, told.
+    pub(super) fn take_entries(&mut self, space: SpaceId, admitted: Admitted, from: Option<From>) {
+        let doc = admitted.segment.doc;
+        let entries = admitted.ids.iter().copied().zip(admitted.segment.entries.iter().cloned()).collect();
+        let event = Event::Entries {
+            space,
+            doc,
+            chain: admitted.chain,
+            branch: admitted.branch,
+            n: admitted.segment.tip.n,
+            entries,
+            from: from.map(|f| f.peer),
+        };
+        self.store_segment(space, admitted, from);
+        self.emit(event);
+        let loose = self.log(space, doc).map(Log::loose).unwrap_or_default();
+        if loose.0 >= LOOSE_BYTES || loose.1 >= LOOSE_ENTRIES {
+            self.emit(Event::Loose { space, doc });
+        }
+    }
+
+    fn store_segment(&mut self, space: SpaceId, admitted: Admitted, from: Option<From>) {
+        let Some(held) = self.spaces.get_mut(&space) else { return };
+        held.seq += 1;
+        let seq = held.seq;
+        self.dirty_spaces.insert(space);
+        match from {
+            // Own entries leave only once they are on disk.
+            None => self.after.push(After::Push { space, seq, segment: admitted.segment.clone() }),
+            Some(from) => self.push(space, seq, &admitted.segment, Some(from.conn)),
+        }
+        let stored = StoredSegment { seq, branch: admitted.branch, segment: admitted.segment };
+        self.batch.push(StoreOp::Segment { space, source: from.and_then(|f| f.store), stored });
+    }
+
+    /// Documents that the other side holds: what this side lacks of them is wanted.
+    pub(super) fn take_haves(&mut self, conn: ConnId, space: SpaceId, haves: Vec<Have>) {
+        let filter = self.spaces.get(&space).and_then(|s| s.filter.clone());
+        let mut docs = Vec::new();
+        for have in haves {
+            if filter.as_ref().is_some_and(|f| !f.contains(&have.doc)) && have.doc != space.authority() {
+                continue;
+            }
+            let ours = match have.doc == space.authority() {
+                true => self.spaces.get(&space).map(|s| s.clock()),
+                false => self.log(space, have.doc).filter(|l| !l.is_deleted()).map(Log::clock),
+            };
+            let deleted = self.log(space, have.doc).is_some_and(Log::is_deleted);
+            let ours = ours.unwrap_or_default();
+            if !deleted && ours.lacks_something_of(&have.clock) {
+                docs.push(Have { doc: have.doc, clock: ours });
+            }
+        }
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(link) = connection.links.get_mut(&space) else { return };
+        docs.retain(|have| link.wanted.len() < LIST_MAX && link.wanted.insert(have.doc));
+        if !docs.is_empty() {
+            let want = Want { space: link.theirs, docs, no_snapshot: false };
+            connection.send(&Message::Want(want));
+        }
+    }
+
+    fn end_of_data(
+        &mut self,
+        conn: ConnId,
+        space: SpaceId,
+        upto: Option<u64>,
+        fingerprint: Option<crate::clock::Fingerprint>,
+        asked: bool,
+        absent: &[DocId],
+    ) {
+        let ours = self.fingerprint(&space);
+        let in_flight = self.limits.in_flight_bytes_per_peer as u64;
+        let ride = self.limits.ride_bytes as u64;
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(peer) = connection.peer else { return };
+        let Some(link) = connection.links.get_mut(&space) else { return };
+        absent.iter().for_each(|doc| {
+            link.wanted.remove(doc);
+        });
+        if !asked || link.ask == Ask::Level {
+            return;
+        }
+        match (upto, fingerprint) {
+            (Some(upto), Some(theirs)) => {
+                link.ask = Ask::Fetching;
+                link.reached = Some(upto);
+                link.repair.quiet(now);
+                if theirs == ours || !link.is_whole() {
+                    self.reach(conn, space, upto, true);
+                    if theirs == ours {
+                        self.emit(Event::Level { peer, space });
+                    }
+                }
+            }
+            (Some(upto), None) => {
+                let fresh = link.fresh;
+                let ride = if fresh { in_flight } else { ride };
+                let since = Since { space: link.theirs, after: upto, ride, fresh };
+                connection.send(&Message::Since(since));
+            }
+            (None, Some(_)) if link.ask == Ask::Paging => {
+                link.ask = Ask::Stranger;
+                link.repair.stranger(now);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_snapshot_part(
+        &mut self,
+        conn: ConnId,
+        part: SnapshotPart,
+    ) -> Result<Option<SnapshotPart>, Violation> {
+        let Some(connection) = self.connections.get(&conn) else { return Ok(None) };
+        let space = connection.space_of(part.space)?;
+        if self.spaces.get(&space).is_none_or(|s| s.rules().is_none()) || !self.ensure(space, [part.doc]) {
+            return Ok(Some(part));
+        }
+        let max = self.limits.snapshot_bytes_max as u64;
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
+        let Some(link) = connection.links.get_mut(&space) else { return Ok(None) };
+        if part.offset == 0 {
+            if part.total > max || part.chains.len() > LIST_MAX {
+                return Err(Violation::BadSnapshot("larger than this peer takes".into()));
+            }
+            let bytes = part.bytes.to_vec();
+            link.snapshot = Some(Incoming { first: SnapshotPart { bytes: Vec::new().into(), ..part }, bytes });
+        } else {
+            let fits = |i: &&mut Incoming| i.first.doc == part.doc && i.bytes.len() as u64 == part.offset;
+            let incoming = link.snapshot.as_mut().filter(fits);
+            let incoming = incoming.ok_or(Violation::OutOfPlace("a piece of a snapshot that does not fit"))?;
+            incoming.bytes.extend_from_slice(&part.bytes);
+        }
+        let Some(incoming) = &link.snapshot else { return Ok(None) };
+        match (incoming.bytes.len() as u64).cmp(&incoming.first.total) {
+            core::cmp::Ordering::Less => return Ok(None),
+            core::cmp::Ordering::Greater => return Err(Violation::OutOfPlace("a snapshot longer than it said")),
+            core::cmp::Ordering::Equal => {}
+        }
+        let Some(incoming) = link.snapshot.take() else { return Ok(None) };
+        let doc = incoming.first.doc;
+        link.wanted.insert(doc);
+        connection.data_in += 1;
+        let number = connection.data_in;
+        connection.unstored.insert(number);
+        let op = self.op();
+        let chains = incoming.first.chains.into_iter().map(|c| (c.opening, c.tip)).collect();
+        let checking = Checking { conn, number, space, doc, chains, bytes: incoming.bytes.clone() };
+        self.checking.insert(op, checking);
+        self.outputs.push_back(Output::Emit(Event::CheckSnapshot { op, bytes: incoming.bytes }));
+        Ok(None)
+    }
+
+    pub(super) fn snapshot_checked(&mut self, op: OpId, result: Result<SnapshotContent, String>) {
+        let Some(checking) = self.checking.remove(&op) else { return };
+        let (conn, space, doc) = (checking.conn, checking.space, checking.doc);
+        if !self.slots.contains_key(&(space, doc)) {
+            // It was dropped from memory meanwhile: read it again, then come back.
+            self.rechecks.push((op, checking, result));
+            return;
+        }
+        let peer = self.connections.get(&conn).and_then(|c| c.peer);
+        let number = checking.number;
+        match result.and_then(|content| self.take_snapshot(checking, &content)) {
+            Ok(()) => {
+                self.after.push(After::Ack { conn, number, prompt: false });
+                if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
+                    link.wanted.remove(&doc);
+                }
+                self.retry_waiting(space, doc);
+                self.levelled(conn, space);
+            }
+            Err(why) => {
+                self.notice(peer, Some(space), Some(doc), "S1.snapshot", &why);
+                self.violated(conn, &Violation::BadSnapshot(why));
+            }
+        }
+    }
+
+    pub(super) fn run_rechecks(&mut self) {
+        for (op, checking, result) in core::mem::take(&mut self.rechecks) {
+            let (space, doc) = (checking.space, checking.doc);
+            if self.ensure(space, [doc]) {
+                self.checking.insert(op, checking);
+                self.snapshot_checked(op, result);
+            } else {
+                self.rechecks.push((op, checking, result));
+            }
+        }
+    }
+
+    /// A checked snapshot counts only if every chain in it, whole, is what a tip signs.
+    fn take_snapshot(&mut self, checking: Checking, content: &SnapshotContent) -> Result<(), String> {
+        let (space, doc) = (checking.space, checking.doc);
+        let held = self.spaces.get(&space).ok_or("the space is gone")?;
+        let log = self.log(space, doc).ok_or("its document is not known here")?;
+        if log.is_deleted() {
+            return Ok(());
+        }
+        if content.chains.len() != checking.chains.len() {
+            return Err("it holds other chains than its tips sign".into());
+        }
+        let mut chains = Vec::new();
+        let mut ends = Vec::new();
+        let mut names = std::collections::BTreeMap::new();
+        for (opening, tip) in checking.chains {
+            let (chain, actor) = (opening.chain(&space, &doc), opening.actor(&space, &doc));
+            let ids = content.chains.iter().find(|(a, _)| *a == actor).map(|(_, ids)| ids);
+            let ids = ids.ok_or("it lacks a chain that its tips sign")?;
+            if !held.may_write(&opening) {
+                return Err("a device without the right to write signed a part of it".into());
+            }
+            let frontier = frontier_of(ids);
+            if frontier.len() != tip.n || !tip.verifies(&space, &doc, &opening, &frontier.head()) {
+                return Err("a tip does not verify over the entries in it".into());
+            }
+            if !log.agrees_with(&chain, ids) {
+                return Err("it shows another history of a chain than the one held here".into());
+            }
+            ends.push((chain, tip.n));
+            names.insert(actor, chain);
+            chains.push((opening, frontier, tip));
+        }
+        if log.covered().is_some_and(|c| {
+            c.tips.iter().any(|(line, tip)| {
+                let chain = log.lines().all()[*line as usize].opening.chain(&space, &doc);
+                ends.iter().find(|(c, _)| *c == chain).is_none_or(|(_, n)| *n < tip.n)
+            })
+        }) {
+            return Ok(());
+        }
+        let heads = heads_of(content, |actor| names.get(actor).copied()).ok_or("its heads name unknown chains")?;
+        let snapshot = SnapshotOf { bytes: checking.bytes.len() as u64, chains, heads };
+        self.change_log(space, doc, |log| log.cover(snapshot));
+        let Some(held) = self.spaces.get_mut(&space) else { return Ok(()) };
+        held.seq += 1;
+        let seq = held.seq;
+        let source = self.connections.get(&checking.conn).and_then(|c| c.store);
+        self.batch.push(StoreOp::Snapshot { space, doc, seq, source, ends, bytes: checking.bytes });
+        self.emit(Event::Snapshot { space, doc });
+        // Those who follow live are told to compare: a snapshot is not pushed.
+        for connection in self.connections.values_mut() {
+            if let Some(link) = connection.links.get_mut(&space)
+                && link.serve == Serve::Live
+            {
+                link.offer(doc);
+            }
+        }
+        Ok(())
+    }
+
+    /// The clock of a log that is in memory.
+    pub(super) fn clock_of(&self, space: SpaceId, doc: DocId) -> Option<Clock> {
+        match doc == space.authority() {
+            true => self.spaces.get(&space).map(|s| s.clock()),
+            false => self.log(space, doc).map(Log::clock),
+        }
+    }
+}

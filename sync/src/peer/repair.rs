@@ -1,0 +1,305 @@
+//! Comparing, and repairing what differs: fingerprints when things are quiet, rateless reconciliation when they differ.
+//!
+//! The dialler of a connection drives both, so that the two sides never do the same work twice.
+
+use super::connection::{Ask, Serve};
+use super::{ConnId, Event, Load, Now, Peer, Purpose};
+use crate::clock::Fingerprint;
+use crate::id::{DocId, SpaceId};
+use crate::message::{Check, Difference, Message, Symbols, SymbolsWanted};
+use crate::reconcile::{self, Decoder, Element, Encoder, Progress, SetMark};
+use crate::violation::Violation;
+
+/// Quiet time after a change before both sides compare again.
+const CHECK_AFTER_MS: u64 = 2_000;
+/// Time before a comparison that found a difference is repeated, doubled each time.
+const RETRY_MS: u64 = 500;
+/// The longest such time.
+const RETRY_MAX_MS: u64 = 60_000;
+/// Symbols asked for first.
+const FIRST_SYMBOLS: u64 = 64;
+
+/// Where the comparison of one space with one peer stands.
+#[derive(Debug, Default)]
+pub(super) struct Repair {
+    check_at: Option<Now>,
+    /// What this side had when it last asked.
+    sent: Option<Fingerprint>,
+    stranger: bool,
+    pub(super) told_stranger: bool,
+    retries: u32,
+    session: Option<Session>,
+}
+
+#[derive(Debug)]
+enum Session {
+    /// The first symbols are on their way.
+    Asked,
+    Decoding {
+        seed: [u8; 16],
+        decoder: Box<Decoder>,
+        local: Vec<(Element, DocId)>,
+    },
+}
+
+impl Repair {
+    pub(super) fn due(&self) -> Option<Now> {
+        self.check_at
+    }
+
+    /// Compare at once: everything asked for has come.
+    pub(super) fn quiet(&mut self, now: Now) {
+        self.check_at = Some(now);
+    }
+
+    /// Compare element by element at once: there is no common past.
+    pub(super) fn stranger(&mut self, now: Now) {
+        self.stranger = true;
+        self.check_at = Some(now);
+    }
+
+    /// Compare after a while.
+    pub(super) fn mismatch(&mut self, now: Now) {
+        let wait = (RETRY_MS << self.retries.min(16)).min(RETRY_MAX_MS);
+        self.retries += 1;
+        self.check_at = Some(Now(now.0 + wait));
+    }
+
+    /// Something changed: compare once it is quiet.
+    pub(super) fn touch(&mut self, now: Now) {
+        self.check_at.get_or_insert(Now(now.0 + CHECK_AFTER_MS));
+    }
+
+    fn settled(&mut self) {
+        *self = Repair::default();
+    }
+}
+
+/// The set of (document, clock) of a space, as symbols are made from it.
+#[derive(Debug)]
+pub(super) struct SetCache {
+    fingerprint: Fingerprint,
+    digests: Vec<(DocId, [u8; 32])>,
+    seed: [u8; 16],
+    mark: SetMark,
+    /// Sorted.
+    elements: Vec<(Element, DocId)>,
+}
+
+impl Peer {
+    /// Reads the set of a space unless it is at hand. True if it is.
+    fn ensure_set(&mut self, space: SpaceId, fresh: bool) -> bool {
+        let current = self.fingerprint(&space);
+        if self.sets.get(&space).is_some_and(|set| !fresh || set.fingerprint == current) {
+            return true;
+        }
+        let reading = self.loads.values().any(|(s, p)| *s == space && matches!(p, Purpose::Set));
+        if !reading {
+            self.load(space, Load::Digests { space }, Purpose::Set);
+        }
+        false
+    }
+
+    pub(super) fn set_loaded(&mut self, space: SpaceId, mut digests: Vec<(DocId, [u8; 32])>) {
+        let Some(held) = self.spaces.get(&space) else { return };
+        let fingerprint = held.fingerprint;
+        if let Some(digest) = crate::log::digest_of(false, || held.clock()) {
+            digests.push((space.authority(), digest));
+        }
+        let seed = self.random();
+        let elements = elements(&seed, &digests);
+        let mark = Encoder::new(&seed, elements.iter().map(|(e, _)| *e)).mark();
+        self.sets.insert(space, SetCache { fingerprint, digests, seed, mark, elements });
+    }
+
+    pub(super) fn run_repairs(&mut self) {
+        let now = self.now;
+        let due: Vec<(ConnId, SpaceId)> = self
+            .connections
+            .iter()
+            .flat_map(|(conn, c)| {
+                let due = c.links.iter().filter(|(_, l)| l.repair.check_at.is_some_and(|at| at <= now));
+                due.map(|(space, _)| (*conn, *space))
+            })
+            .collect();
+        for (conn, space) in due {
+            self.compare(conn, space);
+        }
+    }
+
+    fn compare(&mut self, conn: ConnId, space: SpaceId) {
+        let fingerprint = self.fingerprint(&space);
+        let seq = self.durable.get(&space).copied().unwrap_or(0);
+        let docs = self.spaces.get(&space).map_or(0, |s| s.logs);
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let dialled = connection.dialled;
+        let Some(link) = connection.links.get_mut(&space) else { return };
+        link.repair.check_at = None;
+        let ready = link.ask != Ask::Paging && link.serve == Serve::Live && link.wanted.is_empty();
+        if !dialled || !ready || !link.is_whole() || link.repair.session.is_some() {
+            return;
+        }
+        if core::mem::take(&mut link.repair.stranger) {
+            link.repair.session = Some(Session::Asked);
+            let wanted = SymbolsWanted { space: link.theirs, from: 0, count: FIRST_SYMBOLS, seed: None };
+            return connection.send(&Message::SymbolsWanted(wanted));
+        }
+        link.repair.sent = Some(fingerprint);
+        let check = Check { space: link.theirs, fingerprint, docs, seq, answer: false };
+        connection.send(&Message::Check(check));
+    }
+
+    pub(super) fn on_check(&mut self, conn: ConnId, check: &Check) -> Result<(), Violation> {
+        let Some(connection) = self.connections.get(&conn) else { return Ok(()) };
+        let space = connection.space_of(check.space)?;
+        let Some(peer) = connection.peer else { return Ok(()) };
+        let ours = self.fingerprint(&space);
+        let seq = self.durable.get(&space).copied().unwrap_or(0);
+        let docs = self.spaces.get(&space).map_or(0, |s| s.logs);
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
+        let dialled = connection.dialled;
+        let Some(link) = connection.links.get_mut(&space) else { return Ok(()) };
+        let equal = check.fingerprint == ours;
+        let theirs = link.theirs;
+        if check.answer && dialled && !equal {
+            // A difference while nothing has moved since the question is a real one; otherwise look again.
+            link.repair.stranger |= link.repair.sent == Some(ours) && link.wanted.is_empty();
+            link.repair.mismatch(now);
+        }
+        if equal {
+            link.repair.settled();
+        }
+        if !check.answer {
+            let answer = Check { space: theirs, fingerprint: ours, docs, seq, answer: true };
+            connection.send(&Message::Check(answer));
+        }
+        if equal {
+            self.reach(conn, space, check.seq, true);
+            self.emit(Event::Level { peer, space });
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_symbols_wanted(
+        &mut self,
+        conn: ConnId,
+        wanted: SymbolsWanted,
+    ) -> Result<Option<SymbolsWanted>, Violation> {
+        let Some(connection) = self.connections.get(&conn) else { return Ok(None) };
+        let space = connection.space_of(wanted.space)?;
+        if !connection.links.contains_key(&space) {
+            return Err(Violation::OutOfPlace("symbols of a space that was not offered"));
+        }
+        if !self.ensure_set(space, wanted.from == 0) {
+            return Ok(Some(wanted));
+        }
+        let Some(set) = self.sets.get(&space) else { return Ok(None) };
+        let same = wanted.seed.as_ref().is_none_or(|seed| seed[..] == set.seed[..]);
+        let start = usize::try_from(wanted.from).unwrap_or(usize::MAX).min(reconcile::SYMBOLS_MAX);
+        let end = start.saturating_add(wanted.count.min(reconcile::BATCH_SYMBOLS_MAX as u64) as usize);
+        let symbols = match same {
+            true => {
+                let all = || set.elements.iter().map(|(e, _)| *e);
+                let symbols = reconcile::coded_range(&set.seed, start..end.min(reconcile::SYMBOLS_MAX), all());
+                reconcile::encode_symbols(set.mark, start, &symbols)
+            }
+            false => Vec::new(),
+        };
+        let (seed, count) = (set.seed, set.elements.len() as u64);
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
+        let Some(link) = connection.links.get(&space) else { return Ok(None) };
+        let message = Symbols { space: link.theirs, seed, set: count, symbols: symbols.into() };
+        connection.send(&Message::Symbols(message));
+        Ok(None)
+    }
+
+    pub(super) fn on_symbols(&mut self, conn: ConnId, symbols: Symbols) -> Result<Option<Symbols>, Violation> {
+        let Some(connection) = self.connections.get(&conn) else { return Ok(None) };
+        let space = connection.space_of(symbols.space)?;
+        let session = connection.links.get(&space).and_then(|l| l.repair.session.as_ref());
+        let new = match session {
+            None => return Err(Violation::OutOfPlace("symbols that nobody asked for")),
+            Some(session) => matches!(session, Session::Asked),
+        };
+        if new && !self.ensure_set(space, true) {
+            return Ok(Some(symbols));
+        }
+        let set = self.sets.get(&space).filter(|_| new);
+        let local = set.map(|set| elements(&symbols.seed, &set.digests));
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
+        let Some(link) = connection.links.get_mut(&space) else { return Ok(None) };
+        if let Some(local) = local {
+            let max = 4 * (local.len() as u64 + symbols.set) + 1_024;
+            let max = usize::try_from(max).unwrap_or(usize::MAX).min(reconcile::SYMBOLS_MAX);
+            let decoder = Box::new(Decoder::new(&symbols.seed, local.iter().map(|(e, _)| *e), max));
+            link.repair.session = Some(Session::Decoding { seed: symbols.seed, decoder, local });
+        }
+        let Some(Session::Decoding { seed, decoder, local }) = &mut link.repair.session else { return Ok(None) };
+        let batch = reconcile::decode_symbols(&symbols.symbols, reconcile::BATCH_SYMBOLS_MAX);
+        let progress = match batch {
+            Ok(batch) if *seed == symbols.seed => decoder.push(&batch).map_err(|fault| fault.to_string()),
+            Ok(_) => Err("the set changed".to_owned()),
+            Err(fault) => Err(fault.to_string()),
+        };
+        match progress {
+            Ok(Progress::NeedMore) if decoder.wanted() > 0 => {
+                let (from, count) = (decoder.received() as u64, decoder.wanted() as u64);
+                let seed = Some(seed.to_vec().into());
+                let wanted = SymbolsWanted { space: link.theirs, from, count, seed };
+                connection.send(&Message::SymbolsWanted(wanted));
+            }
+            Ok(Progress::Done { only_remote, only_local }) => {
+                let docs = only_local.iter().filter_map(|e| local.binary_search_by_key(e, |(e, _)| *e).ok());
+                let docs: Vec<DocId> = docs.map(|at| local[at].1).collect();
+                let seed = *seed;
+                link.repair.session = None;
+                link.ask = if link.ask == Ask::Stranger { Ask::Fetching } else { link.ask };
+                docs.iter().for_each(|doc| link.offer(*doc));
+                let theirs = link.theirs;
+                link.repair.mismatch(now);
+                for elements in only_remote.chunks(reconcile::BATCH_SYMBOLS_MAX) {
+                    let elements: Vec<u8> = elements.iter().flat_map(|e| e.0).collect();
+                    let difference = Difference { space: theirs, seed, elements: elements.into() };
+                    connection.send(&Message::Difference(difference));
+                }
+            }
+            Ok(Progress::NeedMore) | Err(_) => {
+                // The set moved under the stream, or the symbols are no set at all: begin again, ever more rarely.
+                link.repair.session = None;
+                link.repair.stranger = true;
+                link.repair.mismatch(now);
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn on_difference(
+        &mut self,
+        conn: ConnId,
+        difference: Difference,
+    ) -> Result<Option<Difference>, Violation> {
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
+        let space = connection.space_of(difference.space)?;
+        let (elements, rest) = difference.elements.as_chunks::<16>();
+        if !rest.is_empty() || elements.len() > reconcile::BATCH_SYMBOLS_MAX {
+            return Err(Violation::ListTooLong);
+        }
+        let Some(set) = self.sets.get(&space).filter(|set| set.seed == difference.seed) else { return Ok(None) };
+        let Some(link) = connection.links.get_mut(&space) else { return Ok(None) };
+        for element in elements {
+            if let Ok(at) = set.elements.binary_search_by_key(&Element(*element), |(e, _)| *e) {
+                link.offer(set.elements[at].1);
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn elements(seed: &[u8; 16], digests: &[(DocId, [u8; 32])]) -> Vec<(Element, DocId)> {
+    let mut elements: Vec<_> =
+        digests.iter().map(|(doc, digest)| (reconcile::element(seed, doc, digest), *doc)).collect();
+    elements.sort_unstable();
+    elements
+}

@@ -1,0 +1,424 @@
+//! What leaves: pages of the sequence, answers to wants, snapshots, live pushes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::connection::{Ask, Connection, Link, Serve, wire};
+use super::{ConnId, Load, PageRow, Peer, Purpose};
+use crate::chain::Segment;
+use crate::clock::Clock;
+use crate::id::{ChainId, DeviceId, DocId, SpaceId};
+use crate::limits::Limits;
+use crate::log::{Image, StoredSegment};
+use crate::message::{Covered, Data, Have, LIST_MAX, Message, Since, SnapshotPart, SpaceHello, Want};
+use crate::record::Record;
+use crate::violation::Violation;
+
+/// Bytes of bodies in one data message.
+const MESSAGE_BODIES: usize = 512 << 10;
+/// Rows of the sequence in one page.
+const PAGE_ROWS: usize = 4_096;
+/// Bytes queued on a connection above which nothing more is read for it.
+const QUEUE_HIGH: usize = 1 << 20;
+/// Bytes of a snapshot in one message.
+const SNAPSHOT_PIECE: usize = 512 << 10;
+/// Documents read at once to answer wants.
+const WANTS_AT_ONCE: usize = 256;
+/// Documents offered in one message.
+const OFFERS_AT_ONCE: usize = 256;
+
+impl Connection {
+    fn has_room(&self) -> bool {
+        self.queued + self.channel.queued_bytes() < QUEUE_HIGH
+    }
+}
+
+impl Peer {
+    /// Starts sending what the other side lacks, as its hello says.
+    pub(super) fn begin_serving(&mut self, conn: ConnId, space: SpaceId, hello: &SpaceHello) {
+        let Some(held) = self.spaces.get(&space) else { return };
+        let (seq, ours) = (held.seq, held.fingerprint);
+        let durable = self.durable.get(&space).copied().unwrap_or(0);
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(link) = connection.links.get_mut(&space) else { return };
+        link.fresh = held.logs == 0;
+        let cursor = hello.cursor.filter(|c| c.store == self.store && c.seq <= seq).map(|c| c.seq);
+        if hello.fingerprint == ours && link.is_whole() {
+            return self.finish_serving(conn, space, Some(durable));
+        }
+        let after = match cursor {
+            Some(after) => after,
+            None if hello.fresh || !link.is_whole() => 0,
+            None => {
+                // No common past: only a comparison of everything tells. The dialler begins it.
+                let (now, dialled) = (self.now, connection.dialled);
+                link.repair.told_stranger = true;
+                if dialled {
+                    link.repair.stranger(now);
+                }
+                return self.finish_serving(conn, space, None);
+            }
+        };
+        link.serve = Serve::Paging { after, ride: hello.ride, fresh: hello.fresh };
+        self.serve_on(conn);
+    }
+
+    /// Everything up to `upto` has been sent (or, without it, must be found out): from here on, live.
+    fn finish_serving(&mut self, conn: ConnId, space: SpaceId, upto: Option<u64>) {
+        let fingerprint = Some(self.fingerprint(&space));
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(link) = connection.links.get_mut(&space) else { return };
+        link.serve = Serve::Live;
+        link.repair.quiet(now);
+        let data = Data { upto, fingerprint, ..empty(link.theirs, true) };
+        connection.send(&Message::Data(data));
+    }
+
+    pub(super) fn on_since(&mut self, conn: ConnId, since: &Since) -> Result<(), Violation> {
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
+        let space = connection.space_of(since.space)?;
+        let Some(link) = connection.links.get_mut(&space) else { return Ok(()) };
+        if !matches!(link.serve, Serve::Paused { .. }) {
+            return Err(Violation::OutOfPlace("a page was asked for while another is being sent"));
+        }
+        link.serve = Serve::Paging { after: since.after, ride: since.ride, fresh: since.fresh };
+        self.serve_on(conn);
+        Ok(())
+    }
+
+    /// Reads the next thing that a connection waits for, if there is room to send it.
+    pub(super) fn serve_on(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if !connection.has_room() {
+            return;
+        }
+        let store = connection.store;
+        let mut loads = Vec::new();
+        for (space, link) in &mut connection.links {
+            let durable = self.durable.get(space).copied().unwrap_or(0);
+            if let Serve::Lagging { after } = link.serve
+                && durable > link.read_at
+            {
+                link.serve = Serve::Paging { after, ride: u64::MAX, fresh: false };
+            }
+            if let (Serve::Paging { after, ride, fresh }, false) = (link.serve, link.reading) {
+                link.reading = true;
+                link.read_at = durable;
+                let bytes = usize::try_from(ride).unwrap_or(usize::MAX).clamp(1, MESSAGE_BODIES);
+                let load = Load::Page { space: *space, after, bytes, rows: PAGE_ROWS, skip: store, snapshots: fresh };
+                loads.push((*space, load, Purpose::Page { conn }));
+            }
+            if link.answering.is_empty() && !link.wants.is_empty() {
+                let count = link.wants.len().min(WANTS_AT_ONCE);
+                link.answering = link.wants.drain(..count).collect();
+                let docs = link.answering.keys().copied().collect();
+                loads.push((*space, Load::Raw { space: *space, docs }, Purpose::Raw { conn }));
+            }
+        }
+        for (space, load, purpose) in loads {
+            self.load(space, load, purpose);
+        }
+    }
+
+    pub(super) fn page_loaded(&mut self, conn: ConnId, space: SpaceId, rows: Vec<PageRow>, upto: u64, end: bool) {
+        let limits = self.limits.clone();
+        let (device, seq) = (self.device, self.spaces.get(&space).map_or(0, |s| s.seq));
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(link) = connection.links.get_mut(&space) else { return };
+        link.reading = false;
+        let Serve::Paging { ride, fresh, .. } = link.serve else { return };
+        let theirs = link.theirs;
+        let mut segments: Vec<Segment> = Vec::new();
+        let mut haves = Vec::new();
+        let mut snapshots = Vec::new();
+        let mut bytes = 0;
+        for row in rows {
+            match row {
+                PageRow::Segment(stored) if link.wants_doc(&space, &stored.segment.doc) => {
+                    bytes += stored.segment.body_bytes();
+                    join(&mut segments, stored.segment);
+                }
+                PageRow::Snapshot { doc, image, bytes } if link.wants_doc(&space, &doc) => match bytes {
+                    Some(bytes) => snapshots.push((doc, image, bytes)),
+                    None => haves.push(Have { doc, clock: image.clock(&space, &doc) }),
+                },
+                _ => {}
+            }
+        }
+        send_segments(connection, &limits, device, &space, theirs, segments, haves, true);
+        for (doc, image, snapshot) in snapshots {
+            bytes += snapshot.len();
+            send_snapshot(connection, &space, theirs, doc, &image, &snapshot);
+        }
+        let ride = ride.saturating_sub(bytes.max(1) as u64);
+        let Some(link) = connection.links.get_mut(&space) else { return };
+        if end && link.read_at == seq {
+            return self.finish_serving(conn, space, Some(seq));
+        }
+        if end {
+            // More came meanwhile. It is read once it is on disk (`stored` comes back here).
+            link.serve = Serve::Lagging { after: upto };
+            return self.serve_on(conn);
+        }
+        if ride > 0 {
+            link.serve = Serve::Paging { after: upto, ride, fresh };
+        } else {
+            link.serve = Serve::Paused { after: upto };
+            connection.send(&Message::Data(Data { upto: Some(upto), ..empty(theirs, true) }));
+        }
+        self.serve_on(conn);
+    }
+
+    pub(super) fn on_want(&mut self, conn: ConnId, want: Want) -> Result<(), Violation> {
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
+        let space = connection.space_of(want.space)?;
+        let Some(link) = connection.links.get_mut(&space) else { return Ok(()) };
+        if want.docs.len() + link.wants.len() > 2 * LIST_MAX {
+            return Err(Violation::ListTooLong);
+        }
+        link.wants.extend(want.docs.into_iter().map(|have| (have.doc, (have.clock, want.no_snapshot))));
+        self.serve_on(conn);
+        Ok(())
+    }
+
+    pub(super) fn raw_loaded(
+        &mut self,
+        conn: ConnId,
+        space: SpaceId,
+        logs: Vec<(DocId, Option<(Image, Vec<StoredSegment>)>)>,
+    ) {
+        let limits = self.limits.clone();
+        let device = self.device;
+        let mut snapshots = Vec::new();
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(link) = connection.links.get_mut(&space) else { return };
+        let answering = core::mem::take(&mut link.answering);
+        let theirs = link.theirs;
+        let mut segments: Vec<Segment> = Vec::new();
+        let mut absent = Vec::new();
+        for (doc, found) in logs {
+            let Some((clock, no_snapshot)) = answering.get(&doc) else { continue };
+            let Some((image, stored)) = found.filter(|(image, _)| !image.deleted) else {
+                absent.push(doc);
+                continue;
+            };
+            let lacking: Vec<Segment> = stored
+                .into_iter()
+                .map(|stored| stored.segment)
+                .filter(|s| s.tip.n > clock.length(&s.opening.chain(&space, &doc)) || forked(clock, s, &space))
+                .collect();
+            let complete = image.lines.iter().all(|line| {
+                let chain = line.opening.chain(&space, &doc);
+                let end = line.branches[0].len();
+                covers(&lacking, &space, &chain, clock.length(&chain), end)
+            });
+            if !complete && !no_snapshot && image.covered.is_some() {
+                snapshots.push(doc);
+            } else if lacking.is_empty() {
+                absent.push(doc);
+            }
+            lacking.into_iter().for_each(|segment| join(&mut segments, segment));
+        }
+        send_segments(connection, &limits, device, &space, theirs, segments, Vec::new(), true);
+        if !absent.is_empty() {
+            connection.send(&Message::Data(Data { absent, ..empty(theirs, true) }));
+        }
+        for doc in snapshots {
+            self.load(space, Load::Snapshot { space, doc }, Purpose::SnapshotFor { conn, doc });
+        }
+        self.serve_on(conn);
+    }
+
+    pub(super) fn snapshot_loaded(&mut self, conn: ConnId, space: SpaceId, doc: DocId, bytes: Option<Vec<u8>>) {
+        let Some(bytes) = bytes else { return };
+        if !self.ensure(space, [doc]) {
+            self.snapshots_ready.push((conn, space, doc, bytes));
+            return;
+        }
+        let Some(image) = self.log(space, doc).map(crate::log::Log::image) else { return };
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(theirs) = connection.links.get(&space).map(|l| l.theirs) else { return };
+        send_snapshot(connection, &space, theirs, doc, &image, &bytes);
+    }
+
+    pub(super) fn run_snapshots(&mut self) {
+        for (conn, space, doc, bytes) in core::mem::take(&mut self.snapshots_ready) {
+            self.snapshot_loaded(conn, space, doc, Some(bytes));
+        }
+    }
+
+    /// A new segment goes to everybody who follows live, but for whoever delivered it.
+    pub(super) fn push(&mut self, space: SpaceId, seq: u64, segment: &Segment, except: Option<ConnId>) {
+        let shared = Arc::new(segment.clone());
+        let high = self.limits.send_queue_bytes_max;
+        for (conn, connection) in &mut self.connections {
+            let room = connection.queued + connection.channel.queued_bytes() < high;
+            let Some(link) = connection.links.get_mut(&space) else { continue };
+            if Some(*conn) == except || link.serve != Serve::Live || !link.wants_doc(&space, &segment.doc) {
+                continue;
+            }
+            // One that lags reads the entry from the store.
+            if room {
+                link.pushes.push(shared.clone());
+                self.pushed.insert((*conn, space));
+            } else {
+                link.serve = Serve::Lagging { after: seq - 1 };
+            }
+        }
+    }
+
+    /// The pushes of one drain become one message for each connection and space.
+    pub(super) fn flush_pushes(&mut self) {
+        let limits = self.limits.clone();
+        let device = self.device;
+        for (conn, space) in core::mem::take(&mut self.pushed) {
+            let Some(connection) = self.connections.get_mut(&conn) else { continue };
+            let Some(link) = connection.links.get_mut(&space) else { continue };
+            let (theirs, pushes) = (link.theirs, core::mem::take(&mut link.pushes));
+            let mut segments = Vec::new();
+            pushes.iter().for_each(|segment| join(&mut segments, Segment::clone(segment)));
+            send_segments(connection, &limits, device, &space, theirs, segments, Vec::new(), false);
+        }
+    }
+
+    /// Tells the other sides what is held of documents that they may lack.
+    pub(super) fn run_offers(&mut self) {
+        let with_offers: Vec<(ConnId, SpaceId)> = self
+            .connections
+            .iter()
+            .flat_map(|(conn, c)| c.links.iter().filter(|(_, l)| !l.offers.is_empty()).map(|(s, _)| (*conn, *s)))
+            .collect();
+        for (conn, space) in with_offers {
+            while let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
+                let docs: Vec<DocId> = link.offers.iter().take(OFFERS_AT_ONCE).copied().collect();
+                if docs.is_empty() || !self.ensure(space, docs.iter().copied().filter(|d| *d != space.authority())) {
+                    break;
+                }
+                let haves = docs.iter().filter_map(|doc| Some(Have { doc: *doc, clock: self.clock_of(space, *doc)? }));
+                let haves: Vec<Have> = haves.filter(|have| !have.clock.0.is_empty()).collect();
+                let Some(connection) = self.connections.get_mut(&conn) else { break };
+                let Some(link) = connection.links.get_mut(&space) else { break };
+                docs.iter().for_each(|doc| {
+                    link.offers.remove(doc);
+                });
+                let data = Data { haves, ..empty(link.theirs, true) };
+                connection.send(&Message::Data(data));
+            }
+        }
+    }
+
+    /// Wanted documents have come: the dialler compares.
+    pub(super) fn levelled(&mut self, conn: ConnId, space: SpaceId) {
+        let now = self.now;
+        let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) else { return };
+        if link.wanted.is_empty() && link.ask != Ask::Level && link.ask != Ask::Paging {
+            link.repair.quiet(now);
+        }
+    }
+}
+
+impl Link {
+    /// Puts a document on the list of those whose clock the other side is told.
+    pub(super) fn offer(&mut self, doc: DocId) {
+        self.offers.insert(doc);
+    }
+}
+
+fn empty(space: u32, asked: bool) -> Data {
+    Data { space, segments: vec![], haves: vec![], upto: None, fingerprint: None, asked, absent: vec![] }
+}
+
+/// Adds a segment, under one tip with the one before if that is its chain's and the two still fit a message.
+fn join(segments: &mut Vec<Segment>, next: Segment) {
+    match segments.last_mut() {
+        Some(last) if last.continues_with(&next) && last.body_bytes() + next.body_bytes() <= MESSAGE_BODIES => {
+            last.join(next);
+        }
+        _ => segments.push(next),
+    }
+}
+
+/// Whether the asker's clock shows another history of the segment's chain than a single line.
+fn forked(clock: &Clock, segment: &Segment, space: &SpaceId) -> bool {
+    clock.0.get(&segment.opening.chain(space, &segment.doc)).is_some_and(|branches| branches.len() > 1)
+}
+
+/// Whether the segments hold every entry of a chain from `have + 1` to `end`.
+fn covers(segments: &[Segment], space: &SpaceId, chain: &ChainId, have: u64, end: u64) -> bool {
+    let mut at = have;
+    for segment in segments.iter().filter(|s| s.opening.chain(space, &s.doc) == *chain) {
+        if segment.first <= at + 1 {
+            at = at.max(segment.tip.n);
+        }
+    }
+    at >= end
+}
+
+#[allow(clippy::too_many_arguments, reason = "one message, spelled out")]
+fn send_segments(
+    connection: &mut Connection,
+    limits: &Limits,
+    device: DeviceId,
+    space: &SpaceId,
+    theirs: u32,
+    segments: Vec<Segment>,
+    mut haves: Vec<Have>,
+    asked: bool,
+) {
+    let mut rest = segments.into_iter().peekable();
+    while rest.peek().is_some() || !haves.is_empty() {
+        let (mut wires, mut headers, mut own) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut bytes = 0;
+        while let Some(segment) = rest.next_if(|s| bytes == 0 || bytes + s.body_bytes() <= MESSAGE_BODIES) {
+            bytes += segment.body_bytes() + 128;
+            wires.push(wire(connection, limits, space, &segment, &headers));
+            if segment.doc == space.authority() {
+                note_headers(space, &segment, &mut headers);
+            }
+            if segment.opening.device == device {
+                let chain = segment.opening.chain(space, &segment.doc);
+                own.push((*space, segment.doc, chain, segment.tip.n));
+            }
+        }
+        let count = haves.len().min(LIST_MAX);
+        let haves = haves.drain(..count).collect();
+        if !wires.is_empty() {
+            connection.count_data(own);
+        }
+        let data = Data { segments: wires, haves, ..empty(theirs, asked) };
+        connection.send(&Message::Data(data));
+    }
+}
+
+fn note_headers(space: &SpaceId, segment: &Segment, headers: &mut BTreeMap<DocId, u32>) {
+    for bytes in &segment.entries {
+        if matches!(Record::from_bytes(bytes), Ok(Record::Header { .. })) {
+            let index = headers.len() as u32;
+            headers.insert(DocId(Record::id(space, &segment.opening.device, bytes).0), index);
+        }
+    }
+}
+
+fn send_snapshot(connection: &mut Connection, space: &SpaceId, theirs: u32, doc: DocId, image: &Image, bytes: &[u8]) {
+    let Some(covered) = &image.covered else { return };
+    let of_line = |(line, tip): &(u32, crate::chain::Tip)| {
+        let opening = image.lines.get(*line as usize)?.opening.clone();
+        Some(Covered { opening, tip: tip.clone() })
+    };
+    let chains: Vec<Covered> = covered.tips.iter().filter_map(of_line).collect();
+    let own = chains.iter().map(|c| (*space, doc, c.opening.chain(space, &doc), c.tip.n));
+    connection.count_data(own.collect());
+    let total = bytes.len() as u64;
+    let mut chains = Some(chains);
+    for (index, piece) in bytes.chunks(SNAPSHOT_PIECE).enumerate() {
+        connection.send(&Message::SnapshotPart(SnapshotPart {
+            space: theirs,
+            doc,
+            offset: (index * SNAPSHOT_PIECE) as u64,
+            total,
+            bytes: piece.to_vec().into(),
+            chains: chains.take().unwrap_or_default(),
+        }));
+    }
+}

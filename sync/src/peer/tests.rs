@@ -1,0 +1,449 @@
+//! Peers over perfect wires and a model store: the protocol itself. Loss, crashes and liars are the simulator's.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use automerge::transaction::Transactable;
+use automerge::{ActorId, Automerge, Change};
+
+use super::*;
+use crate::record::{Privacy, Right, Writers};
+
+/// The least that satisfies [`StoreOp`] and [`Load`]: maps.
+#[derive(Default, Clone)]
+struct ModelStore {
+    spaces: BTreeMap<SpaceId, SpaceRow>,
+    rights: Vec<(SpaceId, DeviceId, Vec<u8>)>,
+    documents: BTreeMap<(SpaceId, DocId), (Option<[u8; 32]>, Image)>,
+    log: BTreeMap<(SpaceId, u64), (Option<StoreId>, StoredSegment)>,
+    cursors: BTreeMap<(SpaceId, DeviceId), Cursor>,
+}
+
+impl ModelStore {
+    fn apply(&mut self, op: StoreOp) {
+        match op {
+            StoreOp::Space { space, row } => drop(self.spaces.insert(space, row)),
+            StoreOp::Document { space, doc, digest, image } => {
+                self.documents.insert((space, doc), (digest, image));
+            }
+            StoreOp::Segment { space, source, stored } => drop(self.log.insert((space, stored.seq), (source, stored))),
+            StoreOp::Right { space, device, bytes, .. } => self.rights.push((space, device, bytes)),
+            StoreOp::Drop { space, doc } => self.log.retain(|(s, _), (_, x)| *s != space || x.segment.doc != doc),
+            StoreOp::Cursor { space, peer, cursor } => drop(self.cursors.insert((space, peer), cursor)),
+            StoreOp::Snapshot { .. } => unimplemented!("snapshots need the engine"),
+        }
+    }
+
+    fn load(&self, load: Load) -> Loaded {
+        match load {
+            Load::Logs { space, docs } | Load::Raw { space, docs } => {
+                let of = |doc: DocId| {
+                    let segments = self.log.values().filter(|(_, s)| s.segment.doc == doc).map(|(_, s)| s.clone());
+                    if doc == space.authority() {
+                        let row = self.spaces.get(&space)?;
+                        let header = Header { creator: DeviceId([0; 32]), kind: String::new(), name: String::new() };
+                        let image = Image { lines: row.lines.clone(), ..Image::of_header(header) };
+                        return Some((image, segments.collect()));
+                    }
+                    let (_, image) = self.documents.get(&(space, doc))?;
+                    Some((image.clone(), segments.collect()))
+                };
+                Loaded::Logs(docs.into_iter().map(|doc| (doc, of(doc))).collect())
+            }
+            Load::Page { space, after, bytes, rows, skip, .. } => {
+                let (mut out, mut upto, mut size) = (Vec::new(), after, 0);
+                let mut range = self.log.range((space, after + 1)..=(space, u64::MAX)).peekable();
+                while let Some(((_, seq), (source, stored))) = range.next_if(|_| size < bytes && out.len() < rows) {
+                    upto = *seq;
+                    if skip.is_none() || *source != skip {
+                        size += stored.segment.body_bytes();
+                        out.push(PageRow::Segment(stored.clone()));
+                    }
+                }
+                Loaded::Page { rows: out, upto, end: range.peek().is_none() }
+            }
+            Load::Digests { space } => {
+                let of = self.documents.iter().filter(|((s, _), _)| *s == space);
+                Loaded::Digests(of.filter_map(|((_, doc), (digest, _))| Some((*doc, (*digest)?))).collect())
+            }
+            Load::Snapshot { .. } => Loaded::Snapshot(None),
+            Load::Deep { .. } => Loaded::Deep(Vec::new()),
+        }
+    }
+}
+
+struct Host {
+    peer: Peer,
+    store: ModelStore,
+    events: Vec<Event>,
+    sent_bytes: usize,
+}
+
+struct World {
+    now: u64,
+    hosts: Vec<Host>,
+    /// (to, conn, frame)
+    wires: VecDeque<(usize, ConnId, Vec<u8>)>,
+    /// (host, conn) → other host
+    links: BTreeMap<(usize, ConnId), usize>,
+    next_conn: u64,
+    flights: usize,
+}
+
+fn key(n: u8) -> SigningKey {
+    SigningKey::from_bytes(&[n; 32])
+}
+
+fn start(n: u8, run: u8, store: &ModelStore) -> Start {
+    let spaces = store.spaces.iter().map(|(id, row)| {
+        let rights = store.rights.iter().filter(|(s, _, _)| s == id).map(|(_, d, b)| (*d, b.clone()));
+        (*id, row.clone(), rights.collect())
+    });
+    Start {
+        key: key(n),
+        store: StoreId([n; 16]),
+        salt: [run; 8],
+        seed: [n ^ run; 32],
+        roles: 3,
+        agent: "test".into(),
+        addresses: vec![],
+        limits: Limits::default(),
+        spaces: spaces.collect(),
+        cursors: store.cursors.iter().map(|((s, d), c)| (*s, *d, *c)).collect(),
+    }
+}
+
+impl World {
+    fn new(count: u8) -> World {
+        let host = |n| {
+            let store = ModelStore::default();
+            Host { peer: Peer::new(start(n, 1, &store)), store, events: vec![], sent_bytes: 0 }
+        };
+        World {
+            now: 0,
+            hosts: (1..=count).map(host).collect(),
+            wires: VecDeque::new(),
+            links: BTreeMap::new(),
+            next_conn: 0,
+            flights: 0,
+        }
+    }
+
+    fn input(&mut self, host: usize, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let h = &mut self.hosts[host];
+            h.peer.handle(Now(self.now), input);
+            while let Some(output) = h.peer.poll_output() {
+                match output {
+                    Output::Send { conn, bytes } => {
+                        h.sent_bytes += bytes.len();
+                        if let Some(to) = self.links.get(&(host, conn)) {
+                            self.wires.push_back((*to, conn, bytes));
+                        }
+                        inputs.push_back(Input::Drained { conn, pending: 0 });
+                    }
+                    Output::Store { op, ops } => {
+                        ops.into_iter().for_each(|op| h.store.apply(op));
+                        inputs.push_back(Input::Stored { op });
+                    }
+                    Output::Load { op, load } => {
+                        let loaded = h.store.load(load);
+                        inputs.push_back(Input::Loaded { op, loaded });
+                    }
+                    Output::Emit(event) => h.events.push(event),
+                    Output::Disconnect { conn, .. } => drop(self.links.remove(&(host, conn))),
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, from: usize, to: usize) -> ConnId {
+        self.next_conn += 1;
+        let conn = ConnId(self.next_conn);
+        self.links.insert((from, conn), to);
+        self.links.insert((to, conn), from);
+        let expected = Some(self.hosts[to].peer.device());
+        self.input(to, Input::Connected { conn, dialled: false, expected: None });
+        self.input(from, Input::Connected { conn, dialled: true, expected });
+        conn
+    }
+
+    fn cut(&mut self, a: usize, b: usize, conn: ConnId) {
+        for host in [a, b] {
+            self.links.remove(&(host, conn));
+            self.input(host, Input::Disconnected { conn });
+        }
+    }
+
+    /// Delivers everything and lets time pass until nothing moves for a minute.
+    fn settle(&mut self) {
+        let mut quiet = 0;
+        while quiet < 60 {
+            let flight: Vec<_> = self.wires.drain(..).collect();
+            if flight.is_empty() {
+                let due = self.hosts.iter().filter_map(|h| h.peer.poll_timeout()).map(|n| n.0).min();
+                self.now = due.unwrap_or(self.now).max(self.now + 100).min(self.now + 1_000);
+                (0..self.hosts.len()).for_each(|host| self.input(host, Input::Tick));
+                quiet += 1;
+            } else {
+                self.flights += 1;
+                quiet = 0;
+            }
+            for (to, conn, bytes) in flight {
+                self.input(to, Input::Frame { conn, bytes });
+            }
+        }
+    }
+
+    fn space(&mut self, host: usize, writers: Writers) -> (SpaceId, Genesis) {
+        let root = self.hosts[host].peer.device();
+        let genesis = Genesis { root, privacy: Privacy::Public, writers, rules: 1, nonce: [9; 16] };
+        let space = genesis.space();
+        self.input(host, Input::Join { space, genesis: Some(genesis.clone()), filter: None });
+        (space, genesis)
+    }
+
+    fn join(&mut self, host: usize, space: SpaceId) {
+        self.input(host, Input::Join { space, genesis: None, filter: None });
+    }
+
+    fn say(&mut self, host: usize, space: SpaceId, local: Local) {
+        self.input(host, Input::Local { ticket: Ticket(1), space, local });
+    }
+
+    fn create(&mut self, host: usize, space: SpaceId, nonce: u32) -> DocId {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&nonce.to_be_bytes());
+        let record = Record::Header { nonce: bytes, kind: "t".into(), name: nonce.to_string() };
+        let id = Record::id(&space, &self.hosts[host].peer.device(), &record.to_bytes());
+        self.say(host, space, Local::Records(vec![record]));
+        DocId(id.0)
+    }
+
+    /// An edit by `host` that builds on what it holds.
+    fn edit(&mut self, host: usize, space: SpaceId, doc: DocId, key: &str, value: i64) {
+        let h = &self.hosts[host];
+        let opening = h.peer.own_opening(&space, &doc);
+        let mut automerge = self.view(host, doc);
+        automerge.set_actor(ActorId::from(opening.actor(&space, &doc)));
+        let mut tx = automerge.transaction();
+        tx.put(automerge::ROOT, key, value).unwrap();
+        tx.commit();
+        let entry = automerge.get_last_local_change().unwrap().raw_bytes().to_vec();
+        self.say(host, space, Local::Entries { doc, opening, entries: vec![entry] });
+    }
+
+    fn view(&self, host: usize, doc: DocId) -> Automerge {
+        let stored = self.hosts[host].store.log.values().filter(|(_, s)| s.segment.doc == doc && s.branch == 0);
+        let bytes = stored.flat_map(|(_, s)| s.segment.entries.clone());
+        let mut automerge = Automerge::new();
+        automerge.apply_changes(bytes.map(|b| Change::from_bytes(b).unwrap())).unwrap();
+        automerge
+    }
+
+    fn fingerprints(&self, space: SpaceId) -> Vec<[u8; 32]> {
+        self.hosts.iter().map(|h| h.peer.space(&space).unwrap().fingerprint.to_bytes()).collect()
+    }
+
+    fn assert_level(&self, space: SpaceId) {
+        let all = self.fingerprints(space);
+        assert!(all.windows(2).all(|w| w[0] == w[1]), "peers differ");
+        let docs: Vec<DocId> = self.hosts[0].store.documents.keys().map(|(_, d)| *d).collect();
+        for doc in docs {
+            let heads: Vec<_> = (0..self.hosts.len()).map(|h| self.view(h, doc).get_heads()).collect();
+            assert!(heads.windows(2).all(|w| w[0] == w[1]));
+        }
+    }
+
+    fn events(&self, host: usize, pick: impl Fn(&Event) -> bool) -> usize {
+        self.hosts[host].events.iter().filter(|e| pick(e)).count()
+    }
+
+    fn assert_no_complaints(&self) {
+        for (n, host) in self.hosts.iter().enumerate() {
+            for event in &host.events {
+                assert!(!matches!(event, Event::Notice { .. } | Event::Failed { .. }), "host {n}: {event:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_edit_crosses_live_and_is_acknowledged() {
+    let mut world = World::new(2);
+    let (space, _) = world.space(0, Writers::Anyone);
+    world.join(1, space);
+    world.connect(1, 0);
+    world.settle();
+    let doc = world.create(0, space, 1);
+    world.edit(0, space, doc, "a", 1);
+    world.settle();
+    world.edit(1, space, doc, "b", 2);
+    world.settle();
+    world.assert_level(space);
+    world.assert_no_complaints();
+    assert!(world.events(0, |e| matches!(e, Event::Acked { doc: d, .. } if *d == doc)) > 0);
+    assert!(world.events(1, |e| matches!(e, Event::Acked { doc: d, .. } if *d == doc)) > 0);
+    assert!(world.events(0, |e| matches!(e, Event::Level { .. })) > 0);
+}
+
+#[test]
+fn an_empty_peer_gets_everything_and_silence_follows() {
+    let mut world = World::new(2);
+    let (space, _) = world.space(0, Writers::Anyone);
+    for n in 0..300 {
+        let doc = world.create(0, space, n);
+        world.edit(0, space, doc, "n", i64::from(n));
+    }
+    world.join(1, space);
+    world.connect(1, 0);
+    world.settle();
+    world.assert_level(space);
+    world.assert_no_complaints();
+    let before = world.hosts[0].sent_bytes + world.hosts[1].sent_bytes;
+    world.settle();
+    assert_eq!(world.hosts[0].sent_bytes + world.hosts[1].sent_bytes, before, "silence");
+}
+
+#[test]
+fn reconnecting_by_cursor_sends_the_difference_both_ways_and_little_else() {
+    let mut world = World::new(2);
+    let (space, _) = world.space(0, Writers::Anyone);
+    let docs: Vec<DocId> = (0..200).map(|n| world.create(0, space, n)).collect();
+    docs.iter().for_each(|doc| world.edit(0, space, *doc, "x", 1));
+    world.join(1, space);
+    let conn = world.connect(1, 0);
+    world.settle();
+    world.cut(0, 1, conn);
+    docs[..10].iter().for_each(|doc| world.edit(0, space, *doc, "x", 2));
+    docs[100..110].iter().for_each(|doc| world.edit(1, space, *doc, "x", 3));
+    let before = world.hosts[0].sent_bytes + world.hosts[1].sent_bytes;
+    world.flights = 0;
+    world.connect(1, 0);
+    world.settle();
+    world.assert_level(space);
+    world.assert_no_complaints();
+    let bytes = world.hosts[0].sent_bytes + world.hosts[1].sent_bytes - before;
+    assert!(bytes < 20 * 100 + 4_096, "{bytes} bytes");
+}
+
+#[test]
+fn strangers_with_much_in_common_reconcile() {
+    let mut world = World::new(3);
+    let (space, _) = world.space(0, Writers::Anyone);
+    let docs: Vec<DocId> = (0..300).map(|n| world.create(0, space, n)).collect();
+    docs.iter().for_each(|doc| world.edit(0, space, *doc, "x", 1));
+    for host in [1, 2] {
+        world.join(host, space);
+        let conn = world.connect(host, 0);
+        world.settle();
+        world.cut(host, 0, conn);
+    }
+    docs[..20].iter().for_each(|doc| world.edit(1, space, *doc, "x", 2));
+    docs[10..40].iter().for_each(|doc| world.edit(2, space, *doc, "y", 3));
+    let before = world.hosts[1].sent_bytes + world.hosts[2].sent_bytes;
+    world.connect(1, 2);
+    world.settle();
+    let bytes = world.hosts[1].sent_bytes + world.hosts[2].sent_bytes - before;
+    let fingerprints = world.fingerprints(space);
+    assert_eq!(fingerprints[1], fingerprints[2]);
+    assert!(bytes < 40 * 800 + 4_096, "{bytes} bytes");
+    world.connect(0, 1);
+    world.settle();
+    world.assert_level(space);
+    world.assert_no_complaints();
+}
+
+#[test]
+fn a_document_travels_over_a_relay_that_never_reads_it() {
+    let mut world = World::new(3);
+    let (space, _) = world.space(0, Writers::Anyone);
+    world.join(1, space);
+    world.join(2, space);
+    world.connect(1, 0);
+    world.connect(2, 1);
+    world.settle();
+    let doc = world.create(0, space, 1);
+    (0..20).for_each(|i| {
+        world.edit(0, space, doc, "a", i);
+        world.settle();
+        world.edit(2, space, doc, "b", i);
+    });
+    world.settle();
+    world.assert_level(space);
+    world.assert_no_complaints();
+}
+
+#[test]
+fn entries_of_a_device_without_a_grant_wait_until_it_comes() {
+    let mut world = World::new(2);
+    let (space, _) = world.space(0, Writers::Granted);
+    world.join(1, space);
+    world.connect(1, 0);
+    world.settle();
+    let doc = world.create(0, space, 1);
+    world.settle();
+    world.edit(1, space, doc, "a", 1);
+    assert_eq!(world.events(1, |e| matches!(e, Event::Failed { .. })), 1);
+    let device = world.hosts[1].peer.device();
+    world.say(0, space, Local::Records(vec![Record::Grant { device, right: Right::Write, gateway: false }]));
+    world.settle();
+    world.edit(1, space, doc, "a", 1);
+    world.settle();
+    world.assert_level(space);
+    assert_eq!(world.view(0, doc).get_heads().len(), 1);
+}
+
+#[test]
+fn a_deleted_document_is_gone_everywhere_and_stays_gone() {
+    let mut world = World::new(2);
+    let (space, _) = world.space(0, Writers::Anyone);
+    world.join(1, space);
+    let conn = world.connect(1, 0);
+    let doc = world.create(0, space, 1);
+    world.edit(0, space, doc, "a", 1);
+    world.settle();
+    world.cut(0, 1, conn);
+    world.say(0, space, Local::Records(vec![Record::Tombstone { doc }]));
+    world.edit(1, space, doc, "late", 1);
+    world.connect(1, 0);
+    world.settle();
+    assert_eq!(world.fingerprints(space)[0], world.fingerprints(space)[1]);
+    assert!(world.hosts.iter().all(|h| h.store.log.values().all(|(_, s)| s.segment.doc != doc)));
+    assert_eq!(world.events(1, |e| matches!(e, Event::Deleted { .. })), 1);
+}
+
+#[test]
+fn two_histories_of_one_chain_are_kept_as_evidence_and_honest_entries_go_on() {
+    let mut world = World::new(3);
+    let (space, _) = world.space(0, Writers::Anyone);
+    for host in [1, 2] {
+        world.join(host, space);
+        let conn = world.connect(host, 0);
+        world.settle();
+        world.cut(host, 0, conn);
+    }
+    let doc = world.create(0, space, 1);
+    world.edit(0, space, doc, "a", 1);
+    // A copy of host 0's whole state, run beside it: the same chain is written twice.
+    let copy = world.hosts[0].store.clone();
+    let conn = world.connect(1, 0);
+    world.edit(0, space, doc, "a", 2);
+    world.settle();
+    world.cut(0, 1, conn);
+    world.hosts[0].peer = Peer::new(start(1, 1, &copy));
+    world.hosts[0].store = copy;
+    world.edit(0, space, doc, "a", 3);
+    world.connect(0, 2);
+    world.connect(2, 1);
+    world.settle();
+    assert!(
+        world.events(1, |e| matches!(e, Event::Forked { .. })) + world.events(2, |e| matches!(e, Event::Forked { .. }))
+            > 0
+    );
+    let fingerprints = world.fingerprints(space);
+    assert_eq!(fingerprints[1], fingerprints[2], "both branches are held on both sides");
+    world.edit(1, space, doc, "honest", 1);
+    world.settle();
+    assert_eq!(world.fingerprints(space)[1], world.fingerprints(space)[2]);
+}
