@@ -53,7 +53,7 @@ pub(crate) struct Setting {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     values: BTreeMap<&'static str, Setting>,
-    /// Whether the data folder was named by the person.
+    /// The config file, if one was read.
     pub(crate) file: Option<PathBuf>,
 }
 
@@ -253,7 +253,26 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// The folder that a path is in, made absolute without looking at the disk.
+/// All settings as a config file that says the same, with where each comes from.
+pub(crate) fn as_toml(settings: &Settings) -> String {
+    let quoted = |text: &String| toml::Value::String(text.clone()).to_string();
+    let (mut text, mut section) = (String::new(), "");
+    for (key, setting) in settings.all() {
+        if key.section() != section {
+            section = key.section();
+            text += &format!("{}[{section}]\n", if text.is_empty() { "" } else { "\n" });
+        }
+        let value = match key.kind {
+            Kind::List(_) => format!("[{}]", setting.texts.iter().map(quoted).collect::<Vec<_>>().join(", ")),
+            Kind::Number(..) => setting.texts.concat(),
+            _ => quoted(&setting.texts.concat()),
+        };
+        text += &format!("{} = {value} # {}\n", key.short(), setting.origin);
+    }
+    text
+}
+
+/// A path made absolute without looking at the disk.
 pub(crate) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

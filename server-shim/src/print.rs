@@ -168,9 +168,6 @@ fn watch_lines(watched: &Watched) -> String {
     for patch in &watched.patches {
         text.push_str(&format!("  {patch}\n"));
     }
-    if let Some(value) = &watched.value {
-        text.push_str(&pretty(value));
-    }
     text
 }
 

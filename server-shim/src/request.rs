@@ -168,13 +168,11 @@ pub(crate) struct Changed {
 /// One line of `watch`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Watched {
-    /// `start`, `local`, `remote`, or `reset` when changes came faster than they were read.
+    /// `local`, `remote`, or `reset`: the whole document, at the beginning and when changes came faster than they were read.
     pub(crate) origin: String,
     /// Peer id, where the origin is remote and known.
     pub(crate) peer: Option<String>,
     pub(crate) patches: Vec<Json>,
-    /// The whole document, with `start` and `reset`.
-    pub(crate) value: Option<Json>,
     pub(crate) heads: Vec<String>,
 }
 
