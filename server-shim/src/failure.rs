@@ -24,6 +24,7 @@ pub(crate) enum Exit {
 
 impl Exit {
     /// Every code and what it means, in order.
+    #[cfg(test)]
     pub(crate) const ALL: [(Exit, &'static str); 6] = [
         (Exit::Failed, "the operation failed or was refused"),
         (Exit::Usage, "the command line or the configuration is wrong; nothing was done"),
@@ -109,6 +110,14 @@ mod tests {
     fn a_failure_is_two_lines_whatever_its_parts_are() {
         let failure = Failure::failed("x", "two\n  lines", "do\nthis");
         assert_eq!(failure.to_string(), "error: two lines\n  try: do this");
+    }
+
+    #[test]
+    fn the_guide_lists_every_exit_code() {
+        let guide = include_str!("../../docs/operating.md");
+        for (exit, meaning) in Exit::ALL {
+            assert!(guide.contains(&format!("| {} | {meaning} |", exit as u8)), "docs/operating.md lacks {exit:?}");
+        }
     }
 
     #[test]
