@@ -11,8 +11,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use commonhold_engine::transport::Address;
-use commonhold_sync::id::DeviceId;
+use commonhold_engine::{Address, DeviceId};
 
 use crate::args::{Global, Serving};
 use crate::failure::Failure;
@@ -253,7 +252,7 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// All settings as a config file that says the same, with where each comes from.
+/// All settings as a config file that says the same, with what each is for and where it comes from.
 pub(crate) fn as_toml(settings: &Settings) -> String {
     let quoted = |text: &String| toml::Value::String(text.clone()).to_string();
     let (mut text, mut section) = (String::new(), "");
@@ -267,7 +266,7 @@ pub(crate) fn as_toml(settings: &Settings) -> String {
             Kind::Number(..) => setting.texts.concat(),
             _ => quoted(&setting.texts.concat()),
         };
-        text += &format!("{} = {value} # {}\n", key.short(), setting.origin);
+        text += &format!("# {} (from: {})\n{} = {value}\n", key.about, setting.origin, key.short());
     }
     text
 }

@@ -239,13 +239,13 @@ fn lineage(me: &Me) -> Finding {
 }
 
 fn rows(checked: &Checked) -> Finding {
-    let all = format!("{} read, {} documents, {} changes", checked.rows, checked.documents, checked.entries);
+    let all = format!("{} spaces, {} documents, {} changes, all read", checked.spaces, checked.documents, checked.entries);
     match &checked.faults[..] {
         [] => Finding::ok("rows", all),
         faults => Finding::fault(
             "rows",
             Exit::Store,
-            format!("{all}; {} damaged: {}", faults.len(), faults.iter().take(5).cloned().collect::<Vec<_>>().join("; ")),
+            format!("{all}; {} faults: {}", faults.len(), faults.iter().take(5).cloned().collect::<Vec<_>>().join("; ")),
             "connect to a peer that has the same spaces: what is damaged is fetched again",
         ),
     }

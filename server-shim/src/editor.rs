@@ -25,8 +25,9 @@ impl Draft {
         };
         let draft = Draft::write(name, before)?;
         // Through a shell, as everybody does: the variable may hold arguments. The path is an argument of its own.
-        let status = Command::new("sh").arg("-c").arg("$0 \"$1\"").arg(&editor).arg(&draft.path);
-        let status = { status }.env("EDITOR", &editor).status().map_err(|error| {
+        let mut line = editor.clone();
+        line.push(" \"$1\"");
+        let status = Command::new("sh").arg("-c").arg(line).arg("sh").arg(&draft.path).status().map_err(|error| {
             Failure::failed("editor", format!("cannot start {}: {error}", editor.display()), "set EDITOR to a program that is there")
         })?;
         if !status.success() {

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use crate::failure::Failure;
 use crate::operate;
-use crate::request::{Answered, Reply, Request, VERSION};
+use crate::request::{Answered, Reply, Request, VERSION, Watched};
 
 /// Bytes of a file in one message: twice as many hex digits.
 pub(crate) const CHUNK: usize = 256 << 10;
@@ -86,7 +86,7 @@ async fn stream_watch(
     draining: &mut watch::Receiver<bool>,
 ) -> Result<(), LocalError> {
     enum Next {
-        Item(Option<Answered>),
+        Item(Option<Result<Watched, Failure>>),
         Gone,
         Draining,
     }

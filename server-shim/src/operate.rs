@@ -170,11 +170,7 @@ pub(crate) async fn export(
     }
     let chosen = if chosen.is_empty() { None } else { Some(chosen) };
     let report = node.export(space_id, chosen, to).await.map_err(|error| failure(&error))?;
-    Ok(Reply::Exported(Exported {
-        documents: report.documents as u64,
-        entries: report.entries as u64,
-        bytes: report.bytes as u64,
-    }))
+    Ok(Reply::Exported(Exported { documents: report.documents as u64, bytes: report.bytes }))
 }
 
 /// Reads a bundle or an Automerge file.
@@ -190,9 +186,8 @@ pub(crate) async fn import(
     };
     let report = node.import(from, into).await.map_err(|error| failure(&error))?;
     Ok(Reply::Imported(Imported {
-        space: report.space.to_string(),
-        documents: report.documents as u64,
-        entries: report.entries as u64,
-        known: report.known as u64,
+        space: report.space.map(|space| space.to_string()),
+        documents: report.documents.iter().map(DocId::to_string).collect(),
+        entries: report.entries,
     }))
 }

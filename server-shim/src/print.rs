@@ -56,18 +56,14 @@ fn human(reply: &Reply) -> String {
         Reply::Peers(peers) => peers_table(peers),
         Reply::Level(level) => format!("level with {}\n", list(&level.level_with)),
         Reply::Checked(checked) => checked_lines(checked),
-        Reply::Exported(exported) => format!(
-            "exported {}, {}, {}\n",
-            count(exported.documents, "document"),
-            count(exported.entries, "change"),
-            bytes(exported.bytes)
-        ),
+        Reply::Exported(exported) => {
+            format!("exported {}, {}\n", count(exported.documents, "document"), bytes(exported.bytes))
+        }
         Reply::Imported(imported) => format!(
-            "imported into space {}: {}, {} new, {} already here\n",
-            short(&imported.space),
-            count(imported.documents, "document"),
+            "imported {}, {}, into space {}\n",
+            count(imported.documents.len() as u64, "document"),
             count(imported.entries, "change"),
-            imported.known
+            imported.space.as_deref().map_or("-", short),
         ),
         Reply::Bytes(_) | Reply::Ready => String::new(),
     }
@@ -151,8 +147,9 @@ fn status_lines(status: &Status) -> String {
 
 fn checked_lines(checked: &Checked) -> String {
     let mut text = format!(
-        "{} read: {}, {}\n",
-        count(checked.rows, "row"),
+        "read {}: {}, {}, {}\n",
+        bytes(checked.store_bytes),
+        count(checked.spaces, "space"),
         count(checked.documents, "document"),
         count(checked.entries, "change")
     );

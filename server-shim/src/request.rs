@@ -232,9 +232,11 @@ pub(crate) struct Level {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Checked {
-    pub(crate) rows: u64,
+    pub(crate) spaces: u64,
     pub(crate) documents: u64,
+    /// Changes whose ids and signatures were computed again.
     pub(crate) entries: u64,
+    pub(crate) store_bytes: u64,
     /// One line each; empty: sound.
     pub(crate) faults: Vec<String>,
 }
@@ -242,17 +244,16 @@ pub(crate) struct Checked {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Exported {
     pub(crate) documents: u64,
-    pub(crate) entries: u64,
     pub(crate) bytes: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Imported {
-    pub(crate) space: String,
-    pub(crate) documents: u64,
+    pub(crate) space: Option<String>,
+    /// Ids of the documents in the file.
+    pub(crate) documents: Vec<String>,
+    /// Changes in the file; those that were here already count too.
     pub(crate) entries: u64,
-    /// Already here.
-    pub(crate) known: u64,
 }
 
 impl Reply {

@@ -259,18 +259,13 @@ async fn export(
 }
 
 async fn import(settings: &Settings, file: &Path, space: Option<String>, json: bool) -> Result<(), Failure> {
-    let stdin = file == Path::new("-");
-    let opened = match stdin {
-        true => None,
-        false => Some(tokio::fs::File::open(file).await.map_err(|error| {
-            Failure::not_found("import_file", format!("cannot read {}: {error}", file.display()), "check the path")
-        })?),
-    };
+    // Every Unix has this name for it, and tokio reads it like any file.
+    let path = if file == Path::new("-") { Path::new("/dev/stdin") } else { file };
+    let opened = tokio::fs::File::open(path).await.map_err(|error| {
+        Failure::not_found("import_file", format!("cannot read {}: {error}", file.display()), "check the path")
+    })?;
     let mut reach = Reach::find(settings, Dial::No, true).await?;
-    let answered = match opened {
-        Some(file) => reach.import(space, file).await,
-        None => reach.import(space, tokio::io::stdin()).await,
-    };
+    let answered = reach.import(space, opened).await;
     let closed = reach.close().await;
     print::reply(&answered?, json);
     closed

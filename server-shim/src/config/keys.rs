@@ -1,7 +1,6 @@
 //! The table of keys: names, kinds, defaults, and what each is for.
 
-use commonhold_engine::transport::Address;
-use commonhold_sync::id::DeviceId;
+use commonhold_engine::{Address, DeviceId};
 
 /// What a key takes.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +34,7 @@ pub(crate) struct Key {
     pub(crate) kind: Kind,
     /// As text; lists comma-separated.
     pub(crate) default: &'static str,
+    /// One line, for people.
     pub(crate) about: &'static str,
 }
 

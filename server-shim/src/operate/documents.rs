@@ -49,7 +49,8 @@ fn row(space: SpaceId, info: &DocumentInfo) -> Row {
 }
 
 pub(super) async fn get(document: &Document, path: &str) -> Answered {
-    let (whole, heads) = document.read(|view| (view.to_json(), view.heads())).await;
+    let read = document.read(|view| (view.to_json(), view.heads())).await;
+    let (whole, heads) = read.map_err(|error| failure(&error))?;
     let path = place::parse(&whole, path)?;
     let value = place::value(&whole, &path).ok_or_else(|| place::nothing_at(&path))?.clone();
     Ok(Reply::Value(Value { doc: document.id().to_string(), value, heads: texts(&heads) }))
@@ -104,7 +105,7 @@ impl From<EditError> for Refusal {
 /// Makes changes that are worked out on the document as it is at that moment, and waits until they are on disk.
 async fn apply(
     document: &Document,
-    work_out: impl FnOnce(&Json) -> Result<Vec<place::Change>, Failure> + Send + 'static,
+    work_out: impl FnOnce(&Json) -> Result<Vec<place::Change>, Failure> + Send,
 ) -> Answered {
     let made = document
         .edit(move |edit: &mut Edit<'_>| -> Result<bool, Refusal> {
@@ -125,8 +126,8 @@ async fn apply(
     if changed {
         document.flush().await.map_err(|error| failure(&error))?;
     }
-    let heads = texts(&document.heads().await);
-    Ok(Reply::Changed(Changed { doc: document.id().to_string(), heads, changed }))
+    let heads = document.heads().await.map_err(|error| failure(&error))?;
+    Ok(Reply::Changed(Changed { doc: document.id().to_string(), heads: texts(&heads), changed }))
 }
 
 fn whole(edit: &Edit<'_>) -> Json {
@@ -161,10 +162,12 @@ pub(super) async fn history(document: &Document, last: usize) -> Answered {
 }
 
 pub(super) async fn status(document: &Document) -> Answered {
-    let (sync, cost) = (document.sync_status().await, document.cost().await);
+    let sync = document.sync_status().await;
+    let cost = document.cost().await.map_err(|error| failure(&error))?;
+    let heads = document.heads().await.map_err(|error| failure(&error))?;
     Ok(Reply::Status(Status {
         doc: document.id().to_string(),
-        heads: texts(&document.heads().await),
+        heads: texts(&heads),
         saved_here: sync.saved_here,
         acknowledged: sync.acknowledged.iter().filter(|(_, all)| *all).map(|(peer, _)| peer.to_string()).collect(),
         level_with: sync.level_with.iter().map(ToString::to_string).collect(),

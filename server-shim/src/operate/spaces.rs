@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use commonhold_engine::{DeviceId, DocumentQuery, Invite, Node, Right, SpaceId, SpaceInfo, Writers};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use super::failure;
 use crate::args::{RightArg, WritersArg};
@@ -116,7 +116,8 @@ pub(super) async fn level(node: &Node, spaces: &[SpaceId], wait: Duration) -> An
             for peer in &peers {
                 let mut every = true;
                 for space in spaces {
-                    every &= node.wait_level(*space, *peer).await.is_ok();
+                    // A peer may leave at any time, so none is waited for alone.
+                    every &= timeout(LOOK, node.wait_level(*space, *peer)).await.is_ok_and(|level| level.is_ok());
                 }
                 if every {
                     level.insert(*peer);
@@ -146,16 +147,19 @@ pub(super) async fn level(node: &Node, spaces: &[SpaceId], wait: Duration) -> An
 
 /// Whether something was done in time.
 async fn within(wait: Duration, work: impl Future<Output = ()>) -> bool {
-    timeout_at(Instant::now() + wait, work).await.is_ok()
+    timeout(wait, work).await.is_ok()
 }
 
 /// Reads every row.
 pub(super) async fn check(node: &Node) -> Answered {
     let report = node.check().await.map_err(|error| failure(&error))?;
+    let rows = report.damaged_rows.iter().map(|(table, key)| format!("damaged row of table {table}: {key}"));
+    let faults = report.faults.iter().map(|(space, doc, why)| format!("document {doc} of space {space}: {why}"));
     Ok(Reply::Checked(Checked {
-        rows: report.rows as u64,
+        spaces: report.spaces as u64,
         documents: report.documents as u64,
-        entries: report.entries as u64,
-        faults: report.faults.clone(),
+        entries: report.entries,
+        store_bytes: report.store_bytes,
+        faults: rows.chain(faults).collect(),
     }))
 }
