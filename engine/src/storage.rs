@@ -3,6 +3,7 @@
 //!
 //! Not here: when to commit ([`crate::writer`]), and what a snapshot holds ([`crate::worker`]). Calls block on the disk.
 
+mod copy;
 mod keys;
 mod rows;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use commonhold_sync::space::SpaceRow;
 
 use crate::store::{Batch, Store, StoreError, Table};
 use keys::{ends_with, split, under};
+pub(crate) use copy::Carried;
 pub(crate) use rows::SnapshotHead;
 use rows::{BodyRow, DocumentRow, LogRow, RightRow};
 

@@ -8,6 +8,7 @@
 //! acknowledged only from [`Input::Stored`].
 
 mod connection;
+mod connections;
 mod local;
 mod receive;
 mod repair;
@@ -19,17 +20,17 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use self::connection::Connection;
+use self::connections::Connections;
 use self::repair::SetCache;
 use crate::chain::{Kind, Opening, Segment, Tip};
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::limits::Limits;
 use crate::log::{DeepEntry, Header, Image, Log, StoredSegment};
 use crate::merkle::Frontier;
-use crate::message::Cursor;
+use crate::message::{Cursor, Since};
 use crate::record::{Genesis, Record};
 use crate::space::{Space, SpaceRow};
-use crate::waiting::Waiting;
+use crate::waiting::{Blocker, Waiter, Waiting};
 
 /// A moment, in milliseconds since the driver's epoch. Never compared between peers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -133,6 +134,8 @@ pub enum Input {
         /// How many changes of each actor it holds.
         ends: Vec<(Vec<u8>, u64)>,
     },
+    /// The peer is about to be dropped: what rides with the next commit is stored now.
+    Close,
     /// Time passed.
     Tick,
 }
@@ -476,7 +479,7 @@ pub enum Event {
         /// Up to where.
         n: u64,
     },
-    /// This peer and another hold the same of a space.
+    /// This peer and another hold the same of a space, and what is held here is durable.
     Level {
         /// Who.
         peer: DeviceId,
@@ -598,7 +601,11 @@ enum Slot {
 #[derive(Debug)]
 struct Held {
     log: Log,
+    /// What stands for it in fingerprints now.
+    digest: Option<[u8; 32]>,
     used: u64,
+    /// The last store operation with a change of it.
+    stored_by: OpId,
 }
 
 #[derive(Debug)]
@@ -617,6 +624,8 @@ enum After {
     Saved { ticket: Ticket, records: Vec<EntryId>, end: Option<(ChainId, u64)> },
     Push { space: SpaceId, seq: u64, segment: Segment },
     Ack { conn: ConnId, number: u64, prompt: bool },
+    Ask { conn: ConnId, since: Since },
+    Level { peer: DeviceId, space: SpaceId },
 }
 
 /// A snapshot that the engine checks.
@@ -651,7 +660,14 @@ pub struct Peer {
     uses: u64,
     waiting: Waiting,
     deepening: BTreeSet<(SpaceId, DocId)>,
-    connections: BTreeMap<ConnId, Connection>,
+    deepened: BTreeMap<(SpaceId, DocId), Now>,
+    connections: Connections,
+    /// Connections with messages to look at, and those whose first message waits for a load.
+    busy: BTreeSet<ConnId>,
+    blocked: BTreeSet<ConnId>,
+    offering: BTreeSet<(ConnId, SpaceId)>,
+    /// Segments whose blocker is gone.
+    retries: VecDeque<Waiter>,
     local: VecDeque<(Ticket, SpaceId, Local)>,
     sets: BTreeMap<SpaceId, SetCache>,
     next_op: u64,
@@ -666,6 +682,7 @@ pub struct Peer {
     rechecks: Vec<(OpId, Checking, Result<SnapshotContent, String>)>,
     snapshots_ready: Vec<(ConnId, SpaceId, DocId, Vec<u8>)>,
     pushed: BTreeSet<(ConnId, SpaceId)>,
+    sealing: BTreeSet<ConnId>,
     /// Cursors that ride with the next commit.
     late: Vec<(SpaceId, DeviceId, Cursor)>,
     after: Vec<After>,
@@ -674,6 +691,11 @@ pub struct Peer {
     storing: BTreeMap<OpId, Vec<(SpaceId, u64)>>,
     durable: BTreeMap<SpaceId, u64>,
     outputs: VecDeque<Output>,
+    /// Highest store operation that is done; they are done in order.
+    done: OpId,
+    /// The same when logs were last dropped from memory.
+    evicted: OpId,
+    closing: bool,
     failed: bool,
 }
 
@@ -703,7 +725,12 @@ impl Peer {
             uses: 0,
             waiting: Waiting::default(),
             deepening: BTreeSet::new(),
-            connections: BTreeMap::new(),
+            deepened: BTreeMap::new(),
+            connections: Connections::default(),
+            busy: BTreeSet::new(),
+            blocked: BTreeSet::new(),
+            offering: BTreeSet::new(),
+            retries: VecDeque::new(),
             local: VecDeque::new(),
             sets: BTreeMap::new(),
             next_op: 1,
@@ -717,11 +744,15 @@ impl Peer {
             rechecks: Vec::new(),
             snapshots_ready: Vec::new(),
             pushed: BTreeSet::new(),
+            sealing: BTreeSet::new(),
             late: Vec::new(),
             after: Vec::new(),
             stores: BTreeMap::new(),
             storing: BTreeMap::new(),
             outputs: VecDeque::new(),
+            done: OpId(0),
+            evicted: OpId(0),
+            closing: false,
             failed: false,
         };
         let ids: Vec<SpaceId> = peer.spaces.keys().copied().collect();
@@ -788,10 +819,13 @@ impl Peer {
             Input::SnapshotMade { space, doc, bytes, heads, ends } => {
                 self.snapshot_made(space, doc, bytes, heads, ends)
             }
+            Input::Close => self.closing = true,
             Input::Tick => {}
         }
         self.run_local();
+        self.run_retries();
         self.run_inboxes();
+        self.run_retries();
         self.run_burials();
         self.run_rechecks();
         self.run_snapshots();
@@ -854,9 +888,10 @@ impl Peer {
     /// Changes a log, and its share of the fingerprint and of memory with it.
     fn change_log<T>(&mut self, space: SpaceId, doc: DocId, change: impl FnOnce(&mut Log) -> T) -> Option<T> {
         let held = self.held(space, doc)?;
-        let (before, cost) = (held.log.digest(), held.log.memory_bytes());
+        let (before, cost) = (held.digest, held.log.memory_bytes());
         let result = change(&mut held.log);
         let (after, cost_after) = (held.log.digest(), held.log.memory_bytes());
+        held.digest = after;
         self.changed.insert((space, doc));
         self.resident_bytes = (self.resident_bytes + cost_after).saturating_sub(cost);
         self.spaces.get_mut(&space)?.replace(&doc, before, after);
@@ -875,6 +910,7 @@ impl Peer {
 
     fn loaded(&mut self, op: OpId, loaded: Loaded) {
         let Some((space, purpose)) = self.loads.remove(&op) else { return };
+        self.busy.append(&mut self.blocked);
         match (purpose, loaded) {
             (Purpose::Logs, Loaded::Logs(logs)) => {
                 for (doc, found) in logs {
@@ -896,7 +932,12 @@ impl Peer {
                                     "stored segments do not fit the document",
                                 );
                             }
-                            Slot::Held(Box::new(Held { log, used: self.uses }))
+                            Slot::Held(Box::new(Held {
+                                digest: log.digest(),
+                                log,
+                                used: self.uses,
+                                stored_by: OpId(0),
+                            }))
                         }
                     };
                     self.put_slot(space, doc, slot);
@@ -915,7 +956,7 @@ impl Peer {
                     held.log.deepen(entries);
                 }
                 self.deepening.remove(&(space, doc));
-                self.retry_waiting(space, doc);
+                self.unblock(space, doc, Blocker::Deep);
             }
             (purpose, loaded) => debug_assert!(false, "a load for {purpose:?} was answered with {loaded:?}"),
         }
@@ -938,9 +979,11 @@ impl Peer {
             self.batch.clear();
             return;
         }
+        let op = self.op();
         for (space, doc) in core::mem::take(&mut self.changed) {
             let Some(Slot::Held(held)) = self.slots.get_mut(&(space, doc)) else { continue };
-            let (digest, image) = (held.log.digest(), held.log.image());
+            held.stored_by = op;
+            let (digest, image) = (held.digest, held.log.image());
             self.batch.push(StoreOp::Document { space, doc, digest, image });
         }
         let mut seqs = Vec::new();
@@ -950,16 +993,22 @@ impl Peer {
                 seqs.push((space, held.seq));
             }
         }
-        if self.batch.is_empty() && self.after.is_empty() {
-            return;
+        if !self.batch.is_empty() || core::mem::take(&mut self.closing) {
+            for (space, peer, cursor) in core::mem::take(&mut self.late) {
+                self.batch.push(StoreOp::Cursor { space, peer, cursor });
+            }
         }
-        for (space, peer, cursor) in core::mem::take(&mut self.late) {
-            self.batch.push(StoreOp::Cursor { space, peer, cursor });
+        let after = core::mem::take(&mut self.after);
+        if !self.batch.is_empty() {
+            self.stores.insert(op, after);
+            self.storing.insert(op, seqs);
+            self.outputs.push_back(Output::Store { op, ops: core::mem::take(&mut self.batch) });
+        } else if let Some((_, last)) = self.stores.iter_mut().next_back() {
+            // Nothing new to store, but what it speaks of may be on its way.
+            last.extend(after);
+        } else {
+            self.carry_out(after);
         }
-        let op = self.op();
-        self.stores.insert(op, core::mem::take(&mut self.after));
-        self.storing.insert(op, seqs);
-        self.outputs.push_back(Output::Store { op, ops: core::mem::take(&mut self.batch) });
     }
 
     fn stored(&mut self, op: OpId) {
@@ -967,13 +1016,19 @@ impl Peer {
             self.durable.insert(space, seq);
             self.note_durable(space);
         }
-        let conns: Vec<ConnId> = self.connections.keys().copied().collect();
-        conns.into_iter().for_each(|conn| self.serve_on(conn));
-        for after in self.stores.remove(&op).unwrap_or_default() {
+        self.done = op;
+        let after = self.stores.remove(&op).unwrap_or_default();
+        self.carry_out(after);
+    }
+
+    fn carry_out(&mut self, after: Vec<After>) {
+        for after in after {
             match after {
                 After::Saved { ticket, records, end } => self.emit(Event::Saved { ticket, records, end }),
                 After::Push { space, seq, segment } => self.push(space, seq, &segment, None),
                 After::Ack { conn, number, prompt } => self.note_stored(conn, number, prompt),
+                After::Ask { conn, since } => self.ask(conn, since),
+                After::Level { peer, space } => self.emit(Event::Level { peer, space }),
             }
         }
     }
@@ -987,25 +1042,26 @@ impl Peer {
                 self.outputs.push_back(Output::Emit(Event::Failed { ticket, why: LocalError::StoreFailed }));
             }
         });
-        let conns: Vec<ConnId> = self.connections.keys().copied().collect();
-        for conn in conns {
+        for conn in self.connections.ids() {
             self.close(conn, "store-failed", "this peer's store has failed", false);
         }
     }
 
     /// Keeps the logs in memory within their bound; dropping one costs a read later.
     fn evict(&mut self) {
-        if self.resident_bytes <= self.limits.resident_bytes_max && self.slots.len() <= 65_536 {
+        let full = self.resident_bytes > self.limits.resident_bytes_max || self.slots.len() > 65_536;
+        if !full || self.evicted == self.done {
             return;
         }
-        let stored = self.stores.is_empty();
+        self.evicted = self.done;
+        let done = self.done;
         let mut by_use: Vec<(u64, (SpaceId, DocId))> = self
             .slots
             .iter()
             .filter_map(|(key, slot)| match slot {
                 Slot::Absent => Some((0, *key)),
                 // What is on its way to disk is not read back before it is there.
-                Slot::Held(held) => stored.then_some((held.used, *key)),
+                Slot::Held(held) => (held.stored_by <= done).then_some((held.used, *key)),
             })
             .collect();
         by_use.sort_unstable();
@@ -1022,7 +1078,7 @@ impl Peer {
     /// When [`Input::Tick`] is due next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Now> {
         let waiting = self.waiting.deadline(&self.limits).map(Now);
-        self.connections.values().filter_map(|c| c.deadline(&self.limits)).chain(waiting).min()
+        self.connections.next_timer().into_iter().chain(waiting).min()
     }
 }
 

@@ -1,17 +1,35 @@
-//! Segments whose past or authority has not come yet. Bounded per deliverer and in all; the heaviest deliverer's oldest
-//! go first, and everything goes after a time.
+//! Segments whose past or authority has not come yet, by what they wait for. Bounded per deliverer and in all; the
+//! heaviest deliverer's oldest go first, and everything goes after a time. Every operation is logarithmic: a flood of
+//! waiting entries makes nothing else slow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::chain::Segment;
-use crate::id::{DeviceId, DocId, SpaceId};
+use crate::chain::{SIGNATURE_LEN, Segment};
+use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::limits::Limits;
+
+/// What a segment waits for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Blocker {
+    /// The header of its document.
+    Header,
+    /// A right of its device.
+    Right,
+    /// The entries of its chain before its first.
+    Prefix(ChainId),
+    /// An entry that one of its entries depends on.
+    Entry(EntryId),
+    /// The inside of the snapshot of its document.
+    Deep,
+}
 
 /// A waiting segment.
 #[derive(Debug)]
 pub struct Waiter {
     /// The space.
     pub space: SpaceId,
+    /// Over which connection it came.
+    pub conn: crate::peer::ConnId,
     /// Who delivered it.
     pub from: DeviceId,
     /// When it came, in ms.
@@ -20,83 +38,110 @@ pub struct Waiter {
     pub segment: Segment,
 }
 
-/// What waits, by log.
+type Key = (SpaceId, DocId, Blocker);
+
+#[derive(Debug, Default)]
+struct Deliverer {
+    bytes: usize,
+    serials: BTreeSet<u64>,
+}
+
+/// What waits. Serial numbers grow with time, so the first is the oldest.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    by_log: BTreeMap<(SpaceId, DocId), Vec<Waiter>>,
-    bytes: BTreeMap<DeviceId, usize>,
+    next: u64,
+    waiters: BTreeMap<u64, (Key, Waiter)>,
+    by_blocker: BTreeMap<Key, BTreeSet<u64>>,
+    by_deliverer: BTreeMap<DeviceId, Deliverer>,
+    known: BTreeSet<([u8; SIGNATURE_LEN], u64)>,
     total: usize,
 }
 
-/// Bytes charged for a segment beyond its bodies: ids, tip, vectors.
-const OVERHEAD: usize = 256;
+/// Bytes charged for a segment beyond its bodies: ids, tip, index nodes.
+const OVERHEAD: usize = 512;
 
 fn cost(segment: &Segment) -> usize {
     segment.body_bytes() + OVERHEAD + 24 * segment.entries.len()
 }
 
+fn name(segment: &Segment) -> ([u8; SIGNATURE_LEN], u64) {
+    (segment.tip.signature, segment.first)
+}
+
 impl Waiting {
-    /// Keeps a segment. False if it was dropped because of the bounds; its deliverer will be asked again.
-    pub fn push(&mut self, waiter: Waiter, limits: &Limits) -> bool {
+    /// Keeps a segment. False if it was dropped because of the bounds.
+    pub fn push(&mut self, waiter: Waiter, blocker: Blocker, limits: &Limits) -> bool {
         let bytes = cost(&waiter.segment);
-        let from = waiter.from;
         if bytes > limits.waiting_bytes_per_peer {
             return false;
         }
-        let key = (waiter.space, waiter.segment.doc);
-        if self.by_log.get(&key).is_some_and(|w| w.iter().any(|w| w.segment == waiter.segment)) {
+        if !self.known.insert(name(&waiter.segment)) {
             return true;
         }
-        while self.bytes.get(&from).copied().unwrap_or(0) + bytes > limits.waiting_bytes_per_peer {
+        let from = waiter.from;
+        while self.by_deliverer.get(&from).is_some_and(|d| d.bytes + bytes > limits.waiting_bytes_per_peer) {
             self.drop_oldest_of(from);
         }
         while self.total + bytes > limits.waiting_bytes_total {
-            let Some(heaviest) = self.bytes.iter().max_by_key(|(_, b)| **b).map(|(d, _)| *d) else { break };
+            let heaviest = self.by_deliverer.iter().max_by_key(|(_, d)| d.bytes).map(|(device, _)| *device);
+            let Some(heaviest) = heaviest else { break };
             self.drop_oldest_of(heaviest);
         }
-        *self.bytes.entry(from).or_default() += bytes;
+        let serial = self.next;
+        self.next += 1;
+        let key = (waiter.space, waiter.segment.doc, blocker);
+        let deliverer = self.by_deliverer.entry(from).or_default();
+        deliverer.bytes += bytes;
+        deliverer.serials.insert(serial);
         self.total += bytes;
-        self.by_log.entry(key).or_default().push(waiter);
+        self.by_blocker.entry(key).or_default().insert(serial);
+        self.waiters.insert(serial, (key, waiter));
         true
     }
 
-    /// Takes everything that waits in a log, in order of arrival.
-    pub fn take(&mut self, space: SpaceId, doc: DocId) -> Vec<Waiter> {
-        let taken = self.by_log.remove(&(space, doc)).unwrap_or_default();
-        taken.iter().for_each(|w| self.release(w));
-        taken
+    /// Takes what waits for one thing in a log, in order of arrival.
+    pub fn take(&mut self, space: SpaceId, doc: DocId, blocker: Blocker) -> Vec<Waiter> {
+        let serials = self.by_blocker.get(&(space, doc, blocker)).cloned().unwrap_or_default();
+        serials.into_iter().filter_map(|serial| self.remove(serial)).collect()
     }
 
-    /// How many segments wait in a log.
-    pub fn count(&self, space: SpaceId, doc: DocId) -> usize {
-        self.by_log.get(&(space, doc)).map_or(0, Vec::len)
+    /// Takes everything that waits in a log.
+    pub fn take_all(&mut self, space: SpaceId, doc: DocId) -> Vec<Waiter> {
+        let keys = self.by_blocker.range((space, doc, Blocker::Header)..).map(|(key, _)| *key);
+        let keys: Vec<Key> = keys.take_while(|(s, d, _)| (*s, *d) == (space, doc)).collect();
+        keys.into_iter().flat_map(|(space, doc, blocker)| self.take(space, doc, blocker)).collect()
     }
 
-    /// The logs of a space in which something waits.
-    pub fn logs_of(&self, space: SpaceId) -> Vec<DocId> {
-        let range = (space, DocId([0; 32]))..=(space, DocId([255; 32]));
-        self.by_log.range(range).map(|((_, doc), _)| *doc).collect()
+    /// Takes everything of a space that waits for a right.
+    pub fn take_for_rights(&mut self, space: SpaceId) -> Vec<Waiter> {
+        let keys = self.by_blocker.range((space, DocId([0; 32]), Blocker::Header)..).map(|(key, _)| *key);
+        let keys = keys.take_while(|(s, _, _)| *s == space).filter(|(_, _, blocker)| *blocker == Blocker::Right);
+        let keys: Vec<Key> = keys.collect();
+        keys.into_iter().flat_map(|(space, doc, blocker)| self.take(space, doc, blocker)).collect()
     }
 
-    /// Whether anything that `from` delivered in `space` waits.
-    pub fn holds_of(&self, space: SpaceId, from: DeviceId) -> bool {
-        let range = (space, DocId([0; 32]))..=(space, DocId([255; 32]));
-        self.bytes.contains_key(&from) && self.by_log.range(range).any(|(_, w)| w.iter().any(|w| w.from == from))
+    /// Whether anything that `from` delivered waits.
+    pub fn holds_of(&self, from: DeviceId) -> bool {
+        self.by_deliverer.contains_key(&from)
     }
 
     /// Drops what has waited too long.
     pub fn expire(&mut self, now_ms: u64, limits: &Limits) {
-        let mut gone = Vec::new();
-        self.by_log.retain(|_, waiters| {
-            gone.extend(waiters.extract_if(.., |w| w.since_ms + limits.waiting_ms <= now_ms));
-            !waiters.is_empty()
-        });
-        gone.iter().for_each(|w| self.release(w));
+        while let Some((serial, (_, waiter))) = self.waiters.first_key_value()
+            && waiter.since_ms + limits.waiting_ms <= now_ms
+        {
+            self.remove(*serial);
+        }
     }
 
     /// When the oldest expires, in ms.
     pub fn deadline(&self, limits: &Limits) -> Option<u64> {
-        self.by_log.values().flatten().map(|w| w.since_ms + limits.waiting_ms).min()
+        self.waiters.first_key_value().map(|(_, (_, waiter))| waiter.since_ms + limits.waiting_ms)
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiters.is_empty()
     }
 
     /// Bytes waiting in all.
@@ -105,29 +150,30 @@ impl Waiting {
     }
 
     fn drop_oldest_of(&mut self, from: DeviceId) {
-        let of = self.by_log.iter().flat_map(|(key, ws)| ws.iter().enumerate().map(move |(i, w)| (*key, i, w)));
-        let oldest = of.filter(|(_, _, w)| w.from == from).min_by_key(|(_, _, w)| w.since_ms).map(|(k, i, _)| (k, i));
-        let Some((key, index)) = oldest else {
-            self.bytes.remove(&from);
-            return;
-        };
-        let waiters = self.by_log.get_mut(&key).expect("found a moment ago");
-        let gone = waiters.remove(index);
-        if waiters.is_empty() {
-            self.by_log.remove(&key);
+        if let Some(serial) = self.by_deliverer.get(&from).and_then(|d| d.serials.first().copied()) {
+            self.remove(serial);
         }
-        self.release(&gone);
     }
 
-    fn release(&mut self, waiter: &Waiter) {
+    fn remove(&mut self, serial: u64) -> Option<Waiter> {
+        let (key, waiter) = self.waiters.remove(&serial)?;
         let bytes = cost(&waiter.segment);
         self.total -= bytes;
-        if let Some(left) = self.bytes.get_mut(&waiter.from) {
-            *left -= bytes;
-            if *left == 0 {
-                self.bytes.remove(&waiter.from);
+        self.known.remove(&name(&waiter.segment));
+        if let Some(serials) = self.by_blocker.get_mut(&key) {
+            serials.remove(&serial);
+            if serials.is_empty() {
+                self.by_blocker.remove(&key);
             }
         }
+        if let Some(deliverer) = self.by_deliverer.get_mut(&waiter.from) {
+            deliverer.bytes -= bytes;
+            deliverer.serials.remove(&serial);
+            if deliverer.serials.is_empty() {
+                self.by_deliverer.remove(&waiter.from);
+            }
+        }
+        Some(waiter)
     }
 }
 
@@ -136,44 +182,60 @@ mod tests {
     use super::*;
     use crate::chain::{Kind, Opening, Tip};
 
-    fn waiter(from: u8, since_ms: u64, size: usize) -> Waiter {
+    fn push(waiting: &mut Waiting, from: u8, since_ms: u64, size: usize, limits: &Limits) -> bool {
+        let mut signature = [from; SIGNATURE_LEN];
+        signature[..8].copy_from_slice(&since_ms.to_be_bytes());
         let segment = Segment {
             doc: DocId([from; 32]),
-            opening: Opening { device: DeviceId([from; 32]), salt: since_ms.to_be_bytes(), kind: Kind::Own },
+            opening: Opening { device: DeviceId([from; 32]), salt: [0; 8], kind: Kind::Own },
             first: 2,
             entries: vec![vec![0; size]],
-            tip: Tip { n: 2, rights: vec![], signature: [0; 64] },
+            tip: Tip { n: 2, rights: vec![], signature },
         };
-        Waiter { space: SpaceId([0; 32]), from: DeviceId([from; 32]), since_ms, segment }
+        let conn = crate::peer::ConnId(0);
+        let waiter = Waiter { space: SpaceId([0; 32]), conn, from: DeviceId([from; 32]), since_ms, segment };
+        waiting.push(waiter, Blocker::Header, limits)
     }
 
     #[test]
     fn a_flood_evicts_its_own_oldest_and_nobody_elses() {
         let limits = Limits::default();
         let mut waiting = Waiting::default();
-        waiting.push(waiter(1, 0, 10), &limits);
-        (0..1_000).for_each(|i| assert!(waiting.push(waiter(2, i, 50_000), &limits)));
+        push(&mut waiting, 1, 0, 10, &limits);
+        (0..1_000).for_each(|i| assert!(push(&mut waiting, 2, i, 50_000, &limits)));
         assert!(waiting.total_bytes() <= limits.waiting_bytes_per_peer + 1_000);
-        assert!(waiting.holds_of(SpaceId([0; 32]), DeviceId([1; 32])));
+        assert!(waiting.holds_of(DeviceId([1; 32])));
     }
 
     #[test]
     fn the_heaviest_gives_way_when_all_is_full() {
         let limits = Limits { waiting_bytes_total: 6 << 20, ..Limits::default() };
         let mut waiting = Waiting::default();
-        waiting.push(waiter(1, 0, 1_000), &limits);
+        push(&mut waiting, 1, 0, 1_000, &limits);
         for from in 2..6 {
-            (0..100).for_each(|i| assert!(waiting.push(waiter(from, i, 30_000), &limits)));
+            (0..100).for_each(|i| assert!(push(&mut waiting, from, i, 30_000, &limits)));
         }
         assert!(waiting.total_bytes() <= 6 << 20);
-        assert!(waiting.holds_of(SpaceId([0; 32]), DeviceId([1; 32])));
+        assert!(waiting.holds_of(DeviceId([1; 32])));
+    }
+
+    #[test]
+    fn what_waits_is_found_by_its_blocker_and_a_repetition_is_not_kept_twice() {
+        let limits = Limits::default();
+        let mut waiting = Waiting::default();
+        push(&mut waiting, 1, 0, 10, &limits);
+        push(&mut waiting, 1, 0, 10, &limits);
+        let (space, doc) = (SpaceId([0; 32]), DocId([1; 32]));
+        assert!(waiting.take(space, doc, Blocker::Right).is_empty());
+        assert_eq!(waiting.take(space, doc, Blocker::Header).len(), 1);
+        assert_eq!(waiting.total_bytes(), 0);
     }
 
     #[test]
     fn everything_expires() {
         let limits = Limits::default();
         let mut waiting = Waiting::default();
-        waiting.push(waiter(1, 5, 10), &limits);
+        push(&mut waiting, 1, 5, 10, &limits);
         assert_eq!(waiting.deadline(&limits), Some(5 + limits.waiting_ms));
         waiting.expire(5 + limits.waiting_ms, &limits);
         assert_eq!(waiting.total_bytes(), 0);

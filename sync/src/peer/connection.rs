@@ -294,6 +294,7 @@ impl Peer {
                         return self.close(conn, "P.flood", "too many messages are waiting", true);
                     }
                     connection.inbox.push_back(message);
+                    self.busy.insert(conn);
                 }
                 Err(error) => return self.close(conn, "P.message", &error.to_string(), true),
             }
@@ -392,8 +393,10 @@ impl Peer {
             return;
         }
         self.index_space(id);
-        let conns: Vec<ConnId> = self.connections.iter().filter(|(_, c)| c.hello_sent).map(|(id, _)| *id).collect();
-        for conn in conns {
+        for conn in self.connections.ids() {
+            if self.connections.get(&conn).is_none_or(|c| !c.hello_sent) {
+                continue;
+            }
             let spaces = self.space_hellos(conn, &[id]);
             if let Some(connection) = self.connections.get_mut(&conn) {
                 connection.send(&Message::Spaces(Spaces { spaces }));
@@ -452,7 +455,8 @@ impl Peer {
             };
             connection.unmatched.retain(|h| h.tag != hello.tag);
             connection.links.insert(id, Link::new(hello.handle, hello.filter.clone()));
-            if let Some(link) = connection.links.get_mut(&id) {
+            self.connections.link(conn, id);
+            if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&id)) {
                 link.wants_genesis = hello.wants_genesis;
             }
             self.send_genesis(id);
@@ -464,7 +468,8 @@ impl Peer {
     fn send_genesis(&mut self, space: SpaceId) {
         let Some(genesis) = self.spaces.get(&space).and_then(|s| s.genesis()) else { return };
         let bytes = genesis.to_bytes();
-        for connection in self.connections.values_mut() {
+        for conn in self.connections.of_space(&space) {
+            let Some(connection) = self.connections.get_mut(&conn) else { continue };
             if let Some(link) = connection.links.get_mut(&space)
                 && core::mem::take(&mut link.wants_genesis)
             {
@@ -487,7 +492,7 @@ impl Peer {
                 self.dirty_spaces.insert(id);
                 self.emit(Event::Space { space: id });
                 self.send_genesis(id);
-                self.retry_space(id);
+                self.unblock_rights(id);
                 Ok(())
             }
             Err(why) => Err(Violation::OutOfPlace(why)),
@@ -527,15 +532,14 @@ impl Peer {
 
     /// Processes messages in order until one has to wait for a load.
     pub(super) fn run_inboxes(&mut self) {
-        let conns: Vec<ConnId> =
-            self.connections.iter().filter(|(_, c)| !c.inbox.is_empty()).map(|(id, _)| *id).collect();
-        for conn in conns {
+        for conn in core::mem::take(&mut self.busy) {
             while let Some(message) = self.connections.get_mut(&conn).and_then(|c| c.inbox.pop_front()) {
                 match self.message(conn, message) {
                     Ok(None) => {}
                     Ok(Some(later)) => {
                         if let Some(connection) = self.connections.get_mut(&conn) {
                             connection.inbox.push_front(later);
+                            self.blocked.insert(conn);
                         }
                         break;
                     }
@@ -620,7 +624,7 @@ impl Peer {
         if link.ask != Ask::Level || !link.wanted.is_empty() {
             return;
         }
-        if !proven && (link.snapshot.is_some() || self.waiting.holds_of(space, peer)) {
+        if !proven && (link.snapshot.is_some() || self.waiting.holds_of(peer)) {
             return;
         }
         let cursor = Cursor { store, seq };
@@ -667,20 +671,26 @@ impl Peer {
     pub(super) fn note_durable(&mut self, space: SpaceId) {
         let now = self.now;
         let due = Now(now.0 + ACK_DELAY_MS);
-        for connection in self.connections.values_mut() {
+        for conn in self.connections.of_space(&space) {
+            let Some(connection) = self.connections.get_mut(&conn) else { continue };
             if let Some(link) = connection.links.get_mut(&space) {
                 link.mark_due = true;
                 if connection.dialled {
                     link.repair.touch(now);
                 }
+                let waits = !link.wants.is_empty() || link.serve != Serve::Live;
                 connection.ack_due.get_or_insert(due);
+                if waits {
+                    self.serve_on(conn);
+                }
             }
         }
     }
 
-    fn send_acks(&mut self) {
+    fn send_acks(&mut self, due: &[ConnId]) {
         let now = self.now;
-        for connection in self.connections.values_mut() {
+        for conn in due {
+            let Some(connection) = self.connections.get_mut(conn) else { continue };
             if connection.ack_due.is_none_or(|due| due > now) {
                 continue;
             }
@@ -706,29 +716,40 @@ impl Peer {
     }
 
     pub(super) fn run_timers(&mut self) {
-        self.send_acks();
         self.waiting.expire(self.now.0, &self.limits);
-        let late: Vec<ConnId> = self
-            .connections
-            .iter()
-            .filter(|(_, c)| c.peer.is_none() || c.store.is_none())
-            .filter(|(_, c)| self.now.0 >= c.opened.0 + self.limits.handshake_ms)
-            .map(|(id, _)| *id)
-            .collect();
-        for conn in late {
-            self.close(conn, "P.handshake", "the handshake took too long", false);
+        // Timers set in this very drain may be due as well.
+        self.set_timers();
+        let due = self.connections.due(self.now);
+        self.send_acks(&due);
+        for conn in &due {
+            let Some(connection) = self.connections.get(conn) else { continue };
+            let stranger = connection.peer.is_none() || connection.store.is_none();
+            if stranger && self.now.0 >= connection.opened.0 + self.limits.handshake_ms {
+                self.close(*conn, "P.handshake", "the handshake took too long", false);
+            }
         }
-        self.run_repairs();
+        self.run_repairs(&due);
+    }
+
+    fn set_timers(&mut self) {
+        for conn in self.connections.take_touched() {
+            let at = self.connections.get(&conn).and_then(|c| c.deadline(&self.limits));
+            self.connections.set_timer(conn, at);
+            self.sealing.insert(conn);
+        }
     }
 
     /// Seals what is queued.
     pub(super) fn flush_frames(&mut self) {
-        for (conn, connection) in &mut self.connections {
+        self.set_timers();
+        for conn in core::mem::take(&mut self.sealing) {
+            let Some(connection) = self.connections.get_mut(&conn) else { continue };
             while let Some(bytes) = connection.channel.poll_frame() {
                 connection.queued += bytes.len();
-                self.outputs.push_back(Output::Send { conn: *conn, bytes });
+                self.outputs.push_back(Output::Send { conn, bytes });
             }
         }
+        self.connections.take_touched();
     }
 
     /// What the other side holds of this fingerprint's space, for comparing.

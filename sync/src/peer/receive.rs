@@ -1,6 +1,6 @@
 //! Data that arrives: tip and right, structural admission, then forwarding, storing and telling the application.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::connection::{Ask, Incoming, Serve};
 use super::local::heads_of;
@@ -18,12 +18,15 @@ use crate::message::{
 use crate::record::Record;
 use crate::space::RecordAdmission;
 use crate::violation::Violation;
-use crate::waiting::Waiter;
+use crate::waiting::{Blocker, Waiter};
 
 /// Entries after the last snapshot from which on the engine is told that a new one would pay.
 const LOOSE_ENTRIES: u64 = 1_024;
 /// The same in bytes.
 const LOOSE_BYTES: u64 = 1 << 20;
+
+/// Time between two loads of one document's snapshot for the sake of an entry that builds on its inside.
+const DEEPEN_EVERY_MS: u64 = 10_000;
 
 /// Who delivered something.
 #[derive(Clone, Copy)]
@@ -57,7 +60,14 @@ impl Peer {
             .filter(|d| *d != space.authority())
             .collect();
         if self.spaces.get(&space).is_none_or(|s| s.rules().is_none()) {
-            // The genesis is on its way on this same connection; a peer that never sends it is not served further.
+            // The genesis is on its way, on this connection or another; it may overtake. Until then nothing of the space
+            // is looked at.
+            let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
+            let at = connection.inbox.iter().position(|m| matches!(m, Message::GenesisOf(_)));
+            if let Some(Message::GenesisOf(genesis)) = at.and_then(|at| connection.inbox.remove(at)) {
+                self.on_genesis(conn, genesis)?;
+                return self.on_data(conn, data);
+            }
             return Ok(Some(data));
         }
         if !self.ensure(space, docs.iter().copied()) {
@@ -83,13 +93,12 @@ impl Peer {
                 link.ask = Ask::Fetching;
                 link.repair.mismatch(self.now);
             }
-            if let Some(number) = number {
-                connection.unstored.remove(&number);
-                connection.data_in -= 1;
-            }
             let theirs = connection.links.get(&space).map(|l| l.theirs);
             let text = "more unsolicited entries than this peer takes in a second; they are asked for later".into();
             connection.send(&Message::Notice(Notice { space: theirs, doc: None, code: "busy".into(), text }));
+            if let Some(number) = number {
+                self.note_unstored(conn, number);
+            }
             return Ok(None);
         }
         let from = From { conn, peer, store };
@@ -160,14 +169,10 @@ impl Peer {
     /// One segment from elsewhere, whose log is in memory.
     fn take_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
         let doc = segment.doc;
-        let outcome = match doc == space.authority() {
-            true => self.take_record_segment(space, segment, from)?,
-            false => self.take_change_segment(space, segment, from)?,
-        };
-        if matches!(outcome, Outcome::Held) {
-            self.retry_waiting(space, doc);
+        match doc == space.authority() {
+            true => self.take_record_segment(space, segment, from),
+            false => self.take_change_segment(space, segment, from),
         }
-        Ok(outcome)
     }
 
     fn take_record_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
@@ -178,8 +183,13 @@ impl Peer {
                 Ok(Outcome::Held)
             }
             RecordAdmission::Duplicate => Ok(Outcome::Held),
-            RecordAdmission::WaitsForPrefix | RecordAdmission::WaitsForRight => {
-                self.wait(space, segment, from);
+            RecordAdmission::WaitsForPrefix => {
+                let chain = held.authority_chain(&segment.opening);
+                self.wait(space, segment, from, Blocker::Prefix(chain));
+                Ok(Outcome::Pending)
+            }
+            RecordAdmission::WaitsForRight => {
+                self.wait(space, segment, from, Blocker::Right);
                 Ok(Outcome::Pending)
             }
             RecordAdmission::NotHeld(why) => {
@@ -196,14 +206,14 @@ impl Peer {
         let Some(rules) = held.rules() else { return Ok(Outcome::Pending) };
         let allowed = held.may_write(&opening) && held.knows_rights(&segment.tip.rights);
         let Some(log) = self.log(space, doc) else {
-            self.wait(space, segment, from);
+            self.wait(space, segment, from, Blocker::Header);
             return Ok(Outcome::Pending);
         };
         if log.is_deleted() {
             return Ok(Outcome::Held);
         }
         if !allowed {
-            self.wait(space, segment, from);
+            self.wait(space, segment, from, Blocker::Right);
             return Ok(Outcome::Pending);
         }
         let limits = self.limits.clone();
@@ -225,12 +235,16 @@ impl Peer {
                 Ok(Outcome::Held)
             }
             Some(Admission::Duplicate) => Ok(Outcome::Held),
-            Some(Admission::WaitsForEntry(_) | Admission::WaitsForPrefix) => {
-                self.wait(space, segment, from);
+            Some(Admission::WaitsForEntry(id)) => {
+                self.wait(space, segment, from, Blocker::Entry(id));
+                Ok(Outcome::Pending)
+            }
+            Some(Admission::WaitsForPrefix) => {
+                self.wait(space, segment, from, Blocker::Prefix(chain));
                 Ok(Outcome::Pending)
             }
             Some(Admission::NeedsDeep) => {
-                self.wait(space, segment, from);
+                self.wait(space, segment, from, Blocker::Deep);
                 self.deepen(space, doc);
                 Ok(Outcome::Pending)
             }
@@ -272,50 +286,52 @@ impl Peer {
         }
     }
 
-    fn wait(&mut self, space: SpaceId, segment: Segment, from: From) {
-        let waiter = Waiter { space, from: from.peer, since_ms: self.now.0, segment };
-        self.waiting.push(waiter, &self.limits);
+    fn wait(&mut self, space: SpaceId, segment: Segment, from: From, blocker: Blocker) {
+        let waiter = Waiter { space, conn: from.conn, from: from.peer, since_ms: self.now.0, segment };
+        self.waiting.push(waiter, blocker, &self.limits);
     }
 
     pub(super) fn deepen(&mut self, space: SpaceId, doc: DocId) {
+        // Loading a snapshot is the most costly thing that an entry can ask for: once in a while for each document.
+        let now = self.now;
+        self.deepened.retain(|_, at| at.0 + DEEPEN_EVERY_MS > now.0);
+        if self.deepened.contains_key(&(space, doc)) && !self.deepening.contains(&(space, doc)) {
+            return;
+        }
+        self.deepened.insert((space, doc), now);
         if self.deepening.insert((space, doc)) {
             self.load(space, Load::Deep { space, doc }, Purpose::Deep { doc });
         }
     }
 
-    /// Offers what waits in a log again, until nothing moves.
-    pub(super) fn retry_waiting(&mut self, space: SpaceId, doc: DocId) {
-        loop {
-            let waiters = self.waiting.take(space, doc);
-            let count = waiters.len();
-            if count == 0 {
-                return;
-            }
-            for waiter in waiters {
-                let conn = self.connections.iter().find(|(_, c)| c.peer == Some(waiter.from)).map(|(id, _)| *id);
-                let store = conn.and_then(|id| self.connections.get(&id)?.store);
-                let from = From { conn: conn.unwrap_or(ConnId(u64::MAX)), peer: waiter.from, store };
-                let result = match doc == space.authority() {
-                    true => self.take_record_segment(space, waiter.segment, from),
-                    false => self.take_change_segment(space, waiter.segment, from),
-                };
-                if let (Err(violation), Some(conn)) = (result, conn) {
-                    self.violated(conn, &violation);
-                }
-            }
-            if self.waiting.count(space, doc) >= count {
-                return;
-            }
+    /// What waited for this is offered again.
+    pub(super) fn unblock(&mut self, space: SpaceId, doc: DocId, blocker: Blocker) {
+        if !self.waiting.is_empty() {
+            self.retries.extend(self.waiting.take(space, doc, blocker));
         }
     }
 
-    /// After a change of rights, or once the genesis is known: everything that waits in a space.
-    pub(super) fn retry_space(&mut self, space: SpaceId) {
-        for doc in self.waiting.logs_of(space) {
-            if doc == space.authority() || self.slots.contains_key(&(space, doc)) {
-                self.retry_waiting(space, doc);
+    /// The same after a change of rights.
+    pub(super) fn unblock_rights(&mut self, space: SpaceId) {
+        self.retries.extend(self.waiting.take_for_rights(space));
+        self.busy.append(&mut self.blocked);
+    }
+
+    pub(super) fn run_retries(&mut self) {
+        let mut later = VecDeque::new();
+        while let Some(waiter) = self.retries.pop_front() {
+            let (space, doc) = (waiter.space, waiter.segment.doc);
+            if doc != space.authority() && !self.ensure(space, [doc]) {
+                later.push_back(waiter);
+                continue;
+            }
+            let store = self.connections.get(&waiter.conn).and_then(|c| c.store);
+            let from = From { conn: waiter.conn, peer: waiter.from, store };
+            if let Err(violation) = self.take_segment(space, waiter.segment, from) {
+                self.violated(from.conn, &violation);
             }
         }
+        self.retries = later;
     }
 
     /// New records: stored, forwarded, acted on.
@@ -329,6 +345,7 @@ impl Peer {
         let device = admitted.segment.opening.device;
         let bodies = admitted.segment.entries.clone();
         self.dirty_spaces.insert(space);
+        self.unblock(space, space.authority(), Blocker::Prefix(admitted.chain));
         self.store_segment(space, admitted, from);
         let mut rights = false;
         for ((id, record), bytes) in records.into_iter().zip(bodies) {
@@ -340,10 +357,14 @@ impl Peer {
                     }
                     self.uses += 1;
                     let (log, _) = Log::load(space, doc, Image::of_header(header.clone()), &[]);
-                    self.put_slot(space, doc, Slot::Held(Box::new(Held { log, used: self.uses })));
+                    self.put_slot(
+                        space,
+                        doc,
+                        Slot::Held(Box::new(Held { digest: log.digest(), log, used: self.uses, stored_by: OpId(0) })),
+                    );
                     self.changed.insert((space, doc));
                     self.emit(Event::Document { space, doc, header });
-                    self.retry_waiting(space, doc);
+                    self.unblock(space, doc, Blocker::Header);
                 }
                 Record::Tombstone { doc } => self.bury(space, doc, device),
                 Record::Grant { .. } => {
@@ -357,7 +378,7 @@ impl Peer {
             }
         }
         if rights {
-            self.retry_space(space);
+            self.unblock_rights(space);
         }
     }
 
@@ -375,7 +396,7 @@ impl Peer {
         }
         self.change_log(space, doc, Log::delete);
         self.batch.push(StoreOp::Drop { space, doc });
-        self.waiting.take(space, doc);
+        self.waiting.take_all(space, doc);
         self.emit(Event::Deleted { space, doc });
     }
 
@@ -403,6 +424,10 @@ impl Peer {
             entries,
             from: from.map(|f| f.peer),
         };
+        if !self.waiting.is_empty() {
+            self.unblock(space, doc, Blocker::Prefix(admitted.chain));
+            admitted.ids.iter().for_each(|id| self.unblock(space, doc, Blocker::Entry(*id)));
+        }
         self.store_segment(space, admitted, from);
         self.emit(event);
         let loose = self.log(space, doc).map(Log::loose).unwrap_or_default();
@@ -482,21 +507,28 @@ impl Peer {
                 if theirs == ours || !link.is_whole() {
                     self.reach(conn, space, upto, true);
                     if theirs == ours {
-                        self.emit(Event::Level { peer, space });
+                        self.after.push(After::Level { peer, space });
                     }
                 }
             }
             (Some(upto), None) => {
                 let fresh = link.fresh;
                 let ride = if fresh { in_flight } else { ride };
+                // Asked once this page is on disk: a slow disk slows the sender.
                 let since = Since { space: link.theirs, after: upto, ride, fresh };
-                connection.send(&Message::Since(since));
+                self.after.push(After::Ask { conn, since });
             }
             (None, Some(_)) if link.ask == Ask::Paging => {
                 link.ask = Ask::Stranger;
                 link.repair.stranger(now);
             }
             _ => {}
+        }
+    }
+
+    pub(super) fn ask(&mut self, conn: ConnId, since: Since) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            connection.send(&Message::Since(since));
         }
     }
 
@@ -561,7 +593,7 @@ impl Peer {
                 if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
                     link.wanted.remove(&doc);
                 }
-                self.retry_waiting(space, doc);
+                self.waiting.take_all(space, doc).into_iter().for_each(|w| self.retries.push_back(w));
                 self.levelled(conn, space);
             }
             Err(why) => {
@@ -633,11 +665,10 @@ impl Peer {
         self.batch.push(StoreOp::Snapshot { space, doc, seq, source, ends, bytes: checking.bytes });
         self.emit(Event::Snapshot { space, doc });
         // Those who follow live are told to compare: a snapshot is not pushed.
-        for connection in self.connections.values_mut() {
-            if let Some(link) = connection.links.get_mut(&space)
-                && link.serve == Serve::Live
-            {
-                link.offer(doc);
+        for conn in self.connections.of_space(&space) {
+            let link = self.connections.get(&conn).and_then(|c| c.links.get(&space));
+            if link.is_some_and(|l| l.serve == Serve::Live) {
+                self.offer(conn, space, [doc]);
             }
         }
         Ok(())

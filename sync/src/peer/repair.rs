@@ -3,7 +3,7 @@
 //! The dialler of a connection drives both, so that the two sides never do the same work twice.
 
 use super::connection::{Ask, Serve};
-use super::{ConnId, Event, Load, Now, Peer, Purpose};
+use super::{After, ConnId, Load, Now, Peer, Purpose};
 use crate::clock::Fingerprint;
 use crate::id::{DocId, SpaceId};
 use crate::message::{Check, Difference, Message, Symbols, SymbolsWanted};
@@ -16,6 +16,12 @@ const CHECK_AFTER_MS: u64 = 2_000;
 const RETRY_MS: u64 = 500;
 /// The longest such time.
 const RETRY_MAX_MS: u64 = 60_000;
+/// Time between two readings of one space's set.
+const SET_READ_EVERY_MS: u64 = 1_000;
+/// Time after its last use at which a set is dropped from memory.
+const SET_KEPT_MS: u64 = 30_000;
+/// Requests for symbols that one connection may make in a minute: several times what the largest difference needs.
+const SYMBOL_REQUESTS_PER_MINUTE: u32 = 64;
 /// Symbols asked for first.
 const FIRST_SYMBOLS: u64 = 64;
 
@@ -23,11 +29,13 @@ const FIRST_SYMBOLS: u64 = 64;
 #[derive(Debug, Default)]
 pub(super) struct Repair {
     check_at: Option<Now>,
-    /// What this side had when it last asked.
-    sent: Option<Fingerprint>,
+    /// What the two sides had when they last differed.
+    differed: Option<(Fingerprint, Fingerprint)>,
     stranger: bool,
     pub(super) told_stranger: bool,
     retries: u32,
+    requests: u32,
+    requests_since: Now,
     session: Option<Session>,
 }
 
@@ -71,7 +79,8 @@ impl Repair {
     }
 
     fn settled(&mut self) {
-        *self = Repair::default();
+        let (requests, requests_since) = (self.requests, self.requests_since);
+        *self = Repair { requests, requests_since, ..Repair::default() };
     }
 }
 
@@ -84,14 +93,20 @@ pub(super) struct SetCache {
     mark: SetMark,
     /// Sorted.
     elements: Vec<(Element, DocId)>,
+    read_at: Now,
+    used: Now,
 }
 
 impl Peer {
     /// Reads the set of a space unless it is at hand. True if it is.
     fn ensure_set(&mut self, space: SpaceId, fresh: bool) -> bool {
-        let current = self.fingerprint(&space);
-        if self.sets.get(&space).is_some_and(|set| !fresh || set.fingerprint == current) {
-            return true;
+        let (current, now) = (self.fingerprint(&space), self.now);
+        if let Some(set) = self.sets.get_mut(&space) {
+            set.used = now;
+            // Reading a set again costs a scan: not for every change, whoever asks.
+            if !fresh || set.fingerprint == current || now.0 < set.read_at.0 + SET_READ_EVERY_MS {
+                return true;
+            }
         }
         let reading = self.loads.values().any(|(s, p)| *s == space && matches!(p, Purpose::Set));
         if !reading {
@@ -109,14 +124,15 @@ impl Peer {
         let seed = self.random();
         let elements = elements(&seed, &digests);
         let mark = Encoder::new(&seed, elements.iter().map(|(e, _)| *e)).mark();
-        self.sets.insert(space, SetCache { fingerprint, digests, seed, mark, elements });
+        self.sets
+            .insert(space, SetCache { fingerprint, digests, seed, mark, elements, read_at: self.now, used: self.now });
     }
 
-    pub(super) fn run_repairs(&mut self) {
+    pub(super) fn run_repairs(&mut self, conns: &[ConnId]) {
         let now = self.now;
-        let due: Vec<(ConnId, SpaceId)> = self
-            .connections
-            .iter()
+        self.sets.retain(|_, set| now.0 < set.used.0 + SET_KEPT_MS);
+        let connections = conns.iter().filter_map(|conn| Some((conn, self.connections.get(conn)?)));
+        let due: Vec<(ConnId, SpaceId)> = connections
             .flat_map(|(conn, c)| {
                 let due = c.links.iter().filter(|(_, l)| l.repair.check_at.is_some_and(|at| at <= now));
                 due.map(|(space, _)| (*conn, *space))
@@ -144,7 +160,6 @@ impl Peer {
             let wanted = SymbolsWanted { space: link.theirs, from: 0, count: FIRST_SYMBOLS, seed: None };
             return connection.send(&Message::SymbolsWanted(wanted));
         }
-        link.repair.sent = Some(fingerprint);
         let check = Check { space: link.theirs, fingerprint, docs, seq, answer: false };
         connection.send(&Message::Check(check));
     }
@@ -163,8 +178,10 @@ impl Peer {
         let equal = check.fingerprint == ours;
         let theirs = link.theirs;
         if check.answer && dialled && !equal {
-            // A difference while nothing has moved since the question is a real one; otherwise look again.
-            link.repair.stranger |= link.repair.sent == Some(ours) && link.wanted.is_empty();
+            // A difference that stands while neither side moves is a real one; otherwise things were in flight.
+            let pair = Some((ours, check.fingerprint));
+            link.repair.stranger |= link.repair.differed == pair && link.wanted.is_empty();
+            link.repair.differed = pair;
             link.repair.mismatch(now);
         }
         if equal {
@@ -176,7 +193,7 @@ impl Peer {
         }
         if equal {
             self.reach(conn, space, check.seq, true);
-            self.emit(Event::Level { peer, space });
+            self.after.push(After::Level { peer, space });
         }
         Ok(())
     }
@@ -193,6 +210,17 @@ impl Peer {
         }
         if !self.ensure_set(space, wanted.from == 0) {
             return Ok(Some(wanted));
+        }
+        let now = self.now;
+        if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
+            if now.0 > link.repair.requests_since.0 + 60_000 {
+                link.repair.requests = 0;
+                link.repair.requests_since = now;
+            }
+            link.repair.requests += 1;
+            if link.repair.requests > SYMBOL_REQUESTS_PER_MINUTE {
+                return Err(Violation::OutOfPlace("more requests for symbols than any difference needs"));
+            }
         }
         let Some(set) = self.sets.get(&space) else { return Ok(None) };
         let same = wanted.seed.as_ref().is_none_or(|seed| seed[..] == set.seed[..]);
@@ -256,7 +284,6 @@ impl Peer {
                 let seed = *seed;
                 link.repair.session = None;
                 link.ask = if link.ask == Ask::Stranger { Ask::Fetching } else { link.ask };
-                docs.iter().for_each(|doc| link.offer(*doc));
                 let theirs = link.theirs;
                 link.repair.mismatch(now);
                 for elements in only_remote.chunks(reconcile::BATCH_SYMBOLS_MAX) {
@@ -264,6 +291,7 @@ impl Peer {
                     let difference = Difference { space: theirs, seed, elements: elements.into() };
                     connection.send(&Message::Difference(difference));
                 }
+                self.offer(conn, space, docs);
             }
             Ok(Progress::NeedMore) | Err(_) => {
                 // The set moved under the stream, or the symbols are no set at all: begin again, ever more rarely.
@@ -287,12 +315,12 @@ impl Peer {
             return Err(Violation::ListTooLong);
         }
         let Some(set) = self.sets.get(&space).filter(|set| set.seed == difference.seed) else { return Ok(None) };
-        let Some(link) = connection.links.get_mut(&space) else { return Ok(None) };
-        for element in elements {
-            if let Ok(at) = set.elements.binary_search_by_key(&Element(*element), |(e, _)| *e) {
-                link.offer(set.elements[at].1);
-            }
-        }
+        let found = elements.iter().filter_map(|element| {
+            let at = set.elements.binary_search_by_key(&Element(*element), |(e, _)| *e).ok()?;
+            Some(set.elements[at].1)
+        });
+        let docs: Vec<DocId> = found.collect();
+        self.offer(conn, space, docs);
         Ok(None)
     }
 }

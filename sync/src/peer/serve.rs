@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::connection::{Ask, Connection, Link, Serve, wire};
+use super::connection::{Ask, Connection, Serve, wire};
 use super::{ConnId, Load, PageRow, Peer, Purpose};
 use crate::chain::Segment;
 use crate::clock::Clock;
@@ -252,16 +252,17 @@ impl Peer {
     pub(super) fn push(&mut self, space: SpaceId, seq: u64, segment: &Segment, except: Option<ConnId>) {
         let shared = Arc::new(segment.clone());
         let high = self.limits.send_queue_bytes_max;
-        for (conn, connection) in &mut self.connections {
+        for conn in self.connections.of_space(&space) {
+            let Some(connection) = self.connections.get_mut(&conn) else { continue };
             let room = connection.queued + connection.channel.queued_bytes() < high;
             let Some(link) = connection.links.get_mut(&space) else { continue };
-            if Some(*conn) == except || link.serve != Serve::Live || !link.wants_doc(&space, &segment.doc) {
+            if Some(conn) == except || link.serve != Serve::Live || !link.wants_doc(&space, &segment.doc) {
                 continue;
             }
             // One that lags reads the entry from the store.
             if room {
                 link.pushes.push(shared.clone());
-                self.pushed.insert((*conn, space));
+                self.pushed.insert((conn, space));
             } else {
                 link.serve = Serve::Lagging { after: seq - 1 };
             }
@@ -282,17 +283,24 @@ impl Peer {
         }
     }
 
+    /// Puts documents on the list of those whose clock the other side is told.
+    pub(super) fn offer(&mut self, conn: ConnId, space: SpaceId, docs: impl IntoIterator<Item = DocId>) {
+        if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
+            link.offers.extend(docs);
+            self.offering.insert((conn, space));
+        }
+    }
+
     /// Tells the other sides what is held of documents that they may lack.
     pub(super) fn run_offers(&mut self) {
-        let with_offers: Vec<(ConnId, SpaceId)> = self
-            .connections
-            .iter()
-            .flat_map(|(conn, c)| c.links.iter().filter(|(_, l)| !l.offers.is_empty()).map(|(s, _)| (*conn, *s)))
-            .collect();
-        for (conn, space) in with_offers {
+        for (conn, space) in core::mem::take(&mut self.offering) {
             while let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
                 let docs: Vec<DocId> = link.offers.iter().take(OFFERS_AT_ONCE).copied().collect();
-                if docs.is_empty() || !self.ensure(space, docs.iter().copied().filter(|d| *d != space.authority())) {
+                if docs.is_empty() {
+                    break;
+                }
+                if !self.ensure(space, docs.iter().copied().filter(|d| *d != space.authority())) {
+                    self.offering.insert((conn, space));
                     break;
                 }
                 let haves = docs.iter().filter_map(|doc| Some(Have { doc: *doc, clock: self.clock_of(space, *doc)? }));
@@ -315,13 +323,6 @@ impl Peer {
         if link.wanted.is_empty() && link.ask != Ask::Level && link.ask != Ask::Paging {
             link.repair.quiet(now);
         }
-    }
-}
-
-impl Link {
-    /// Puts a document on the list of those whose clock the other side is told.
-    pub(super) fn offer(&mut self, doc: DocId) {
-        self.offers.insert(doc);
     }
 }
 
