@@ -95,6 +95,7 @@ pub(crate) enum Verb {
         /// Where: keys and indexes joined by slashes; - after a list appends
         path: String,
         /// JSON; what is not JSON is refused, so quote strings: '"milk"'
+        #[arg(allow_negative_numbers = true)]
         value: String,
         #[command(flatten)]
         sync: Sync,

@@ -234,7 +234,8 @@ fn unknown(what: &str, near: Option<&str>) -> Failure {
 /// The name that was probably meant: at most a third of it mistyped.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let near = known.map(|known| (distance(name, known), known)).min()?;
-    (near.0 <= (near.1.trim_start_matches(PREFIX).len() / 3).max(1)).then_some(near.1)
+    // Two letters that changed places are two edits.
+    (near.0 <= (near.1.trim_start_matches(PREFIX).len() + 1) / 3).then_some(near.1)
 }
 
 /// Edit distance in characters (insert, delete, replace).
