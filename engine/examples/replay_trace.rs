@@ -35,8 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         None => made_up(5_000),
     };
     let folder = std::env::temp_dir().join(format!("commonhold-replay-{}", std::process::id()));
-    let config =
-        Config { data: Some(folder.join("data")), keys: Some(folder.join("keys")), ..Config::default() };
+    let config = Config { data: Some(folder.join("data")), keys: Some(folder.join("keys")), ..Config::default() };
     let node = Node::open(config.clone()).await?;
     let space = node.create_space(Writers::Granted).await?;
     let document = node.create_document(space, "text", "").await?;
@@ -60,7 +59,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     document.flush().await?;
     let typed = began.elapsed();
     let count = trace.txns.len();
-    println!("typed {count} changes in {:.2} s, {:.1} µs each", typed.as_secs_f64(), typed.as_micros() as f64 / count as f64);
+    println!(
+        "typed {count} changes in {:.2} s, {:.1} µs each",
+        typed.as_secs_f64(),
+        typed.as_micros() as f64 / count as f64
+    );
     assert_eq!(document.get::<String>("/text").await?, trace.end_content, "the text is the session's");
 
     let id = document.id();

@@ -24,8 +24,7 @@ struct Item {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::temp_dir().join(format!("commonhold-todo-{}", std::process::id()));
-    let config =
-        Config { data: Some(folder.join("data")), keys: Some(folder.join("keys")), ..Config::default() };
+    let config = Config { data: Some(folder.join("data")), keys: Some(folder.join("keys")), ..Config::default() };
     let node = Node::open(config.clone()).await?;
     let space = node.create_space(Writers::Granted).await?;
     let document = node.create_document(space, "todo", "Garden").await?;

@@ -63,6 +63,7 @@ pub(crate) async fn export(
     mut to: impl AsyncWrite + Unpin,
 ) -> Result<ExportReport, Error> {
     node.space(space)?;
+    node.shared().settle().await?;
     let docs: Option<BTreeSet<DocId>> = docs.map(|docs| docs.into_iter().collect());
     let (chunks, mut written) = mpsc::channel::<Vec<u8>>(4);
     let shared = node.shared().clone();

@@ -27,7 +27,9 @@ impl From<&str> for Path {
             Ok(index) if text == "0" || !text.starts_with(['0', '+']) => Prop::Index(index),
             _ => Prop::Key(text.replace("~1", "/").replace("~0", "~")),
         };
-        Path(pointer.strip_prefix('/').unwrap_or(pointer).split('/').filter(|_| !pointer.is_empty()).map(step).collect())
+        Path(
+            pointer.strip_prefix('/').unwrap_or(pointer).split('/').filter(|_| !pointer.is_empty()).map(step).collect(),
+        )
     }
 }
 
@@ -119,16 +121,19 @@ impl Document {
     /// What its header says.
     pub async fn info(&self) -> Result<DocumentInfo, Error> {
         let header = self.open.header().await?;
-        Ok(DocumentInfo { id: self.id(), kind: header.kind, name: header.name, creator: header.creator, deleted: false })
+        Ok(DocumentInfo {
+            id: self.id(),
+            kind: header.kind,
+            name: header.name,
+            creator: header.creator,
+            deleted: false,
+        })
     }
 
     /// Edits the document: at once in the view, on disk and on its way to others within [`crate::Config::flush_ms`]
     /// ([`Document::flush`] waits for that). If the closure fails, nothing of it stays. Blocks the task for as long as the
     /// closure runs, so it should do nothing else.
-    pub async fn edit<T, E>(
-        &self,
-        f: impl FnOnce(&mut Edit<'_>) -> Result<T, E> + Send,
-    ) -> Result<T, EditFailure<E>> {
+    pub async fn edit<T, E>(&self, f: impl FnOnce(&mut Edit<'_>) -> Result<T, E> + Send) -> Result<T, EditFailure<E>> {
         self.open.edit(f).await
     }
 

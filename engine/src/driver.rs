@@ -16,7 +16,7 @@ use commonhold_sync::peer::{
     Input, Load, Loaded, LocalError, Now, OpId, Output, Peer, SnapshotContent, Start, StoreOp, Ticket,
 };
 use ed25519_dalek::SigningKey;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::error::Error;
@@ -38,6 +38,8 @@ const STORING_MAX: usize = 32 << 20;
 const LOOSE_QUIET: Duration = Duration::from_secs(2);
 /// How long after a snapshot was made, or could not be, the next is thought of: it costs as much as a load.
 const LOOSE_AGAIN: Duration = Duration::from_secs(30);
+/// Documents that are loaded for the machine at once.
+const HEAVY: usize = 2;
 /// Waits before a failed store is opened again: doubling from the first to the second.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
@@ -69,6 +71,7 @@ pub(crate) struct Driver {
     /// When snapshots were last made, or could not be.
     packed_at: BTreeMap<(SpaceId, DocId), Instant>,
     compacting: bool,
+    heavy: Arc<Semaphore>,
     reopen_after: Duration,
 }
 
@@ -109,6 +112,7 @@ impl Driver {
             loose: BTreeMap::new(),
             packed_at: BTreeMap::new(),
             compacting: false,
+            heavy: Arc::new(Semaphore::new(HEAVY)),
             reopen_after: REOPEN.0,
         };
         driver.start_machine(storage, stored, salt)?;
@@ -125,10 +129,8 @@ impl Driver {
             key: self.key.clone(),
             store: self.shared.store_id,
             salt,
-            seed: start::random().map_err(|source| StoreError::Io {
-                doing: "asking for random numbers",
-                source: Arc::new(source),
-            })?,
+            seed: start::random()
+                .map_err(|source| StoreError::Io { doing: "asking for random numbers", source: Arc::new(source) })?,
             roles: self.shared.config.roles,
             agent: self.shared.config.agent.clone(),
             addresses: self.shared.advertised(),
@@ -221,16 +223,29 @@ impl Driver {
 
     fn load(&mut self, op: OpId, load: Load) {
         let Some(machine) = &self.machine else { return };
-        let (storage, tell, run, shared) = (machine.storage.clone(), self.tell.clone(), self.run, self.shared.clone());
+        let storage = machine.storage.clone();
+        if let Load::Deep { space, doc } = load {
+            return self
+                .heavy(move || Done::Loaded { op, loaded: Ok(Loaded::Deep(worker::deep(&storage, &space, &doc))) });
+        }
+        let (tell, run, shared) = (self.tell.clone(), self.run, self.shared.clone());
         tokio::task::spawn_blocking(move || {
-            let loaded = match &load {
-                Load::Deep { space, doc } => Ok(Loaded::Deep(worker::deep(&storage, space, doc))),
-                load => storage.load(load).map(|read| {
-                    start::note_damage(&shared, &read.damaged);
-                    read.value
-                }),
-            };
+            let loaded = storage.load(&load).map(|read| {
+                start::note_damage(&shared, &read.damaged);
+                read.value
+            });
             let _ = tell.send((run, Done::Loaded { op, loaded }));
+        });
+    }
+
+    /// Work that loads a whole document for the machine. Few at a time: each may take as much memory as a document.
+    fn heavy(&self, work: impl FnOnce() -> Done + Send + 'static) {
+        let (tell, run, places) = (self.tell.clone(), self.run, self.heavy.clone());
+        tokio::spawn(async move {
+            let Ok(_place) = places.acquire_owned().await else { return };
+            if let Ok(done) = tokio::task::spawn_blocking(work).await {
+                let _ = tell.send((run, done));
+            }
         });
     }
 
@@ -247,6 +262,7 @@ impl Driver {
                 let opening = machine.peer.own_opening(&space, &doc);
                 self.barrier(move || _ = reply.send(opening));
             }
+            Command::Settle(reply) => self.barrier(move || _ = reply.send(())),
             Command::Attach(attach) => {
                 if self.machine.is_some() {
                     let (dialled, expected) = (attach.dialled, attach.expected);
@@ -410,7 +426,7 @@ impl Driver {
             right: space.right_of(&self.shared.device),
             documents: space.logs.saturating_sub(authority),
             seq: space.seq,
-            fingerprint: space.fingerprint.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect(),
+            fingerprint: space.fingerprint.to_bytes(),
         };
         if let Some(genesis) = space.genesis() {
             locked(&self.shared.geneses).entry(*id).or_insert_with(|| genesis.clone());

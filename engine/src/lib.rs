@@ -6,8 +6,8 @@
 pub mod backoff;
 mod bundle;
 mod config;
-mod dial;
 pub mod device;
+mod dial;
 pub mod document;
 mod document_handle;
 mod driver;

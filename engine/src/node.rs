@@ -260,6 +260,7 @@ impl Node {
     /// The documents of a space, by id.
     pub async fn documents(&self, space: SpaceId, query: DocumentQuery) -> Result<Vec<DocumentInfo>, Error> {
         self.space(space)?;
+        self.shared().settle().await?;
         Ok(self.shared().blocking(move |storage| storage.documents(&space, &query)).await??)
     }
 
@@ -288,8 +289,11 @@ impl Node {
     /// Ends the connections to a peer, and stops dialling it where it is known to be.
     pub fn disconnect(&self, peer: DeviceId) {
         let infos = self.peers();
-        let at: Vec<&String> =
-            infos.iter().filter(|info| info.device == peer && info.dialled).filter_map(|i| i.address.as_ref()).collect();
+        let at: Vec<&String> = infos
+            .iter()
+            .filter(|info| info.device == peer && info.dialled)
+            .filter_map(|i| i.address.as_ref())
+            .collect();
         locked(&self.inner.dialled).retain(|address, (expected, stop)| {
             let gone = *expected == Some(peer) || at.contains(&&address.to_string());
             if gone {
@@ -340,16 +344,13 @@ impl Node {
 
     /// Takes a bundle, checked like what comes from a stranger, or an `.automerge` file, which becomes a new document in
     /// `into`.
-    pub async fn import(
-        &self,
-        from: impl AsyncRead + Unpin,
-        into: Option<SpaceId>,
-    ) -> Result<ImportReport, Error> {
+    pub async fn import(&self, from: impl AsyncRead + Unpin, into: Option<SpaceId>) -> Result<ImportReport, Error> {
         bundle::import(self, from, into).await
     }
 
     /// Reads every row and checks what can be checked: checksums, ids, the signatures over them.
     pub async fn check(&self) -> Result<CheckReport, Error> {
+        self.shared().settle().await?;
         Ok(self.shared().blocking(check).await??)
     }
 

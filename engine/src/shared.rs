@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Join { space: SpaceId, genesis: Option<Genesis>, reply: oneshot::Sender<()> },
     /// How this device writes in a document; the reply comes when everything so far is on disk.
     Prepare { space: SpaceId, doc: DocId, reply: oneshot::Sender<Opening> },
+    /// The reply comes when everything so far is on disk.
+    Settle(oneshot::Sender<()>),
     /// Take a connection.
     Attach(Attach),
     /// End the connections to a peer.
@@ -145,7 +147,8 @@ impl Shared {
 
     /// What a reply that never came means.
     pub(crate) fn no_reply(&self) -> Error {
-        self.running().err().unwrap_or(Error::Closed)
+        // The writer lets go of who waits before the driver hears that it failed.
+        self.running().err().unwrap_or_else(|| StoreError::Failed { reason: "a write".into() }.into())
     }
 
     pub(crate) async fn command(&self, command: Command) -> Result<(), Error> {
@@ -160,6 +163,13 @@ impl Shared {
         let storage = self.storage()?;
         let task = tokio::task::spawn_blocking(move || read(&storage));
         task.await.map_err(|_| Error::Internal("a read of the store failed"))
+    }
+
+    /// Waits until a read of the store sees everything that events have told of.
+    pub(crate) async fn settle(&self) -> Result<(), Error> {
+        let (reply, settled) = oneshot::channel();
+        self.command(Command::Settle(reply)).await?;
+        settled.await.map_err(|_| self.no_reply())
     }
 
     pub(crate) fn emit(&self, event: NodeEvent) {

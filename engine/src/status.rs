@@ -26,8 +26,8 @@ pub struct SpaceInfo {
     pub documents: u64,
     /// Last number of the store's sequence.
     pub seq: u64,
-    /// Hash over everything held, as hex; equal on peers that hold the same.
-    pub fingerprint: String,
+    /// Hash over everything held; equal on peers that hold the same.
+    pub fingerprint: [u8; 32],
 }
 
 /// A connected peer.
@@ -199,9 +199,16 @@ impl Tracker {
 
     pub(crate) fn acked(&mut self, peer: DeviceId, space: SpaceId, doc: DocId, chain: ChainId, n: u64) {
         let end = self.ends.entry((space, doc)).or_insert_with(|| End { chain, n, at: 0, by: BTreeMap::new() });
+        // Of several chains (an earlier one, an imported one) the one that is written on counts.
+        if end.chain != chain {
+            return;
+        }
         let known = end.by.entry(peer).or_insert((chain, n));
         if known.0 != chain || known.1 < n {
             *known = (chain, n);
+        }
+        if end.at == 0 {
+            end.n = end.n.max(n);
         }
     }
 

@@ -19,8 +19,8 @@ use commonhold_sync::peer::{Load, Loaded, PageRow, StoreOp};
 use commonhold_sync::space::SpaceRow;
 
 use crate::store::{Batch, Store, StoreError, Table};
-use keys::{ends_with, split, under};
 pub(crate) use copy::Carried;
+use keys::{ends_with, split, under};
 pub(crate) use rows::SnapshotHead;
 use rows::{BodyRow, DocumentRow, LogRow, RightRow};
 

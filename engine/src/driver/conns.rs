@@ -12,6 +12,9 @@ use crate::shared::Attach;
 use crate::status::PeerInfo;
 use crate::transport::{Admission, LinkEvent, LinkHandle, TransportConfig, spawn};
 
+/// Bytes that wait beyond a link's queue: a few of the largest snapshots. A peer that asks for more and does not read is
+/// hung up on.
+const OVERFLOW_MAX: usize = 256 << 20;
 /// Bytes sent after which the machine is told what is left of them.
 const REPORT_BYTES: usize = 64 << 10;
 /// What a link counts for a frame beside its bytes.
@@ -77,6 +80,9 @@ impl Conns {
         conn.overflow_bytes += bytes.len();
         conn.overflow.push_back(bytes);
         conn.pump();
+        if conn.overflow_bytes > OVERFLOW_MAX {
+            conn.cut("asked for more than it reads");
+        }
     }
 
     /// A connection of which the machine should know how many bytes are on their way.
@@ -148,14 +154,17 @@ impl Conn {
             let Some(frame) = self.overflow.pop_front() else { return };
             self.overflow_bytes -= frame.len();
             if self.link.send(frame).is_err() {
-                // Its end is told as an event; without this frame the other side could read nothing more.
-                (self.overflow, self.overflow_bytes) = (VecDeque::new(), 0);
-                self.link.close("a frame could not be sent");
-                return;
+                return self.cut("a frame could not be sent");
             }
         }
         if let Some(reason) = self.closing.take() {
             self.link.close(&reason);
         }
+    }
+
+    /// Ends the link, which is then told as an event. Without a frame the other side could read nothing that follows it.
+    fn cut(&mut self, reason: &str) {
+        (self.overflow, self.overflow_bytes) = (VecDeque::new(), 0);
+        self.link.close(reason);
     }
 }

@@ -76,7 +76,8 @@ impl Driver {
                 }
                 // Other branches are evidence; what the view itself made it has.
                 let peer = self.machine.as_ref().map(|m| &m.peer);
-                let own = from.is_none() && peer.is_some_and(|p| p.own_opening(&space, &doc).chain(&space, &doc) == chain);
+                let own =
+                    from.is_none() && peer.is_some_and(|p| p.own_opening(&space, &doc).chain(&space, &doc) == chain);
                 if let Some(open) = self.shared.open_document(space, doc).filter(|_| branch == 0 && !own) {
                     open.entries(entries, from);
                 }
@@ -113,11 +114,8 @@ impl Driver {
                 }
             }
             Event::CheckSnapshot { op, bytes } => {
-                let (tell, run, limits) = (self.tell.clone(), self.run, self.shared.config.limits.clone());
-                tokio::task::spawn_blocking(move || {
-                    let result = worker::check_snapshot(&bytes, &limits);
-                    let _ = tell.send((run, Done::Checked { op, result }));
-                });
+                let limits = self.shared.config.limits.clone();
+                self.heavy(move || Done::Checked { op, result: worker::check_snapshot(&bytes, &limits) });
             }
             Event::Snapshot { space, doc } => {
                 if let Some(open) = self.shared.open_document(space, doc) {
@@ -136,13 +134,7 @@ impl Driver {
         }
     }
 
-    fn note_saved(
-        &self,
-        space: SpaceId,
-        doc: Option<DocId>,
-        end: Option<(ChainId, u64)>,
-        reply: &Reply,
-    ) {
+    fn note_saved(&self, space: SpaceId, doc: Option<DocId>, end: Option<(ChainId, u64)>, reply: &Reply) {
         let mut tracker = locked(&self.shared.tracker);
         match (doc, end, reply) {
             (Some(doc), Some((chain, n)), Reply::Document(..)) => tracker.saved(space, doc, chain, n),

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::support::*;
-use crate::{Error, NodeEvent, Right, Writers};
+use crate::{Config, Error, Node, NodeEvent, Outcome, Right, Writers};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_crosses_to_the_other_peer_and_back() {
@@ -66,10 +66,15 @@ async fn a_deleted_document_is_gone_on_both_sides() {
     assert!(soon(watch.next()).await.is_none());
     assert!(matches!(there.set("/a", &2).await, Err(Error::Deleted(_))));
     drop((here, there, watch));
-    assert!(matches!(other.open_document(space, one.documents(space, crate::DocumentQuery {
-        deleted: true,
-        ..Default::default()
-    }).await.unwrap()[0].id).await, Err(Error::Deleted(_))));
+    assert!(matches!(
+        other
+            .open_document(
+                space,
+                one.documents(space, crate::DocumentQuery { deleted: true, ..Default::default() }).await.unwrap()[0].id
+            )
+            .await,
+        Err(Error::Deleted(_))
+    ));
     assert!(other.documents(space, Default::default()).await.unwrap().is_empty());
 }
 
@@ -113,4 +118,70 @@ async fn a_long_document_reaches_a_newcomer_as_a_snapshot() {
     there.set("/n", &1).await.unwrap();
     shows(&here, json!({ "n": 1 })).await;
     assert!(other.check().await.unwrap().is_sound());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_comes_back_is_dialled_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let listening = |address: &str| Config { listen: vec![address.parse().unwrap()], ..on_disk(folder.path()) };
+    let one = Node::open(listening("ws://127.0.0.1:0/")).await.unwrap();
+    let address = one.listening()[0].clone();
+    let space = one.create_space(Writers::Anyone).await.unwrap();
+    let other = memory().await;
+    other.join(&one.invite(space).unwrap().to_string().parse().unwrap()).await.unwrap();
+    soon(other.wait_level(space, one.device())).await.unwrap();
+    assert!(other.peers()[0].dialled && !one.peers()[0].dialled);
+    soon(one.close()).await.unwrap();
+
+    let made = other.create_document(space, "", "").await.unwrap();
+    made.set("", &json!({ "while": "away" })).await.unwrap();
+    soon(made.flush()).await.unwrap();
+    let one = Node::open(listening(&address)).await.unwrap();
+    let there = arrives(&one, space, made.id()).await;
+    shows(&there, json!({ "while": "away" })).await;
+    soon(one.wait_level(space, other.device())).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_was_set_back_goes_on_under_a_new_chain() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = Node::open(on_disk(folder.path())).await.unwrap();
+    let space = one.create_space(Writers::Anyone).await.unwrap();
+    let here = one.create_document(space, "", "").await.unwrap();
+    here.set("", &json!({ "a": 1 })).await.unwrap();
+    let doc = here.id();
+    drop(here);
+    soon(one.close()).await.unwrap();
+    // Store and keys together, and into the same files: what no local fact can tell.
+    let files = || ["data", "keys"].map(|sub| std::fs::read_dir(folder.path().join(sub)).unwrap());
+    let files: Vec<_> = files().into_iter().flatten().map(|file| file.unwrap().path()).collect();
+    let saved: Vec<_> = files.iter().map(|file| (file, std::fs::read(file).unwrap())).collect();
+
+    let one = Node::open(on_disk(folder.path())).await.unwrap();
+    let other = memory().await;
+    other.join(&one.invite(space).unwrap()).await.unwrap();
+    join(&one, &other);
+    let here = one.open_document(space, doc).await.unwrap();
+    here.set("/b", &2).await.unwrap();
+    soon(here.wait_acked(1)).await.unwrap();
+    drop(here);
+    soon(one.close()).await.unwrap();
+    saved.iter().for_each(|(file, bytes)| std::fs::write(file, bytes).unwrap());
+
+    let one = Node::open(on_disk(folder.path())).await.unwrap();
+    assert_eq!(one.outcome(), Outcome::Continue);
+    let here = one.open_document(space, doc).await.unwrap();
+    assert_eq!(here.json().await.unwrap(), json!({ "a": 1 }));
+    let mut events = other.events();
+    join(&one, &other);
+    shows(&here, json!({ "a": 1, "b": 2 })).await;
+    here.set("/c", &3).await.unwrap();
+    let there = other.open_document(space, doc).await.unwrap();
+    shows(&there, json!({ "a": 1, "b": 2, "c": 3 })).await;
+    let mut chains: Vec<_> = there.history().await.unwrap().into_iter().map(|change| change.actor).collect();
+    chains.dedup();
+    assert_eq!(chains.len(), 2);
+    while let Ok(event) = events.try_recv() {
+        assert!(!matches!(event, NodeEvent::Forked { .. }), "{event:?}");
+    }
 }
