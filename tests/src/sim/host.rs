@@ -39,6 +39,8 @@ pub(super) struct Run {
     pub(super) commits: VecDeque<(OpId, Vec<StoreOp>)>,
     /// A commit is under way.
     pub(super) committing: bool,
+    /// Reads under way.
+    pub(super) loads: usize,
 }
 
 impl Host {
@@ -87,7 +89,7 @@ impl Host {
             spaces: stored.spaces,
             cursors: stored.cursors,
         });
-        self.run = Some(Run { peer, storage, app, commits: VecDeque::new(), committing: false });
+        self.run = Some(Run { peer, storage, app, commits: VecDeque::new(), committing: false, loads: 0 });
         Ok(())
     }
 

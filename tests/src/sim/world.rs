@@ -256,6 +256,9 @@ impl World {
             Step::Early { host, boot, op } if self.runs(host, boot) => self.input(host, Input::Stored { op }),
             Step::Loaded { host, boot, op, load } if self.runs(host, boot) => {
                 let loaded = self.load(host, &load)?;
+                if let Some(run) = &mut self.hosts[host].run {
+                    run.loads -= 1;
+                }
                 self.input(host, Input::Loaded { op, loaded })
             }
             Step::Checked { host, boot, op, bytes } if self.runs(host, boot) => {
@@ -359,6 +362,9 @@ impl World {
             }
             Output::Load { op, load } => {
                 let delay = if self.rng.below(4) == 0 { self.rng.below(60) } else { 0 };
+                if let Some(run) = &mut self.hosts[host].run {
+                    run.loads += 1;
+                }
                 self.later(delay, Step::Loaded { host, boot, op, load });
             }
             Output::Emit(event) => self.event(host, event)?,
@@ -508,8 +514,8 @@ impl World {
         if run.peer.waiting_bytes() > limits.waiting_bytes_total {
             return Err(format!("peer {host} lets {} bytes wait", run.peer.waiting_bytes()));
         }
-        // While something is on its way to disk, nothing can be dropped from memory.
-        if run.commits.is_empty() && !run.committing && run.peer.resident_bytes() > limits.resident_bytes_max {
+        // What is on its way to disk, or waits for what is being read, is not dropped from memory.
+        if run.commits.is_empty() && !run.committing && run.loads == 0 && run.peer.resident_bytes() > limits.resident_bytes_max {
             return Err(format!("peer {host} keeps {} bytes of logs in memory", run.peer.resident_bytes()));
         }
         Ok(())
