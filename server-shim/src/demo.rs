@@ -29,7 +29,9 @@ pub(crate) async fn run(keep: bool, json: bool) -> Result<(), Failure> {
             let seconds = begun.elapsed().as_secs_f64();
             match json {
                 true => print::out(&format!("{}\n", json!({"ok": true, "steps": steps, "seconds": seconds}))),
-                false => print::out(&format!("\n✓ All {steps} steps worked, in {seconds:.1} s. To start your own: commonhold\n")),
+                false => print::out(&format!(
+                    "\n✓ All {steps} steps worked, in {seconds:.1} s. To start your own: commonhold\n"
+                )),
             }
             cleared
         }

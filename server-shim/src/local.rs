@@ -176,7 +176,11 @@ struct Aborting(tokio::task::JoinHandle<Answered>);
 impl Aborting {
     async fn join(mut self) -> Answered {
         (&mut self.0).await.unwrap_or_else(|error| {
-            Err(Failure::failed("import", format!("the import broke off: {error}"), "see the log of the serving process"))
+            Err(Failure::failed(
+                "import",
+                format!("the import broke off: {error}"),
+                "see the log of the serving process",
+            ))
         })
     }
 }

@@ -20,7 +20,9 @@ fn a_typo_in_the_config_is_refused_with_its_line() {
         home.run(arguments).fails(2, &["config.toml:2: unknown key peer.lisen", "did you mean peer.listen?"]);
     }
     assert!(!home.data().exists(), "nothing was done");
-    let variable = finish(home.command().args(["config", "check"]).env("COMMONHOLD_LOG_LEVL", "info").env_remove("COMMONHOLD_CONFIG"));
+    let variable = finish(
+        home.command().args(["config", "check"]).env("COMMONHOLD_LOG_LEVL", "info").env_remove("COMMONHOLD_CONFIG"),
+    );
     variable.fails(2, &["COMMONHOLD_LOG_LEVL", "did you mean COMMONHOLD_LOG_LEVEL?"]);
     home.run(&["sevre"]).err.contains("serve");
     assert_eq!(home.run(&["sevre"]).code, 2);

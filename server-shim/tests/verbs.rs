@@ -72,7 +72,10 @@ fn set_get_history_status(served: bool) {
     assert_eq!((whole["spaces"].as_array().unwrap().len(), &whole["peers"]), (1, &json!([])));
 
     let listed = home.run(&["doc", "ls", "--json"]).json();
-    assert_eq!((&listed[0]["id"], &listed[0]["name"], &listed[0]["deleted"]), (&json!(doc), &json!("list"), &json!(false)));
+    assert_eq!(
+        (&listed[0]["id"], &listed[0]["name"], &listed[0]["deleted"]),
+        (&json!(doc), &json!("list"), &json!(false))
+    );
     home.run(&["doc", "rm", "list"]).text();
     assert_eq!(home.run(&["doc", "ls", "--json"]).json(), json!([]));
     home.run(&["get", "list"]).fails(5, &["no document \"list\"", "doc ls"]);
@@ -203,7 +206,8 @@ fn fifty_commands_edit_one_document_in_one_chain() {
     let history = home.run(&["history", "counter", "--last", "1000", "--json"]).json();
     let history = history.as_array().unwrap();
     assert_eq!(history.len(), 50);
-    let chains: std::collections::BTreeSet<_> = history.iter().map(|change| change["chain"].as_str().unwrap()).collect();
+    let chains: std::collections::BTreeSet<_> =
+        history.iter().map(|change| change["chain"].as_str().unwrap()).collect();
     assert_eq!(chains.len(), 1, "a clean close lets the next run continue the chain");
     assert_eq!(home.run(&["get", "counter", "n"]).json(), json!(50));
 }

@@ -631,6 +631,13 @@ enum After {
 /// A snapshot that the engine made: document, bytes, heads, chain ends by actor.
 type Made = (SpaceId, DocId, Vec<u8>, Vec<EntryId>, Vec<(Vec<u8>, u64)>);
 
+/// The reading of the entries inside a snapshot.
+#[derive(Debug, Default)]
+struct Deepening {
+    asked: bool,
+    tries: u8,
+}
+
 /// A snapshot that the engine checks.
 #[derive(Debug)]
 struct Checking {
@@ -662,7 +669,12 @@ pub struct Peer {
     resident_bytes: usize,
     uses: u64,
     waiting: Waiting,
-    deepening: BTreeSet<(SpaceId, DocId)>,
+    /// Indexes of snapshots that are to be read, or are being read.
+    deepening: BTreeMap<(SpaceId, DocId), Deepening>,
+    /// Snapshots on their way to disk: what is read before they are there is not what the log says.
+    covering: BTreeMap<(SpaceId, DocId), OpId>,
+    /// Logs that something waits for while others are read: they stay in memory.
+    awaited: BTreeSet<(SpaceId, DocId)>,
     deepened: BTreeMap<(SpaceId, DocId), Now>,
     connections: Connections,
     /// Connections with messages to look at, and those whose first message waits for a load.
@@ -698,7 +710,9 @@ pub struct Peer {
     /// Highest store operation that is done; they are done in order.
     done: OpId,
     /// The same when logs were last dropped from memory.
-    evicted: OpId,
+    evicted: (OpId, u64),
+    /// Counts logs put into memory.
+    puts: u64,
     closing: bool,
     failed: bool,
 }
@@ -728,7 +742,9 @@ impl Peer {
             resident_bytes: 0,
             uses: 0,
             waiting: Waiting::default(),
-            deepening: BTreeSet::new(),
+            deepening: BTreeMap::new(),
+            covering: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             deepened: BTreeMap::new(),
             connections: Connections::default(),
             busy: BTreeSet::new(),
@@ -756,7 +772,8 @@ impl Peer {
             storing: BTreeMap::new(),
             outputs: VecDeque::new(),
             done: OpId(0),
-            evicted: OpId(0),
+            puts: 0,
+            evicted: (OpId(0), 0),
             closing: false,
             failed: false,
         };
@@ -866,13 +883,16 @@ impl Peer {
         self.outputs.push_back(Output::Load { op, load });
     }
 
-    /// Asks for the logs that are not in memory. True if all of them are.
+    /// Asks for the logs that are not in memory. True if all of them are; otherwise those that are stay there, or two
+    /// that do not both fit would be read by turns for ever.
     fn ensure(&mut self, space: SpaceId, docs: impl IntoIterator<Item = DocId>) -> bool {
-        let docs: BTreeSet<DocId> = docs.into_iter().filter(|doc| !self.slots.contains_key(&(space, *doc))).collect();
-        if docs.is_empty() {
+        let docs: BTreeSet<DocId> = docs.into_iter().collect();
+        if docs.iter().all(|doc| self.slots.contains_key(&(space, *doc))) {
             return true;
         }
-        let missing: Vec<DocId> = docs.into_iter().filter(|doc| self.loading.insert((space, *doc))).collect();
+        self.awaited.extend(docs.iter().map(|doc| (space, *doc)));
+        let missing = docs.into_iter().filter(|doc| !self.slots.contains_key(&(space, *doc)));
+        let missing: Vec<DocId> = missing.filter(|doc| self.loading.insert((space, *doc))).collect();
         if !missing.is_empty() {
             self.load(space, Load::Logs { space, docs: missing }, Purpose::Logs);
         }
@@ -906,6 +926,7 @@ impl Peer {
     }
 
     fn put_slot(&mut self, space: SpaceId, doc: DocId, slot: Slot) {
+        self.puts += 1;
         if let Slot::Held(held) = &slot {
             self.resident_bytes += held.log.memory_bytes();
         }
@@ -917,6 +938,8 @@ impl Peer {
     fn loaded(&mut self, op: OpId, loaded: Loaded) {
         let Some((space, purpose)) = self.loads.remove(&op) else { return };
         self.busy.append(&mut self.blocked);
+        // Whoever still waits says so again.
+        self.awaited.clear();
         match (purpose, loaded) {
             (Purpose::Logs, Loaded::Logs(logs)) => {
                 for (doc, found) in logs {
@@ -957,13 +980,7 @@ impl Peer {
                 self.snapshot_loaded(conn, space, doc, bytes)
             }
             (Purpose::Set, Loaded::Digests(digests)) => self.set_loaded(space, digests),
-            (Purpose::Deep { doc }, Loaded::Deep(entries)) => {
-                if let Some(held) = self.held(space, doc) {
-                    held.log.deepen(entries);
-                }
-                self.deepening.remove(&(space, doc));
-                self.unblock(space, doc, Blocker::Deep);
-            }
+            (Purpose::Deep { doc }, Loaded::Deep(entries)) => self.deep_loaded(space, doc, entries),
             (purpose, loaded) => debug_assert!(false, "a load for {purpose:?} was answered with {loaded:?}"),
         }
     }
@@ -976,6 +993,7 @@ impl Peer {
     fn flush(&mut self) {
         self.flush_pushes();
         self.flush_store();
+        self.run_deepening();
         self.flush_frames();
         self.evict();
     }
@@ -1006,6 +1024,11 @@ impl Peer {
         }
         let after = core::mem::take(&mut self.after);
         if !self.batch.is_empty() {
+            for change in &self.batch {
+                if let StoreOp::Snapshot { space, doc, .. } = change {
+                    self.covering.insert((*space, *doc), op);
+                }
+            }
             self.stores.insert(op, after);
             self.storing.insert(op, seqs);
             self.outputs.push_back(Output::Store { op, ops: core::mem::take(&mut self.batch) });
@@ -1023,6 +1046,7 @@ impl Peer {
             self.note_durable(space);
         }
         self.done = op;
+        self.covering.retain(|_, by| *by > op);
         let after = self.stores.remove(&op).unwrap_or_default();
         self.carry_out(after);
     }
@@ -1056,14 +1080,16 @@ impl Peer {
     /// Keeps the logs in memory within their bound; dropping one costs a read later.
     fn evict(&mut self) {
         let full = self.resident_bytes > self.limits.resident_bytes_max || self.slots.len() > 65_536;
-        if !full || self.evicted == self.done {
+        // Until something is stored or read there is nothing new to drop.
+        if !full || self.evicted == (self.done, self.puts) {
             return;
         }
-        self.evicted = self.done;
+        self.evicted = (self.done, self.puts);
         let done = self.done;
         let mut by_use: Vec<(u64, (SpaceId, DocId))> = self
             .slots
             .iter()
+            .filter(|(key, _)| !self.awaited.contains(key) && !self.deepening.contains_key(key))
             .filter_map(|(key, slot)| match slot {
                 Slot::Absent => Some((0, *key)),
                 // What is on its way to disk is not read back before it is there.

@@ -422,7 +422,8 @@ impl Peer {
         if connection.store.replace(hello.store).is_some() {
             return Err(Violation::OutOfPlace("a second hello"));
         }
-        let addresses_fit = hello.addresses.len() <= ADDRESSES_MAX && hello.addresses.iter().all(|a| a.len() <= TEXT_MAX);
+        let addresses_fit =
+            hello.addresses.len() <= ADDRESSES_MAX && hello.addresses.iter().all(|a| a.len() <= TEXT_MAX);
         if !spaces_fit(&hello.spaces) || !addresses_fit || hello.agent.len() > TEXT_MAX {
             return Err(Violation::ListTooLong);
         }

@@ -27,6 +27,12 @@ impl Peer {
             if !self.failed && !self.ensure(space, docs) {
                 return;
             }
+            if let Some((_, space, Local::Entries { doc, entries, .. })) = self.local.front()
+                && self.log(*space, *doc).is_some_and(|log| log.is_shallow() && log.needs_deep(entries))
+            {
+                self.deepening.entry((*space, *doc)).or_default();
+                return;
+            }
             let Some((ticket, space, local)) = self.local.pop_front() else { return };
             if let Err(why) = self.say(ticket, space, local) {
                 self.emit(Event::Failed { ticket, why });
@@ -114,11 +120,6 @@ impl Peer {
         let log = self.log(space, doc).ok_or(LocalError::UnknownDocument)?;
         if log.is_deleted() {
             return Err(LocalError::Deleted);
-        }
-        if log.is_shallow() && log.needs_deep(&entries) {
-            self.local.push_front((ticket, space, Local::Entries { doc, opening, entries }));
-            self.deepen(space, doc);
-            return Ok(());
         }
         let chain = opening.chain(&space, &doc);
         let mut frontier =

@@ -5,13 +5,13 @@ use std::collections::{BTreeSet, VecDeque};
 use super::connection::{Ask, Incoming, Serve};
 use super::local::heads_of;
 use super::{
-    After, Checking, ConnId, Event, Held, Load, OpId, Output, Peer, Purpose, Slot, SnapshotContent, StoreOp,
+    After, Checking, ConnId, Deepening, Event, Held, Load, OpId, Output, Peer, Purpose, Slot, SnapshotContent, StoreOp,
     frontier_of,
 };
 use crate::chain::Segment;
 use crate::clock::Clock;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
-use crate::log::{Admission, Admitted, Header, Image, Log, SnapshotOf, StoredSegment};
+use crate::log::{Admission, Admitted, DeepEntry, Header, Image, Log, SnapshotOf, StoredSegment};
 use crate::message::{
     Data, DocRef, Have, LIST_MAX, Message, Notice, OpeningRef, Since, SnapshotPart, Want, WireSegment,
 };
@@ -27,6 +27,8 @@ const LOOSE_BYTES: u64 = 1 << 20;
 
 /// Time between two loads of one document's snapshot for the sake of an entry that builds on its inside.
 const DEEPEN_EVERY_MS: u64 = 10_000;
+/// Times that a snapshot is read when it turns out to be another than the log speaks of.
+const DEEPEN_TRIES: u8 = 3;
 
 /// Who delivered something.
 #[derive(Clone, Copy)]
@@ -296,13 +298,40 @@ impl Peer {
         // Loading a snapshot is the most costly thing that an entry can ask for: once in a while for each document.
         let now = self.now;
         self.deepened.retain(|_, at| at.0 + DEEPEN_EVERY_MS > now.0);
-        if self.deepened.contains_key(&(space, doc)) && !self.deepening.contains(&(space, doc)) {
+        if self.deepened.contains_key(&(space, doc)) {
             return;
         }
         self.deepened.insert((space, doc), now);
-        if self.deepening.insert((space, doc)) {
+        self.deepening.entry((space, doc)).or_default();
+    }
+
+    /// Reads the snapshots that wait for it, once what the log says of them is on disk.
+    pub(super) fn run_deepening(&mut self) {
+        let due = self.deepening.iter().filter(|(key, d)| !d.asked && !self.covering.contains_key(key));
+        let due: Vec<(SpaceId, DocId)> = due.map(|(key, _)| *key).collect();
+        for (space, doc) in due {
             self.load(space, Load::Deep { space, doc }, Purpose::Deep { doc });
+            if let Some(deepening) = self.deepening.get_mut(&(space, doc)) {
+                *deepening = Deepening { asked: true, tries: deepening.tries + 1 };
+            }
         }
+    }
+
+    pub(super) fn deep_loaded(&mut self, space: SpaceId, doc: DocId, entries: Vec<DeepEntry>) {
+        let covered = self.log(space, doc).and_then(|log| log.covered()).map_or(0, |c| c.entries);
+        if let Some(deepening) = self.deepening.get_mut(&(space, doc))
+            && covered != entries.len() as u64
+            && deepening.tries < DEEPEN_TRIES
+        {
+            // Another snapshot took its place meanwhile.
+            deepening.asked = false;
+            return;
+        }
+        if let Some(held) = self.held(space, doc) {
+            held.log.deepen(entries);
+        }
+        self.deepening.remove(&(space, doc));
+        self.unblock(space, doc, Blocker::Deep);
     }
 
     /// What waited for this is offered again.

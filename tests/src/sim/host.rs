@@ -39,6 +39,8 @@ pub(super) struct Run {
     pub(super) commits: VecDeque<(OpId, Vec<StoreOp>)>,
     /// A commit is under way.
     pub(super) committing: bool,
+    /// Reads under way.
+    pub(super) loads: usize,
 }
 
 impl Host {
@@ -87,12 +89,17 @@ impl Host {
             spaces: stored.spaces,
             cursors: stored.cursors,
         });
-        self.run = Some(Run { peer, storage, app, commits: VecDeque::new(), committing: false });
+        self.run = Some(Run { peer, storage, app, commits: VecDeque::new(), committing: false, loads: 0 });
         Ok(())
     }
 
     /// Writes the next operations, several in one transaction if it falls out so. Says which, and how it ended.
-    pub(super) fn commit(&mut self, fault: CommitFault, canary: Option<Canary>, rng: &mut Rng) -> (Vec<OpId>, Committed) {
+    pub(super) fn commit(
+        &mut self,
+        fault: CommitFault,
+        canary: Option<Canary>,
+        rng: &mut Rng,
+    ) -> (Vec<OpId>, Committed) {
         let Some(run) = &mut self.run else { return (Vec::new(), Committed::Done) };
         let most = 1 + rng.below(4) as usize;
         let (mut batch, mut done) = (Batch::new(), Vec::new());

@@ -92,6 +92,7 @@ impl World {
         self.note(|| format!("{host} is shut down"));
         let boot = self.hosts[host].boot;
         let early = self.canary == Some(Canary::EarlyStored) && host == 0;
+        self.input(host, Input::Close)?;
         while self.runs(host, boot) && self.hosts[host].run.as_ref().is_some_and(|run| !run.commits.is_empty()) {
             let (ops, ended) = self.hosts[host].commit(CommitFault::None, self.canary, &mut self.rng);
             if ended != super::disk::Committed::Done {

@@ -61,13 +61,8 @@ pub(crate) fn with_deps(bytes: &[u8], deps: &[am::ChangeHash]) -> Vec<u8> {
 pub(crate) fn run_length_bomb(forger: &Forger, base: &[(commonhold_sync::id::EntryId, Vec<u8>)], ops: i64) -> Vec<u8> {
     let honest = forger.put(base, "x", 1);
     let run = |value: &[u8]| [sleb(ops), value.to_vec()].concat();
-    let columns: [(u64, Vec<u8>); 5] = [
-        (0x15, run(b"\x01x")),
-        (0x34, leb(ops as u64)),
-        (0x42, run(&[1])),
-        (0x56, run(&[0])),
-        (0x70, run(&[0])),
-    ];
+    let columns: [(u64, Vec<u8>); 5] =
+        [(0x15, run(b"\x01x")), (0x34, leb(ops as u64)), (0x42, run(&[1])), (0x56, run(&[0])), (0x70, run(&[0]))];
     let mut data = vec![honest.deps.len() as u8];
     honest.deps.iter().for_each(|dep| data.extend_from_slice(&dep.0));
     data.push(16);
