@@ -3,6 +3,7 @@
 //!
 //! Not here: when to commit ([`crate::writer`]), and what a snapshot holds ([`crate::worker`]). Calls block on the disk.
 
+mod copy;
 mod keys;
 mod rows;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use commonhold_sync::peer::{Load, Loaded, PageRow, StoreOp};
 use commonhold_sync::space::SpaceRow;
 
 use crate::store::{Batch, Store, StoreError, Table};
+pub(crate) use copy::Carried;
 use keys::{ends_with, split, under};
 pub(crate) use rows::SnapshotHead;
 use rows::{BodyRow, DocumentRow, LogRow, RightRow};

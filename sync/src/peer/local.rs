@@ -111,7 +111,8 @@ impl Peer {
         mut entries: Vec<Vec<u8>>,
     ) -> Result<(), LocalError> {
         let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;
-        if !held.may_write(&opening) {
+        let creator = self.log(space, doc).map(|log| log.header().creator);
+        if !held.may_write(&opening, creator.as_ref()) {
             return Err(LocalError::NotAllowed("write"));
         }
         let rules = held.rules().ok_or(LocalError::SpaceNotReady)?;
@@ -153,6 +154,10 @@ impl Peer {
         heads: Vec<EntryId>,
         ends: Vec<(Vec<u8>, u64)>,
     ) {
+        if !self.ensure(space, [doc]) {
+            self.made.push((space, doc, bytes, heads, ends));
+            return;
+        }
         let Some(log) = self.log(space, doc) else { return };
         let lines = log.lines().all();
         let current = lines.iter().map(|line| (line.opening.actor(&space, &doc), line.branches[0].len()));
@@ -172,6 +177,13 @@ impl Peer {
             snapshot.chains.iter().map(|(o, f, _)| (o.chain(&space, &doc), f.len())).collect();
         self.change_log(space, doc, |log| log.cover(snapshot));
         self.batch.push(StoreOp::Snapshot { space, doc, seq: 0, source: None, ends, bytes });
+    }
+
+    /// Takes the snapshots whose logs have been read by now.
+    pub(super) fn run_made(&mut self) {
+        for (space, doc, bytes, heads, ends) in core::mem::take(&mut self.made) {
+            self.snapshot_made(space, doc, bytes, heads, ends);
+        }
     }
 
     pub(super) fn log(&self, space: SpaceId, doc: DocId) -> Option<&crate::log::Log> {
