@@ -105,6 +105,7 @@ impl Peer {
         }
         let from = From { conn, peer, store };
         let prompt = segments.iter().any(|s| s.opening.device == peer);
+        let brings_authority = segments.iter().any(|s| s.doc == space.authority());
         let mut violation = None;
         let mut pending = false;
         for segment in segments {
@@ -124,7 +125,8 @@ impl Peer {
             return Err(violation);
         }
         self.take_haves(conn, space, data.haves);
-        self.got(conn, space, &docs, data.asked);
+        let authority = brings_authority.then(|| space.authority());
+        self.got(conn, space, &docs.into_iter().chain(authority).collect(), data.asked);
         self.end_of_data(conn, space, data.upto, data.fingerprint, data.asked, &data.absent);
         Ok(None)
     }

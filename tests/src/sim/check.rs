@@ -23,8 +23,7 @@ pub(super) fn agree(world: &World) -> Result<(), String> {
             prints.push(held.fingerprint.to_bytes());
         }
         if prints.windows(2).any(|pair| pair[0] != pair[1]) {
-            let prints: Vec<_> = prints.iter().map(|p| format!("{:02x}{:02x}", p[0], p[1])).collect();
-            return Err(format!("fingerprints of {space:?} differ: {prints:?}"));
+            return Err(format!("{space:?} differs: {}", differences(world, space)?));
         }
     }
     for host in &world.hosts {
@@ -40,6 +39,33 @@ pub(super) fn agree(world: &World) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The logs of a space that are not the same everywhere, and what each peer has of them.
+fn differences(world: &World, space: &SpaceId) -> Result<String, String> {
+    let mut clocks: BTreeMap<DocId, BTreeMap<String, Vec<usize>>> = BTreeMap::new();
+    for host in &world.hosts {
+        let run = running(host)?;
+        let Some(held) = run.peer.space(space) else { continue };
+        let load = |load| run.storage.load(&load).map(|read| read.value).map_err(|e| e.to_string());
+        let Loaded::Digests(digests) = load(Load::Digests { space: *space })? else { continue };
+        let docs = digests.iter().map(|(doc, _)| *doc).collect();
+        let Loaded::Logs(logs) = load(Load::Logs { space: *space, docs })? else { continue };
+        let show = |clock: commonhold_sync::clock::Clock| {
+            let ends = clock.0.iter().map(|(c, b)| format!("{c:?} {:?}", b.iter().map(|b| b.0).collect::<Vec<_>>()));
+            ends.collect::<Vec<_>>().join(", ")
+        };
+        let of_log = |image: commonhold_sync::log::Image, doc: &DocId| match image.deleted {
+            true => "deleted".to_owned(),
+            false => show(image.clock(space, doc)),
+        };
+        let logs = logs.into_iter().filter_map(|(doc, found)| Some((doc, of_log(found?.0, &doc))));
+        for (doc, clock) in logs.chain([(space.authority(), show(held.clock()))]) {
+            clocks.entry(doc).or_default().entry(clock).or_default().push(host.index);
+        }
+    }
+    clocks.retain(|_, by| by.len() > 1 || by.values().any(|hosts| hosts.len() < world.hosts.len()));
+    Ok(format!("{clocks:?}"))
 }
 
 /// Everything that must hold at the end of a run.
@@ -120,6 +146,11 @@ fn disk_says_the_same(world: &World, host: &Host) -> Result<(), String> {
             return Err(format!("peer {} shows another {doc:?} than its disk holds", host.index));
         }
     }
+    fingerprints_add_up(host.index, run)
+}
+
+/// The fingerprint of each space is the sum of the logs on disk. Only asked while nothing is on its way there.
+pub(super) fn fingerprints_add_up(host: usize, run: &Run) -> Result<(), String> {
     for held in run.peer.spaces() {
         let load = run.storage.load(&Load::Digests { space: held.id() }).map_err(|e| e.to_string())?;
         let Loaded::Digests(digests) = load.value else { return Err("digests were asked for".into()) };
@@ -128,7 +159,7 @@ fn disk_says_the_same(world: &World, host: &Host) -> Result<(), String> {
         let own = commonhold_sync::log::digest_of(false, || held.clock());
         own.iter().for_each(|digest| sum.add(&held.id().authority(), digest));
         if sum != held.fingerprint {
-            return Err(format!("the fingerprint of peer {} is not the sum of its logs", host.index));
+            return Err(format!("the fingerprint of peer {} is not the sum of its logs", host));
         }
     }
     Ok(())

@@ -529,10 +529,10 @@ impl World {
                 run.committing = !run.commits.is_empty();
                 if run.committing {
                     self.later(delay, Step::Commit { host, boot });
-                } else if run.app.docs.values().any(|open| open.stale) {
-                    run.app.renew(&run.storage, &self.plan.limits)?;
+                    return Ok(());
                 }
-                Ok(())
+                run.app.renew(&run.storage, &self.plan.limits)?;
+                check::fingerprints_add_up(host, run)
             }
             Committed::Failed => {
                 self.note(|| format!("{host}: a commit fails"));
