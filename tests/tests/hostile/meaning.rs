@@ -80,10 +80,7 @@ fn an_op_that_names_an_unknown_actor_is_not_shown() {
         |c| c.operations[1].key = Key::Seq(ElementId::Id(OpId(1, unknown.clone()))),
         |f| matches!(f, Fault::Element(_)),
     );
-    not_shown(
-        |c| c.operations[2].pred = vec![OpId(1, unknown.clone())].into(),
-        |f| matches!(f, Fault::Predecessor(_)),
-    );
+    not_shown(|c| c.operations[2].pred = vec![OpId(1, unknown.clone())].into(), |f| matches!(f, Fault::Predecessor(_)));
 }
 
 #[test]

@@ -62,8 +62,12 @@ fn keys_and_signatures_of_small_order_sign_nothing() {
             lie.tip.signature[..32].copy_from_slice(&r.parse::<DeviceId>().unwrap().0);
             let signed = commonhold_sync::chain::tip_bytes(&space, &doc, &opening, 1, &forger.frontier.head(), &[]);
             let lax = ed25519_dalek::VerifyingKey::from_bytes(&opening.device.0).is_ok_and(|key| {
-                ed25519_dalek::Verifier::verify(&key, &signed, &ed25519_dalek::Signature::from_bytes(&lie.tip.signature))
-                    .is_ok()
+                ed25519_dalek::Verifier::verify(
+                    &key,
+                    &signed,
+                    &ed25519_dalek::Signature::from_bytes(&lie.tip.signature),
+                )
+                .is_ok()
             });
             taken_by_the_lax_check += usize::from(lax);
             stage.refuses("T2.tip", vec![lie]);
@@ -77,8 +81,8 @@ fn keys_and_signatures_of_small_order_sign_nothing() {
 fn a_signature_has_one_form() {
     // s + L: the same signature to whoever reduces.
     const L: [u8; 32] = [
-        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0,
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
     ];
     let stage = Stage::new();
     let mut forger = stage.forger();

@@ -158,13 +158,10 @@ fn handles_that_were_not_defined_end_the_connection() {
 #[test]
 fn a_segment_whose_numbers_do_not_fit_ends_the_connection() {
     type Spoil<'a> = &'a dyn Fn(&mut Segment);
-    let cases: [Spoil<'_>; 5] = [
-        &|s| s.first = 0,
-        &|s| s.first += 1,
-        &|s| s.tip.n = u64::MAX,
-        &|s| (s.first, s.tip.n) = (u64::MAX, 0),
-        &|s| s.entries.clear(),
-    ];
+    let cases: [Spoil<'_>; 5] =
+        [&|s| s.first = 0, &|s| s.first += 1, &|s| s.tip.n = u64::MAX, &|s| (s.first, s.tip.n) = (u64::MAX, 0), &|s| {
+            s.entries.clear()
+        }];
     for spoil in cases {
         ends("T3.shape", |stage| {
             let mut segment = stage.honest.clone();
@@ -187,10 +184,10 @@ fn lists_over_the_limit_end_the_connection() {
     ends("P.list", |stage| {
         Message::Data(Data { absent: (0..over).map(doc).collect(), ..empty(stage.liar.theirs, false) })
     });
-    ends("P.list", |stage| Message::Ack(Ack { data: 0, marks: vec![], except: vec![1; stage.liar.theirs as usize + over as usize] }));
     ends("P.list", |stage| {
-        Message::Want(Want { space: stage.liar.theirs, docs: haves(2 * over), no_snapshot: false })
+        Message::Ack(Ack { data: 0, marks: vec![], except: vec![1; stage.liar.theirs as usize + over as usize] })
     });
+    ends("P.list", |stage| Message::Want(Want { space: stage.liar.theirs, docs: haves(2 * over), no_snapshot: false }));
     ends("P.list", |stage| {
         Message::Difference(Difference { space: stage.liar.theirs, seed: [0; 16], elements: vec![0; 17].into() })
     });
@@ -297,7 +294,10 @@ fn hostile_symbols_end_within_the_bound_and_the_peer_goes_on() {
     hello.spaces[0].fingerprint = Fingerprint::default();
     liar.send(&mut stage.world, &Message::Hello(hello));
     let theirs = liar.theirs;
-    liar.send(&mut stage.world, &Message::Data(Data { fingerprint: Some(Fingerprint::default()), ..empty(theirs, true) }));
+    liar.send(
+        &mut stage.world,
+        &Message::Data(Data { fingerprint: Some(Fingerprint::default()), ..empty(theirs, true) }),
+    );
     let mut asked = 0;
     for round in 0..200u64 {
         stage.world.settle();
@@ -323,7 +323,10 @@ fn hostile_symbols_end_within_the_bound_and_the_peer_goes_on() {
         symbols.reverse();
         let mark = commonhold_sync::reconcile::Encoder::new(&[5; 16], []).mark();
         let symbols = commonhold_sync::reconcile::encode_symbols(mark, from, &symbols);
-        liar.send(&mut stage.world, &Message::Symbols(Symbols { space: theirs, seed: [5; 16], set: u64::MAX, symbols: symbols.into() }));
+        liar.send(
+            &mut stage.world,
+            &Message::Symbols(Symbols { space: theirs, seed: [5; 16], set: u64::MAX, symbols: symbols.into() }),
+        );
         if stage.world.hosts[0].ended.contains_key(&liar.conn) {
             break;
         }
