@@ -189,7 +189,7 @@ fn an_honest_change_passes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn automerge_lives_with_every_spoilt_change_that_passes_the_rules(
@@ -202,7 +202,7 @@ proptest! {
         if let Ok(bytes) = encoded {
             judge(&bytes);
         }
-        if TRIED.load(Ordering::Relaxed) % 2_000 == 0 { report(); }
+        if TRIED.load(Ordering::Relaxed) % 8_000 == 0 { report(); }
     }
 
     #[test]
@@ -222,6 +222,6 @@ proptest! {
             }
         }
         judge(&forge::chunk(1, &data));
-        if TRIED.load(Ordering::Relaxed) % 2_000 == 0 { report(); }
+        if TRIED.load(Ordering::Relaxed) % 8_000 == 0 { report(); }
     }
 }
