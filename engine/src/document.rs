@@ -7,6 +7,7 @@
 //! (rule M2). The way out for edits: [`View::edit`] → [`View::flush`]. `snapshot` packs a whole view and unpacks it without trust.
 
 mod admit;
+mod compare;
 mod diff;
 mod edit;
 mod graph;

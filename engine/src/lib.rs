@@ -1,9 +1,49 @@
 //! What apps embed: Automerge documents that peers share, offline and directly.
+//!
+//! Start at [`Node::open`]; docs/embedding.md tells the rest in order. The pure core is `commonhold_sync`; this crate gives
+//! it meaning (views of documents) and lets it out into the world (tokio, disk, network).
 
 pub mod backoff;
+mod bundle;
+mod config;
 pub mod device;
+mod dial;
 pub mod document;
+mod document_handle;
+mod driver;
+mod error;
+mod foreign;
+mod invite;
 pub mod lineage;
 pub mod local;
+mod node;
+mod open_document;
+mod shared;
+mod start;
+mod status;
+pub mod storage;
 pub mod store;
+#[cfg(test)]
+mod tests;
 pub mod transport;
+mod watch;
+mod worker;
+mod writer;
+
+pub use commonhold_sync as sync;
+pub use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
+pub use commonhold_sync::limits::Limits;
+pub use commonhold_sync::record::{Right, Writers};
+
+pub use bundle::{ExportReport, ImportReport};
+pub use config::{Config, OpenStore, ServePolicy};
+pub use document::{ChangeInfo, Edit, EditError, ObjId, ObjKind, Patch, PatchAction, Prop, Scalar, View};
+pub use document_handle::{Document, Path, Version};
+pub use error::{EditFailure, Error, OpenError};
+pub use invite::{Invite, InviteError};
+pub use lineage::Outcome;
+pub use node::{CheckReport, Node};
+pub use status::{Cost, NodeEvent, PeerInfo, SpaceInfo, SyncStatus};
+pub use storage::{DocumentInfo, DocumentQuery};
+pub use transport::Address;
+pub use watch::{Change, Origin, Watch};

@@ -1,1 +1,52 @@
-fn main() {}
+//! The `commonhold` program: a peer with a good address, and the command line to it.
+//!
+//! `args` says what can be asked; `run` does it, through `reach`: the process that owns the store, or the store itself. What
+//! is done to a store is in `operate`, the same for both. `serve` is the owner; `demo` shows it all.
+
+mod args;
+mod config;
+mod demo;
+mod doctor;
+mod editor;
+mod failure;
+mod local;
+mod logs;
+mod names;
+mod operate;
+mod place;
+mod print;
+mod reach;
+mod request;
+mod run;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::Cli;
+use failure::{Exit, Failure};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.global.json;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => {
+            let done = runtime.block_on(run::run(cli));
+            // A read from a terminal must not keep the process.
+            runtime.shutdown_background();
+            done
+        }
+        Err(error) => {
+            Err(Failure::new(Exit::Failed, "runtime", format!("cannot start threads: {error}"), "raise the limits of this user"))
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print(json);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}

@@ -1,3 +1,4 @@
 //! Everything with two peers in it: the simulator, and the scenario bench that drives real processes.
 
 pub mod scenario;
+pub mod sim;

@@ -52,8 +52,8 @@ pub enum Fault {
         /// Highest operation of its past.
         past: u32,
     },
-    /// An author is named on another entry than the first.
-    #[error("author named on number {0}")]
+    /// Something follows the operations, as an author does, on another entry than the first.
+    #[error("footer on number {0}")]
     Author(u64),
     /// An operation names an object that its past does not hold.
     #[error("operation {0}: no such object")]
@@ -120,7 +120,7 @@ pub(super) fn admit(
     if found != expected {
         return Err(Fault::Number { expected, found });
     }
-    if found > 1 && change.author().is_some() {
+    if found > 1 && !change.extra_bytes().is_empty() {
         return Err(Fault::Author(found));
     }
     let (start, past) = (change.start_op().get(), graph.max_op(deps));
@@ -216,7 +216,8 @@ impl Check<'_> {
         match op.action {
             // Nothing may name these two later: a deletion leaves no trace but on what it deletes, and what an increment
             // changes is the counter.
-            legacy::OpType::Delete | legacy::OpType::Increment(_) => {}
+            legacy::OpType::Delete => self.index.note_deletion(role),
+            legacy::OpType::Increment(_) => self.index.note_increment(),
             _ => self.index.push(id, obj, role),
         }
         self.next += 1;

@@ -10,9 +10,10 @@ use automerge::ReadDoc;
 use automerge::transaction::{CommitOptions, OwnedTransaction, Transactable};
 use commonhold_sync::id::EntryId;
 
+use super::compare::compare;
 use super::edit::{Command, Edit, EditError};
 use super::graph::NodeId;
-use super::patch::Patch;
+use super::patch::{self, Patch};
 use super::view::{Broken, Doc, View, blank, guarded};
 use super::{admit, read};
 
@@ -157,10 +158,10 @@ impl View {
             return Err(EditError::Full);
         }
         self.join_heads().map_err(|Broken| EditError::Broken)?;
-        let Doc::Idle(doc) = std::mem::replace(&mut self.doc, Doc::Idle(blank())) else {
+        let Doc::Idle(doc) = std::mem::replace(&mut self.doc, Doc::Idle(Box::new(blank()))) else {
             unreachable!("no transaction is open")
         };
-        self.doc = Doc::Open(Box::new(self.begin(doc)));
+        self.doc = Doc::Open(Box::new(self.begin(*doc)));
         Ok(())
     }
 
@@ -180,7 +181,12 @@ impl View {
             let change = doc.get_last_local_change().expect("a change was just made");
             self.record(&change);
             if self.watching {
-                self.local_patches.extend(doc.make_patches(&mut log).into_iter().map(Patch::from_am));
+                let patches = doc.make_patches(&mut log);
+                let patches = match patches.iter().any(patch::doubtful) {
+                    true => compare(&doc, change.deps(), patches),
+                    false => patches.into_iter().map(Patch::from_am).collect(),
+                };
+                self.local_patches.extend(patches);
             }
         }
         doc
@@ -222,11 +228,11 @@ impl View {
     fn undo_to(&mut self, keep: usize) -> Result<(), EditError> {
         self.commands.truncate(keep);
         let commands = std::mem::take(&mut self.commands);
-        let Doc::Open(tx) = std::mem::replace(&mut self.doc, Doc::Idle(blank())) else { return Ok(()) };
+        let Doc::Open(tx) = std::mem::replace(&mut self.doc, Doc::Idle(Box::new(blank()))) else { return Ok(()) };
         let redone = guarded(|| {
             let (doc, _) = tx.rollback();
             if commands.is_empty() {
-                return Ok(Doc::Idle(doc));
+                return Ok(Doc::Idle(Box::new(doc)));
             }
             let mut tx = self.begin(doc);
             for command in &commands {
@@ -252,10 +258,10 @@ impl View {
         &mut self,
         f: impl FnOnce(&mut View, OwnedTransaction) -> Result<am::Automerge, Broken>,
     ) -> Result<(), Broken> {
-        let Doc::Open(tx) = std::mem::replace(&mut self.doc, Doc::Idle(blank())) else { return Ok(()) };
+        let Doc::Open(tx) = std::mem::replace(&mut self.doc, Doc::Idle(Box::new(blank()))) else { return Ok(()) };
         match guarded(|| f(self, *tx)) {
             Ok(doc) => {
-                self.doc = Doc::Idle(doc);
+                self.doc = Doc::Idle(Box::new(doc));
                 Ok(())
             }
             Err(Broken) => {

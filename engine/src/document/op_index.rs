@@ -61,6 +61,17 @@ pub(super) struct OpIndex {
     objects: Vec<Object>,
     object_of: HashMap<OpRef, ObjIdx>,
     keys: HashMap<Box<str>, u32>,
+    /// Elements that were given a new value at least once.
+    updated: HashSet<OpRef>,
+    /// What the operations of the batch at hand mean for its patches; none outside a batch.
+    batch: Option<Suspects>,
+}
+
+/// See `patch::doubtful`.
+#[derive(Debug, Default)]
+struct Suspects {
+    increment: bool,
+    deleted: Vec<OpRef>,
 }
 
 impl Default for OpIndex {
@@ -70,6 +81,8 @@ impl Default for OpIndex {
             objects: vec![Object { kind: Some(ObjKind::Map), id: None }],
             object_of: HashMap::new(),
             keys: HashMap::new(),
+            updated: HashSet::new(),
+            batch: None,
         }
     }
 }
@@ -120,6 +133,9 @@ impl OpIndex {
         if self.runs.len() <= actor {
             self.runs.resize_with(actor + 1, Vec::new);
         }
+        if let Role::Update(element) = role {
+            self.updated.insert(element);
+        }
         let runs = &mut self.runs[actor];
         if let (Some(last), Role::Element { parent: Some(parent) }) = (runs.last_mut(), role)
             && last.obj == obj
@@ -138,6 +154,31 @@ impl OpIndex {
     pub(super) fn push_object(&mut self, id: OpRef, kind: Option<ObjKind>) {
         self.object_of.insert(id, self.objects.len() as ObjIdx);
         self.objects.push(Object { kind, id: Some(id) });
+    }
+
+    /// Begins to watch for operations whose patches cannot be trusted.
+    pub(super) fn begin_batch(&mut self) {
+        self.batch = Some(Suspects::default());
+    }
+
+    /// Notes a deletion, which is not kept.
+    pub(super) fn note_deletion(&mut self, role: Role) {
+        if let (Some(batch), Role::Update(element)) = (&mut self.batch, role) {
+            batch.deleted.push(element);
+        }
+    }
+
+    /// Notes an increment, which is not kept.
+    pub(super) fn note_increment(&mut self) {
+        if let Some(batch) = &mut self.batch {
+            batch.increment = true;
+        }
+    }
+
+    /// Whether Automerge's patches of the batch that ends here cannot be trusted (see `patch::doubtful`).
+    pub(super) fn end_batch(&mut self) -> bool {
+        let batch = self.batch.take().unwrap_or_default();
+        batch.increment || batch.deleted.iter().any(|element| self.updated.contains(element))
     }
 
     /// Where the index stands now, for operations of one chain to come.
@@ -226,6 +267,7 @@ impl OpIndex {
     pub(super) fn bytes_estimate(&self) -> usize {
         self.runs.iter().map(|runs| 28 * runs.len() + 24).sum::<usize>()
             + 60 * self.objects.len()
+            + 16 * self.updated.len()
             + self.keys.keys().map(|key| key.len() + 48).sum::<usize>()
     }
 }

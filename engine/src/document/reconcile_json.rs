@@ -22,8 +22,8 @@ enum Place<'a> {
     Before(usize),
 }
 
-/// A string in JSON that is to stay a plain scalar, replaced as a whole: an enumeration, a hash, a URL. Serialise
-/// fields of this type with [`Edit::set`] as usual and put them with [`Edit::put`]; this wrapper is for the latter.
+/// A string to put as a plain scalar, replaced as a whole: an enumeration, a hash, a URL. Once it stands there,
+/// [`Edit::set`] keeps it one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScalarString(pub String);
 

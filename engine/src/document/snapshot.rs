@@ -22,8 +22,8 @@ const HEADER: usize = 14;
 const STORED: u8 = 0;
 const ZSTD: u8 = 1;
 
-/// Level of compression. Measured on the 259,778 keystrokes of the automerge-paper trace, one change each: see the test
-/// `figures_of_the_paper_trace`.
+/// Level of compression. Measured on the 259,778 keystrokes of the automerge-paper trace, one change each (292,795 bytes bare,
+/// 129,153 with Automerge's own compression): level 9 118,961 bytes in 10 ms, 17 111,994 in 31 ms, 19 110,430 in 72 ms.
 const LEVEL: i32 = 17;
 /// Content below this size is not judged by its ratio: it cannot hurt.
 const RATIO_FREE_BYTES: usize = 1 << 20;
@@ -154,7 +154,7 @@ impl View {
     }
 }
 
-fn pack(raw: &[u8], level: i32) -> Vec<u8> {
+pub(super) fn pack(raw: &[u8], level: i32) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len() / 4 + HEADER);
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&[VERSION, ZSTD]);

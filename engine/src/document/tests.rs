@@ -1,6 +1,9 @@
 //! What one view promises, and what no input may do to it. Scenarios with several peers talk through raw entries only.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod hostile;
+mod liars;
 mod local;
 mod peers;
 mod snapshots;

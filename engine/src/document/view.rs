@@ -9,11 +9,12 @@ use commonhold_sync::id::EntryId;
 use commonhold_sync::limits::Rules;
 
 use super::admit::{self, Fault, Trust};
+use super::compare::compare;
 use super::edit::Command;
 use super::graph::{Graph, NodeId};
 use super::local::{ChainAuthor, LocalEntry};
 use super::op_index::OpIndex;
-use super::patch::Patch;
+use super::patch::{self, Patch};
 use super::read;
 use super::snapshot;
 
@@ -69,8 +70,8 @@ pub struct Cost {
 
 #[derive(Debug)]
 pub(super) enum Doc {
-    Idle(am::Automerge),
-    /// Edits wait for a commit. Boxed: a transaction is twice the size of a document.
+    Idle(Box<am::Automerge>),
+    /// Edits wait for a commit.
     Open(Box<OwnedTransaction>),
 }
 
@@ -78,7 +79,10 @@ pub(super) enum Doc {
 macro_rules! with_doc {
     ($view:expr, $doc:ident => $body:expr) => {
         match &$view.doc {
-            $crate::document::view::Doc::Idle($doc) => $body,
+            $crate::document::view::Doc::Idle(doc) => {
+                let $doc = &**doc;
+                $body
+            }
             $crate::document::view::Doc::Open(tx) => {
                 let $doc = &**tx;
                 $body
@@ -133,7 +137,7 @@ impl View {
 
     pub(super) fn over(doc: am::Automerge, graph: Graph, index: Option<OpIndex>) -> View {
         View {
-            doc: Doc::Idle(doc),
+            doc: Doc::Idle(Box::new(doc)),
             graph,
             index,
             rules: &Rules::V1,
@@ -189,12 +193,14 @@ impl View {
             return out;
         }
         let before = self.graph.heads();
+        self.index.get_or_insert_default().begin_batch();
         let good = self.admit_batch(entries, &mut out);
+        let doubtful = self.index.as_mut().is_some_and(OpIndex::end_batch);
         if good.is_empty() {
             return out;
         }
         let admitted: Vec<EntryId> = good.iter().map(|change| EntryId(change.hash().0)).collect();
-        match self.apply_checked(good, &before) {
+        match self.apply_checked(good, &before, doubtful) {
             Ok(patches) => (out.applied, out.patches) = (admitted.len(), patches),
             Err(Broken) => self.recover(&before, entries, &admitted, log, &mut out),
         }
@@ -252,7 +258,12 @@ impl View {
     }
 
     /// Rule M2, first half: one batch, behind a guard, and no word is believed but the heads.
-    fn apply_checked(&mut self, changes: Vec<am::Change>, before: &[EntryId]) -> Result<Vec<Patch>, Broken> {
+    fn apply_checked(
+        &mut self,
+        changes: Vec<am::Change>,
+        before: &[EntryId],
+        doubtful: bool,
+    ) -> Result<Vec<Patch>, Broken> {
         let Doc::Idle(doc) = &mut self.doc else { unreachable!("committed before a batch") };
         #[cfg(test)]
         let trap = self.panic_on;
@@ -269,11 +280,9 @@ impl View {
             if !watching {
                 return Ok(Vec::new());
             }
-            let mut patches = doc.make_patches(&mut log);
-            // Automerge 0.12 says no more than "conflict" when the winner of a place goes and an older concurrent value
-            // comes up in the same batch. Conflicts are rare; comparing the two versions costs a walk over the document.
-            if patches.iter().any(|patch| matches!(patch.action, am::PatchAction::Conflict { .. })) {
-                patches = doc.diff(&read::hashes(before), &doc.get_heads());
+            let patches = doc.make_patches(&mut log);
+            if doubtful || patches.iter().any(patch::doubtful) {
+                return Ok(compare(doc, &read::hashes(before), patches));
             }
             Ok(patches.into_iter().map(Patch::from_am).collect())
         })
@@ -344,8 +353,7 @@ impl View {
             out.quarantined.extend(out_of_view);
         }
         if self.watching {
-            let (from, to) = (read::hashes(before), doc.get_heads());
-            out.patches = doc.diff(&from, &to).into_iter().map(Patch::from_am).collect();
+            out.patches = compare(&doc, &read::hashes(before), Vec::new());
         }
         self.adopt(doc);
     }
@@ -375,7 +383,7 @@ impl View {
             Err(_) => self.broken = true,
         }
         self.commands.clear();
-        self.doc = Doc::Idle(doc);
+        self.doc = Doc::Idle(Box::new(doc));
     }
 
     /// Makes the document again from its log, without what was not flushed and without flushed entries that the log does

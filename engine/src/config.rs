@@ -1,0 +1,94 @@
+//! How a node is opened.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use commonhold_sync::id::DeviceId;
+use commonhold_sync::limits::Limits;
+use commonhold_sync::message::roles;
+
+use crate::store::{Store, StoreError};
+use crate::transport::Address;
+
+/// Opens a store, each time anew: after a failure it is asked again.
+pub type OpenStore = Arc<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
+
+/// Whom a node serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ServePolicy {
+    /// The spaces that it holds, to whoever knows their ids.
+    #[default]
+    Listed,
+}
+
+/// How a node is opened. `Config::default()` is a peer in memory that listens nowhere.
+#[derive(Clone)]
+pub struct Config {
+    /// Folder of the store and of the local socket; `None`: everything in memory.
+    pub data: Option<PathBuf>,
+    /// Folder of the device's secret, outside `data`; `None`: a device for this run only.
+    pub keys: Option<PathBuf>,
+    /// Where to listen; port 0 lets the system choose.
+    pub listen: Vec<Address>,
+    /// Where others are told to dial; if empty, the addresses bound.
+    pub advertise: Vec<String>,
+    /// Peers that are kept dialled, with whom they must be, if that is known.
+    pub connect: Vec<(Address, Option<DeviceId>)>,
+    /// Milliseconds for which edits are gathered into one change. The first after quiet leaves at once.
+    pub flush_ms: u64,
+    /// Milliseconds between two updates of a view by others' edits. The first after quiet comes at once.
+    pub frame_ms: u64,
+    /// Memory of the store for pages, bytes.
+    pub cache_bytes: usize,
+    /// Memory for views of documents that nobody holds a handle of any more, bytes (estimated).
+    pub view_bytes: usize,
+    /// Bounds of the protocol.
+    pub limits: Limits,
+    /// Bits of [`roles`].
+    pub roles: u64,
+    /// Name and version of the program, for people.
+    pub agent: String,
+    /// Listen at the local socket in `data` ([`crate::Node::local_server`]).
+    pub local_socket: bool,
+    /// Whom to serve.
+    pub serve_spaces: ServePolicy,
+    /// Another store than the one in `data`, for simulators. It has no lineage: every open is a fresh run of its id.
+    pub store: Option<OpenStore>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            data: None,
+            keys: None,
+            listen: Vec::new(),
+            advertise: Vec::new(),
+            connect: Vec::new(),
+            // A keystroke each 50 ms is fast typing: a word or two share a change, and nobody sees the wait.
+            flush_ms: 50,
+            // One frame of a screen.
+            frame_ms: 16,
+            cache_bytes: 32 << 20,
+            view_bytes: 64 << 20,
+            limits: Limits::default(),
+            roles: roles::STORE | roles::RELAY,
+            agent: concat!("commonhold/", env!("CARGO_PKG_VERSION")).to_owned(),
+            local_socket: false,
+            serve_spaces: ServePolicy::default(),
+            store: None,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("data", &self.data)
+            .field("keys", &self.keys)
+            .field("listen", &self.listen)
+            .field("connect", &self.connect)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,95 @@
+//! Keeps connections: dials addresses again and again with backoff, and accepts on listeners. What comes of it goes to the
+//! driver as an [`Attach`].
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use commonhold_sync::id::DeviceId;
+use tokio::sync::{oneshot, watch};
+use tokio::time::sleep_until;
+
+use crate::backoff::Backoff;
+use crate::shared::{Attach, Command, Mode, Shared};
+use crate::transport::{Address, Listener, TransportConfig, dial};
+
+/// Dials until the node closes or `stop` says so.
+pub(crate) async fn keep_dialled(
+    shared: Arc<Shared>,
+    config: Arc<TransportConfig>,
+    address: Address,
+    expected: Option<DeviceId>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut mode = shared.mode.subscribe();
+    tokio::select! {
+        () = dial_again_and_again(&shared, &config, &address, expected) => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+        _ = mode.wait_for(|mode| matches!(mode, Mode::Closed)) => {}
+    }
+}
+
+async fn dial_again_and_again(
+    shared: &Shared,
+    config: &TransportConfig,
+    address: &Address,
+    expected: Option<DeviceId>,
+) {
+    let mut backoff = Backoff::default();
+    let mut away = false;
+    loop {
+        match dial(address, config).await {
+            Ok(link) => {
+                away = false;
+                backoff.connected(Instant::now());
+                let (alive, ended) = oneshot::channel();
+                let attach = Attach {
+                    link,
+                    dialled: true,
+                    expected,
+                    address: Some(address.to_string()),
+                    admission: None,
+                    alive: Some(alive),
+                };
+                if shared.command(Command::Attach(attach)).await.is_err() {
+                    return;
+                }
+                // The driver drops its end when the connection ends.
+                let _ = ended.await;
+            }
+            // Said once: an address that is away for a day is not news each minute.
+            Err(error) if !std::mem::replace(&mut away, true) => {
+                tracing::info!(%address, %error, "cannot connect; trying again");
+            }
+            Err(error) => tracing::debug!(%address, %error, "cannot connect"),
+        }
+        let next = backoff.failed(Instant::now(), random());
+        sleep_until(next.into()).await;
+    }
+}
+
+/// Accepts until the node closes.
+pub(crate) async fn accept(shared: Arc<Shared>, mut listener: Listener) {
+    let mut mode = shared.mode.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = mode.wait_for(|mode| matches!(mode, Mode::Closed)) => return,
+        };
+        let attach = Attach {
+            link: accepted.link,
+            dialled: false,
+            expected: None,
+            address: accepted.remote.map(|remote| remote.to_string()),
+            admission: Some(accepted.admission),
+            alive: None,
+        };
+        if shared.command(Command::Attach(attach)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Without randomness the wait is the longest, which is safe.
+fn random() -> u64 {
+    getrandom::u64().unwrap_or(u64::MAX)
+}

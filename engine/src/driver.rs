@@ -1,0 +1,479 @@
+//! The task that owns the machine: it feeds [`Peer`] what happens and does what the machine wants done. Nothing about the
+//! protocol is decided here.
+//!
+//! Architecture Invariant: the driver never waits for a document, a link or the disk. Each input is followed by all its
+//! outputs before the next.
+
+mod conns;
+mod events;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use commonhold_sync::id::{DocId, SpaceId};
+use commonhold_sync::peer::{
+    Input, Load, Loaded, LocalError, Now, OpId, Output, Peer, SnapshotContent, Start, StoreOp, Ticket,
+};
+use ed25519_dalek::SigningKey;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::error::Error;
+use crate::shared::{Command, Mode, Reply, Shared, locked};
+use crate::start;
+use crate::status::{NodeEvent, SpaceInfo};
+use crate::storage::{Storage, Stored};
+use crate::store::StoreError;
+use crate::transport::{LinkEvent, TransportConfig};
+use crate::worker::{self, Packed};
+use crate::writer::{Job, Writer, Written};
+use conns::Conns;
+
+/// Link events that wait. A frame has 256 KiB at most: 64 MiB; then links stop reading.
+const LINK_EVENTS_MAX: usize = 256;
+/// Bytes on their way to disk above which links are not read.
+const STORING_MAX: usize = 32 << 20;
+/// How long a document rests before its snapshot is made.
+const LOOSE_QUIET: Duration = Duration::from_secs(2);
+/// How long after a snapshot was made, or could not be, the next is thought of: it costs as much as a load.
+const LOOSE_AGAIN: Duration = Duration::from_secs(30);
+/// Documents that are loaded for the machine at once.
+const HEAVY: usize = 2;
+/// Waits before a failed store is opened again: doubling from the first to the second.
+const REOPEN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// What work elsewhere came to. Those of an earlier run of the machine count for nothing.
+enum Done {
+    Written(Written),
+    Loaded { op: OpId, loaded: Result<Loaded, StoreError> },
+    Checked { op: OpId, result: Result<SnapshotContent, String> },
+    Compacted { space: SpaceId, doc: DocId, packed: Option<Packed>, reply: Option<oneshot::Sender<()>> },
+    Reopened(Result<Box<(Storage, Stored, [u8; 8])>, StoreError>),
+}
+
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    key: SigningKey,
+    epoch: Instant,
+    /// Absent while the store has failed.
+    machine: Option<Machine>,
+    /// Counts machines.
+    run: u64,
+    conns: Conns,
+    links: mpsc::Receiver<LinkEvent>,
+    commands: mpsc::Receiver<Command>,
+    done: mpsc::UnboundedReceiver<(u64, Done)>,
+    tell: mpsc::UnboundedSender<(u64, Done)>,
+    tickets: BTreeMap<Ticket, (SpaceId, Option<DocId>, Reply)>,
+    next_ticket: u64,
+    loose: BTreeMap<(SpaceId, DocId), Instant>,
+    /// When snapshots were last made, or could not be.
+    packed_at: BTreeMap<(SpaceId, DocId), Instant>,
+    compacting: bool,
+    heavy: Arc<Semaphore>,
+    reopen_after: Duration,
+}
+
+struct Machine {
+    peer: Peer,
+    storage: Storage,
+    writer: Writer,
+    /// Rough bytes of each operation on its way to disk.
+    storing: BTreeMap<OpId, usize>,
+    storing_bytes: usize,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        commands: mpsc::Receiver<Command>,
+        key: SigningKey,
+        storage: Storage,
+        stored: Stored,
+        salt: [u8; 8],
+    ) -> Result<Driver, StoreError> {
+        let (link_events, links) = mpsc::channel(LINK_EVENTS_MAX);
+        let (tell, done) = mpsc::unbounded_channel();
+        let transport = Arc::new(TransportConfig::new(&shared.config.limits));
+        let mut driver = Driver {
+            shared,
+            key,
+            epoch: Instant::now(),
+            machine: None,
+            run: 0,
+            conns: Conns::new(link_events, transport),
+            links,
+            commands,
+            done,
+            tell,
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            loose: BTreeMap::new(),
+            packed_at: BTreeMap::new(),
+            compacting: false,
+            heavy: Arc::new(Semaphore::new(HEAVY)),
+            reopen_after: REOPEN.0,
+        };
+        driver.start_machine(storage, stored, salt)?;
+        Ok(driver)
+    }
+
+    fn start_machine(&mut self, storage: Storage, stored: Stored, salt: [u8; 8]) -> Result<(), StoreError> {
+        self.run += 1;
+        let (run, tell) = (self.run, self.tell.clone());
+        let told = move |written| drop(tell.send((run, Done::Written(written))));
+        let writer = Writer::start(storage.clone(), told)
+            .map_err(|source| StoreError::Io { doing: "starting to write", source: Arc::new(source) })?;
+        let peer = Peer::new(Start {
+            key: self.key.clone(),
+            store: self.shared.store_id,
+            salt,
+            seed: start::random()
+                .map_err(|source| StoreError::Io { doing: "asking for random numbers", source: Arc::new(source) })?,
+            roles: self.shared.config.roles,
+            agent: self.shared.config.agent.clone(),
+            addresses: self.shared.advertised(),
+            limits: self.shared.config.limits.clone(),
+            spaces: stored.spaces,
+            cursors: stored.cursors,
+        });
+        let machine = Machine { peer, storage, writer, storing: BTreeMap::new(), storing_bytes: 0 };
+        let ids: Vec<SpaceId> = machine.peer.spaces().map(|space| space.id()).collect();
+        self.machine = Some(machine);
+        ids.iter().for_each(|id| self.note_space(id));
+        Ok(())
+    }
+
+    fn now(&self) -> Now {
+        Now(self.epoch.elapsed().as_millis() as u64)
+    }
+
+    /// Runs until the node is closed or forgotten.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let timeout = self.machine.as_ref().and_then(|m| m.peer.poll_timeout());
+            let due = timeout.map(|now| self.epoch + Duration::from_millis(now.0));
+            let pack = self.loose.values().min().copied().filter(|_| !self.compacting && self.machine.is_some());
+            let wake = due.into_iter().chain(pack).min();
+            let busy = self.machine.as_ref().is_some_and(|m| m.storing_bytes > STORING_MAX);
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(Command::Close(reply)) => return self.close(Some(reply)),
+                    Some(command) => self.command(command),
+                    None => return self.close(None),
+                },
+                Some((run, done)) = self.done.recv() => if run == self.run {
+                    self.finished(done);
+                },
+                Some(event) = self.links.recv(), if !busy => self.link_event(event),
+                () = sleep_until(wake.unwrap_or(self.epoch)), if wake.is_some() => self.tick(due),
+            }
+        }
+    }
+
+    fn tick(&mut self, due: Option<Instant>) {
+        if due.is_some_and(|due| due <= Instant::now()) {
+            self.handle(Input::Tick);
+        }
+        self.compact_loose();
+    }
+
+    /// One input, and everything that follows from it.
+    fn handle(&mut self, input: Input) {
+        let now = self.now();
+        let Some(machine) = &mut self.machine else { return };
+        machine.peer.handle(now, input);
+        self.drain();
+        // The machine counts what it sends; what the links have taken off since is told in between.
+        while let Some((conn, pending)) = self.conns.poll_drained() {
+            let Some(machine) = &mut self.machine else { return };
+            machine.peer.handle(now, Input::Drained { conn, pending });
+            self.drain();
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.machine.as_mut().and_then(|m| m.peer.poll_output()) {
+            match output {
+                Output::Send { conn, bytes } => self.conns.send(conn, bytes),
+                Output::Store { op, ops } => self.store(op, ops),
+                Output::Load { op, load } => self.load(op, load),
+                Output::Emit(event) => self.emit(event),
+                Output::Disconnect { conn, reason } => self.conns.close(conn, &reason),
+            }
+        }
+    }
+
+    fn store(&mut self, op: OpId, ops: Vec<StoreOp>) {
+        let spaces: Vec<SpaceId> = ops
+            .iter()
+            .filter_map(|op| match op {
+                StoreOp::Space { space, .. } => Some(*space),
+                _ => None,
+            })
+            .collect();
+        spaces.iter().for_each(|space| self.note_space(space));
+        let Some(machine) = &mut self.machine else { return };
+        let bytes = ops.iter().map(rough_bytes).sum();
+        machine.storing.insert(op, bytes);
+        machine.storing_bytes += bytes;
+        machine.writer.give(Job::Commit { op, ops });
+    }
+
+    fn load(&mut self, op: OpId, load: Load) {
+        let Some(machine) = &self.machine else { return };
+        let storage = machine.storage.clone();
+        if let Load::Deep { space, doc } = load {
+            return self
+                .heavy(move || Done::Loaded { op, loaded: Ok(Loaded::Deep(worker::deep(&storage, &space, &doc))) });
+        }
+        let (tell, run, shared) = (self.tell.clone(), self.run, self.shared.clone());
+        tokio::task::spawn_blocking(move || {
+            let loaded = storage.load(&load).map(|read| {
+                start::note_damage(&shared, &read.damaged);
+                read.value
+            });
+            let _ = tell.send((run, Done::Loaded { op, loaded }));
+        });
+    }
+
+    /// Work that loads a whole document for the machine. Few at a time: each may take as much memory as a document.
+    fn heavy(&self, work: impl FnOnce() -> Done + Send + 'static) {
+        let (tell, run, places) = (self.tell.clone(), self.run, self.heavy.clone());
+        tokio::spawn(async move {
+            let Ok(_place) = places.acquire_owned().await else { return };
+            if let Ok(done) = tokio::task::spawn_blocking(work).await {
+                let _ = tell.send((run, done));
+            }
+        });
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Say { space, local, reply } => self.say(space, local, reply),
+            Command::Join { space, genesis, reply } => {
+                self.handle(Input::Join { space, genesis, filter: None });
+                self.note_space(&space);
+                self.barrier(move || _ = reply.send(()));
+            }
+            Command::Prepare { space, doc, reply } => {
+                let Some(machine) = &self.machine else { return };
+                let opening = machine.peer.own_opening(&space, &doc);
+                self.barrier(move || _ = reply.send(opening));
+            }
+            Command::Settle(reply) => self.barrier(move || _ = reply.send(())),
+            Command::Attach(attach) => {
+                if self.machine.is_some() {
+                    let (dialled, expected) = (attach.dialled, attach.expected);
+                    let conn = self.conns.add(attach);
+                    self.handle(Input::Connected { conn, dialled, expected });
+                }
+            }
+            Command::Disconnect(peer) => self.conns.disconnect(&peer),
+            Command::Compact { docs, reply } => self.compact(docs, Some(reply)),
+            Command::Loose(reply) => _ = reply.send(self.loose.keys().copied().collect()),
+            Command::Close(_) => unreachable!("handled where the loop can end"),
+        }
+    }
+
+    fn say(&mut self, space: SpaceId, local: commonhold_sync::peer::Local, reply: Reply) {
+        let doc = match &local {
+            commonhold_sync::peer::Local::Entries { doc, .. } => Some(*doc),
+            commonhold_sync::peer::Local::Records(_) => None,
+        };
+        if self.machine.is_none() {
+            return answer(space, doc, reply, Err(LocalError::StoreFailed));
+        }
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.tickets.insert(ticket, (space, doc, reply));
+        self.handle(Input::Local { ticket, space, local });
+    }
+
+    /// Calls this when everything that was stored so far is on disk.
+    fn barrier(&self, call: impl FnOnce() + Send + 'static) {
+        if let Some(machine) = &self.machine {
+            machine.writer.give(Job::Barrier(Box::new(call)));
+        }
+    }
+
+    fn finished(&mut self, done: Done) {
+        match done {
+            Done::Written(Written::Stored(ops)) => {
+                for op in ops {
+                    if let Some(machine) = &mut self.machine {
+                        machine.storing_bytes -= machine.storing.remove(&op).unwrap_or(0);
+                    }
+                    self.handle(Input::Stored { op });
+                }
+            }
+            Done::Written(Written::Failed(op, error)) => self.store_failed(op, error),
+            Done::Loaded { op, loaded: Ok(loaded) } => self.handle(Input::Loaded { op, loaded }),
+            Done::Loaded { op, loaded: Err(error) } => self.store_failed(op, error),
+            Done::Checked { op, result } => self.handle(Input::SnapshotChecked { op, result }),
+            Done::Compacted { space, doc, packed, reply } => {
+                self.compacting = false;
+                let now = Instant::now();
+                self.packed_at.retain(|_, at| *at + LOOSE_AGAIN > now);
+                self.packed_at.insert((space, doc), now);
+                if let Some(Packed { bytes, heads, ends }) = packed {
+                    self.handle(Input::SnapshotMade { space, doc, bytes, heads, ends });
+                }
+                if let Some(reply) = reply {
+                    self.barrier(move || _ = reply.send(()));
+                }
+            }
+            Done::Reopened(Ok(reopened)) => self.recover(*reopened),
+            Done::Reopened(Err(error)) => {
+                tracing::warn!(%error, "the store cannot be opened yet");
+                self.reopen();
+            }
+        }
+    }
+
+    // Failure and recovery of the store.
+
+    fn store_failed(&mut self, op: OpId, error: StoreError) {
+        tracing::error!(%error, code = error.code(), "the store failed");
+        self.handle(Input::StoreFailed { op });
+        *self.shared.storage.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.shared.emit(NodeEvent::StoreFailed { code: error.code(), text: error.to_string() });
+        self.shared.mode.send_replace(Mode::StoreFailed(Arc::new(error)));
+        self.machine = None;
+        self.run += 1;
+        self.compacting = false;
+        self.conns.close_all("the store of this peer has failed");
+        for (space, doc, reply) in std::mem::take(&mut self.tickets).into_values() {
+            answer(space, doc, reply, Err(LocalError::StoreFailed));
+        }
+        self.shared.moved();
+        self.reopen_after = REOPEN.0;
+        self.reopen();
+    }
+
+    fn reopen(&mut self) {
+        let (run, tell, shared, wait) = (self.run, self.tell.clone(), self.shared.clone(), self.reopen_after);
+        self.reopen_after = (self.reopen_after * 2).min(REOPEN.1);
+        tokio::spawn(async move {
+            sleep(wait).await;
+            let opened = tokio::task::spawn_blocking(move || start::reopen(&shared)).await;
+            let opened = opened.unwrap_or_else(|_| {
+                Err(StoreError::Failed { reason: "opening it again ended in a fault of ours".into() })
+            });
+            let _ = tell.send((run, Done::Reopened(opened.map(Box::new))));
+        });
+    }
+
+    fn recover(&mut self, (storage, stored, salt): (Storage, Stored, [u8; 8])) {
+        if let Err(error) = self.start_machine(storage.clone(), stored, salt) {
+            tracing::warn!(%error, "the store cannot be used yet");
+            return self.reopen();
+        }
+        *self.shared.storage.write().unwrap_or_else(PoisonError::into_inner) = Some(storage);
+        self.shared.mode.send_replace(Mode::Running);
+        self.shared.emit(NodeEvent::StoreRecovered);
+        tracing::info!("the store is open again");
+        locked(&self.shared.documents).open.values().for_each(|open| open.discard());
+        self.shared.moved();
+    }
+
+    // Snapshots.
+
+    fn compact_loose(&mut self) {
+        let now = Instant::now();
+        let due = self.loose.iter().find(|(_, at)| **at <= now).map(|(key, _)| *key);
+        if let Some(key) = due.filter(|_| !self.compacting) {
+            self.loose.remove(&key);
+            self.compact(vec![key], None);
+        }
+    }
+
+    /// One after the other: each may take as much memory as its document.
+    fn compact(&mut self, docs: Vec<(SpaceId, DocId)>, reply: Option<oneshot::Sender<()>>) {
+        let Some(machine) = &self.machine else { return };
+        self.compacting = !docs.is_empty();
+        let mut reply = reply;
+        let count = docs.len();
+        if count == 0 {
+            _ = reply.map(|reply| reply.send(()));
+            return;
+        }
+        let (storage, tell, run) = (machine.storage.clone(), self.tell.clone(), self.run);
+        let work = move || {
+            for (at, (space, doc)) in docs.into_iter().enumerate() {
+                let packed = worker::compact(&storage, &space, &doc).unwrap_or_else(|why| {
+                    tracing::warn!(%space, %doc, why, "no snapshot could be made");
+                    None
+                });
+                let reply = if at + 1 == count { reply.take() } else { None };
+                let _ = tell.send((run, Done::Compacted { space, doc, packed, reply }));
+            }
+        };
+        self.barrier(move || drop(std::thread::Builder::new().name("commonhold-compact".into()).spawn(work)));
+    }
+
+    // What the node shows of the machine.
+
+    fn note_space(&self, id: &SpaceId) {
+        let Some(space) = self.machine.as_ref().and_then(|m| m.peer.space(id)) else { return };
+        let authority = u64::from(!space.clock().0.is_empty());
+        let info = SpaceInfo {
+            id: *id,
+            ready: space.rules().is_some(),
+            writers: space.genesis().map(|genesis| genesis.writers),
+            root: space.genesis().map(|genesis| genesis.root),
+            right: space.right_of(&self.shared.device),
+            documents: space.logs.saturating_sub(authority),
+            seq: space.seq,
+            fingerprint: space.fingerprint.to_bytes(),
+        };
+        if let Some(genesis) = space.genesis() {
+            locked(&self.shared.geneses).entry(*id).or_insert_with(|| genesis.clone());
+        }
+        locked(&self.shared.spaces).insert(*id, info);
+    }
+
+    fn close(mut self, reply: Option<oneshot::Sender<Option<Storage>>>) {
+        self.handle(Input::Close);
+        self.conns.close_all("this peer closes");
+        let storage = self.machine.take().map(|machine| {
+            // Everything given is written before the thread ends; that wait is not the runtime's.
+            (machine.storage, machine.writer)
+        });
+        self.shared.mode.send_replace(Mode::Closed);
+        *self.shared.storage.write().unwrap_or_else(PoisonError::into_inner) = None;
+        std::mem::take(&mut locked(&self.shared.documents).open).into_values().for_each(|open| open.close());
+        self.shared.moved();
+        let finish = move || {
+            let storage = storage.map(|(storage, writer)| {
+                writer.finish();
+                storage
+            });
+            if let Some(reply) = reply {
+                let _ = reply.send(storage);
+            }
+        };
+        tokio::task::spawn_blocking(finish);
+    }
+}
+
+/// Tells whoever asked.
+fn answer(space: SpaceId, doc: Option<DocId>, reply: Reply, result: Result<events::Said, LocalError>) {
+    let error = |why| Error::from_local(why, space, doc);
+    match reply {
+        // Whoever gave up waiting is not told.
+        Reply::Records(reply) => drop(reply.send(result.map(|said| said.records).map_err(error))),
+        Reply::Entries(reply) => drop(reply.send(result.map(|said| said.end).map_err(error))),
+        Reply::Document(open, number) => open.resolved(number, result.map(drop)),
+    }
+}
+
+fn rough_bytes(op: &StoreOp) -> usize {
+    match op {
+        StoreOp::Segment { stored, .. } => 256 + stored.segment.body_bytes(),
+        StoreOp::Snapshot { bytes, .. } => bytes.len(),
+        StoreOp::Document { image, .. } => 256 + 512 * image.lines.len(),
+        _ => 256,
+    }
+}

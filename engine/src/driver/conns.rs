@@ -1,0 +1,170 @@
+//! The driver's connections: links by id, frames that a link did not take yet, and how much of them is still on its way.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use commonhold_sync::id::DeviceId;
+use commonhold_sync::peer::{ConnId, Reason};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::shared::Attach;
+use crate::status::PeerInfo;
+use crate::transport::{Admission, LinkEvent, LinkHandle, TransportConfig, spawn};
+
+/// Bytes that wait beyond a link's queue: a few of the largest snapshots. A peer that asks for more and does not read is
+/// hung up on.
+const OVERFLOW_MAX: usize = 256 << 20;
+/// Bytes sent after which the machine is told what is left of them.
+const REPORT_BYTES: usize = 64 << 10;
+/// What a link counts for a frame beside its bytes.
+const FRAME_COST: usize = 64;
+
+pub(super) struct Conns {
+    events: mpsc::Sender<LinkEvent>,
+    config: Arc<TransportConfig>,
+    conns: BTreeMap<ConnId, Conn>,
+    next: u64,
+    /// Connections of which the machine is to be told how much is on its way.
+    reports: Vec<ConnId>,
+}
+
+struct Conn {
+    link: LinkHandle,
+    /// Frames beyond the link's queue: the machine sends a snapshot at once. Bounded by what it sends before it is told
+    /// of room, which is one snapshot.
+    overflow: VecDeque<Vec<u8>>,
+    overflow_bytes: usize,
+    queue_bytes_max: usize,
+    unreported: usize,
+    /// The link is to be closed, with this reason, once the overflow is gone.
+    closing: Option<String>,
+    dialled: bool,
+    address: Option<String>,
+    admission: Option<Admission>,
+    peer: Option<DeviceId>,
+    _alive: Option<oneshot::Sender<()>>,
+}
+
+impl Conns {
+    pub(super) fn new(events: mpsc::Sender<LinkEvent>, config: Arc<TransportConfig>) -> Conns {
+        Conns { events, config, conns: BTreeMap::new(), next: 0, reports: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, attach: Attach) -> ConnId {
+        self.next += 1;
+        let conn = Conn {
+            link: spawn(attach.link, self.next, self.events.clone(), self.config.clone()),
+            overflow: VecDeque::new(),
+            overflow_bytes: 0,
+            queue_bytes_max: self.config.send_queue_bytes_max,
+            unreported: 0,
+            closing: None,
+            dialled: attach.dialled,
+            address: attach.address,
+            admission: attach.admission,
+            peer: None,
+            _alive: attach.alive,
+        };
+        self.conns.insert(ConnId(self.next), conn);
+        ConnId(self.next)
+    }
+
+    pub(super) fn send(&mut self, id: ConnId, bytes: Vec<u8>) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        conn.unreported += bytes.len();
+        if conn.unreported >= REPORT_BYTES {
+            conn.unreported = 0;
+            self.reports.push(id);
+        }
+        conn.overflow_bytes += bytes.len();
+        conn.overflow.push_back(bytes);
+        conn.pump();
+        if conn.overflow_bytes > OVERFLOW_MAX {
+            conn.cut("asked for more than it reads");
+        }
+    }
+
+    /// A connection of which the machine should know how many bytes are on their way.
+    pub(super) fn poll_drained(&mut self) -> Option<(ConnId, usize)> {
+        let id = self.reports.pop()?;
+        let pending = self.conns.get(&id).map_or(0, Conn::pending);
+        Some((id, pending))
+    }
+
+    /// The link has room; bytes that are on their way now.
+    pub(super) fn drained(&mut self, id: ConnId) -> Option<usize> {
+        let conn = self.conns.get_mut(&id)?;
+        conn.pump();
+        Some(conn.pending())
+    }
+
+    /// The other side is known. What is shown of it.
+    pub(super) fn opened(
+        &mut self,
+        id: ConnId,
+        peer: DeviceId,
+        agent: String,
+        addresses: Vec<String>,
+    ) -> Option<PeerInfo> {
+        let conn = self.conns.get_mut(&id)?;
+        conn.admission = None;
+        conn.peer = Some(peer);
+        let (address, dialled) = (conn.address.clone(), conn.dialled);
+        Some(PeerInfo { device: peer, agent, address, addresses, since: SystemTime::now(), dialled })
+    }
+
+    pub(super) fn close(&mut self, id: ConnId, reason: &Reason) {
+        tracing::debug!(conn = id.0, code = reason.code, text = reason.text, "ending a connection");
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.closing = Some(reason.text.clone());
+            conn.pump();
+        }
+    }
+
+    pub(super) fn close_all(&mut self, reason: &str) {
+        for conn in self.conns.values() {
+            conn.link.close(reason);
+        }
+    }
+
+    pub(super) fn disconnect(&mut self, peer: &DeviceId) {
+        for conn in self.conns.values().filter(|conn| conn.peer.as_ref() == Some(peer)) {
+            conn.link.close("disconnected by the other side's owner");
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: ConnId) {
+        self.conns.remove(&id);
+    }
+}
+
+impl Conn {
+    fn pending(&self) -> usize {
+        self.link.bytes_pending() + self.overflow_bytes
+    }
+
+    fn pump(&mut self) {
+        while let Some(frame) = self.overflow.front() {
+            // A link that is asked in vain drops the frame. One this full owes an event when it is no more.
+            let queued = self.link.bytes_pending();
+            if queued > 0 && queued + frame.len() + FRAME_COST > self.queue_bytes_max {
+                return;
+            }
+            let Some(frame) = self.overflow.pop_front() else { return };
+            self.overflow_bytes -= frame.len();
+            if self.link.send(frame).is_err() {
+                return self.cut("a frame could not be sent");
+            }
+        }
+        if let Some(reason) = self.closing.take() {
+            self.link.close(&reason);
+        }
+    }
+
+    /// Ends the link, which is then told as an event. Without a frame the other side could read nothing that follows it.
+    fn cut(&mut self, reason: &str) {
+        (self.overflow, self.overflow_bytes) = (VecDeque::new(), 0);
+        self.link.close(reason);
+    }
+}

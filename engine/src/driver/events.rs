@@ -1,0 +1,152 @@
+//! What the machine tells the application, passed on to whoever it concerns; and what links tell the machine.
+
+use commonhold_sync::id::{ChainId, DocId, EntryId, SpaceId};
+use commonhold_sync::peer::{ConnId, Event, Input};
+use tokio::time::Instant;
+
+use super::{Done, Driver, LOOSE_AGAIN, LOOSE_QUIET, answer};
+use crate::shared::{Reply, locked};
+use crate::status::NodeEvent;
+use crate::transport::LinkEvent;
+use crate::worker;
+
+/// What became of something said.
+pub(super) struct Said {
+    pub(super) records: Vec<EntryId>,
+    pub(super) end: Option<(ChainId, u64)>,
+}
+
+impl Driver {
+    pub(super) fn link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Frame { id, bytes } => self.handle(Input::Frame { conn: ConnId(id), bytes }),
+            LinkEvent::Drained { id, .. } => {
+                if let Some(pending) = self.conns.drained(ConnId(id)) {
+                    self.handle(Input::Drained { conn: ConnId(id), pending });
+                }
+            }
+            LinkEvent::Closed { id, reason } => {
+                tracing::debug!(conn = id, %reason, "a connection ended");
+                self.conns.remove(ConnId(id));
+                self.handle(Input::Disconnected { conn: ConnId(id) });
+            }
+        }
+    }
+
+    pub(super) fn emit(&mut self, event: Event) {
+        match event {
+            Event::Opened { conn, peer, agent, addresses } => {
+                if let Some(info) = self.conns.opened(conn, peer, agent, addresses) {
+                    locked(&self.shared.peers).insert(conn.0, info.clone());
+                    self.shared.emit(NodeEvent::Opened(info));
+                }
+            }
+            Event::Closed { conn, peer } => {
+                locked(&self.shared.peers).remove(&conn.0);
+                if let Some(peer) = peer {
+                    let gone = !locked(&self.shared.peers).values().any(|info| info.device == peer);
+                    if gone {
+                        locked(&self.shared.tracker).closed(&peer);
+                    }
+                    self.shared.emit(NodeEvent::Closed(peer));
+                }
+                self.shared.moved();
+            }
+            Event::Space { space } => {
+                self.note_space(&space);
+                self.shared.emit(NodeEvent::Space(space));
+                self.shared.moved();
+            }
+            Event::Document { space, doc, header } => {
+                self.shared.emit(NodeEvent::Document { space, doc, kind: header.kind, name: header.name });
+            }
+            Event::Deleted { space, doc } => {
+                if let Some(open) = self.shared.open_document(space, doc) {
+                    open.deleted();
+                }
+                self.loose.remove(&(space, doc));
+                self.shared.emit(NodeEvent::Deleted { space, doc });
+            }
+            Event::Entries { space, doc, chain, branch, entries, from, .. } => {
+                if let Some(at) = self.loose.get_mut(&(space, doc)) {
+                    *at = (*at).max(Instant::now() + LOOSE_QUIET);
+                }
+                if let Some(from) = from {
+                    self.shared.emit(NodeEvent::Changed { space, doc, from });
+                }
+                // Other branches are evidence; what the view itself made it has.
+                let peer = self.machine.as_ref().map(|m| &m.peer);
+                let own =
+                    from.is_none() && peer.is_some_and(|p| p.own_opening(&space, &doc).chain(&space, &doc) == chain);
+                if let Some(open) = self.shared.open_document(space, doc).filter(|_| branch == 0 && !own) {
+                    open.entries(entries, from);
+                }
+            }
+            Event::Saved { ticket, records, end } => {
+                let Some((space, doc, reply)) = self.tickets.remove(&ticket) else { return };
+                self.note_saved(space, doc, end, &reply);
+                answer(space, doc, reply, Ok(Said { records, end }));
+                self.shared.moved();
+            }
+            Event::Failed { ticket, why } => {
+                if let Some((space, doc, reply)) = self.tickets.remove(&ticket) {
+                    answer(space, doc, reply, Err(why));
+                }
+            }
+            Event::Acked { peer, space, doc, chain, n } => {
+                locked(&self.shared.tracker).acked(peer, space, doc, chain, n);
+                self.shared.moved();
+            }
+            Event::Level { peer, space } => {
+                locked(&self.shared.tracker).level(peer, space);
+                self.shared.emit(NodeEvent::Level { peer, space });
+                self.shared.moved();
+            }
+            Event::Forked { space, doc, device, .. } => {
+                tracing::warn!(%space, %doc, %device, "a device signed two histories");
+                self.shared.emit(NodeEvent::Forked { space, doc, device });
+            }
+            Event::ChainLost { space, doc } => {
+                tracing::info!(%space, %doc, "another copy of this device wrote further; going on under a new chain");
+                let opening = self.machine.as_ref().map(|m| m.peer.own_opening(&space, &doc));
+                if let Some((open, opening)) = self.shared.open_document(space, doc).zip(opening) {
+                    open.opening(opening);
+                }
+            }
+            Event::CheckSnapshot { op, bytes } => {
+                let limits = self.shared.config.limits.clone();
+                self.heavy(move || Done::Checked { op, result: worker::check_snapshot(&bytes, &limits) });
+            }
+            Event::Snapshot { space, doc } => {
+                if let Some(open) = self.shared.open_document(space, doc) {
+                    open.reload();
+                }
+            }
+            Event::Notice { peer, space, doc, code, text } => {
+                tracing::info!(?peer, ?space, ?doc, code, text, "notice");
+                self.shared.emit(NodeEvent::Notice { peer, space, doc, code, text });
+            }
+            Event::Loose { space, doc } => {
+                let rested = Instant::now() + LOOSE_QUIET;
+                let at = self.packed_at.get(&(space, doc)).map_or(rested, |at| rested.max(*at + LOOSE_AGAIN));
+                self.loose.entry((space, doc)).or_insert(at);
+            }
+        }
+    }
+
+    fn note_saved(&self, space: SpaceId, doc: Option<DocId>, end: Option<(ChainId, u64)>, reply: &Reply) {
+        let mut tracker = locked(&self.shared.tracker);
+        match (doc, end, reply) {
+            (Some(doc), Some((chain, n)), Reply::Document(..)) => tracker.saved(space, doc, chain, n),
+            (None, ..) => {
+                let authority = space.authority();
+                let Some(peer) = self.machine.as_ref().map(|m| &m.peer) else { return };
+                let opening = peer.own_opening(&space, &authority);
+                let Some(held) = peer.space(&space) else { return };
+                let (chain, n) = (held.authority_chain(&opening), held.chain_length(&opening));
+                tracker.saved(space, authority, chain, n);
+            }
+            _ => {}
+        }
+    }
+}

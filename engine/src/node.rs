@@ -1,0 +1,476 @@
+//! A node: an open peer, as the application holds it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
+use commonhold_sync::log::Log;
+use commonhold_sync::peer::{Load, Loaded, Local};
+use commonhold_sync::record::{Genesis, KIND_BYTES_MAX, NAME_BYTES_MAX, Privacy, Record, Right, Writers};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{broadcast, oneshot, watch};
+
+use crate::bundle::{self, ExportReport, ImportReport};
+use crate::config::Config;
+use crate::dial;
+use crate::document_handle::Document;
+use crate::error::{Error, OpenError};
+use crate::invite::Invite;
+use crate::lineage::{Lineage, Outcome};
+use crate::local::LocalServer;
+use crate::shared::{Attach, Command, Reply, Shared, locked};
+use crate::start::{self, random};
+use crate::status::{NodeEvent, PeerInfo, SpaceInfo};
+use crate::storage::{DocumentInfo, DocumentQuery, Facts, Storage};
+use crate::store::{StoreError, damaged_rows};
+use crate::transport::{Address, Link, TransportConfig};
+
+/// Addresses that are kept dialled at once.
+const DIALLED_MAX: usize = 1_024;
+/// How long closing waits for snapshots that would pay.
+const CLOSE_COMPACT: Duration = Duration::from_secs(10);
+/// How long closing waits for reads that are under way: 5 s.
+const RELEASE_TRIES: usize = 500;
+const RELEASE_WAIT: Duration = Duration::from_millis(10);
+/// Damaged rows that a check lists.
+const DAMAGED_MAX: usize = 1_000;
+
+/// An open peer. Cheap to clone; it runs in tasks of its own until [`Node::close`], or until the last clone is dropped
+/// (which is like a crash: nothing saved is lost, but chains of this run are not continued).
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    transport: Arc<TransportConfig>,
+    lineage: Mutex<Option<Lineage>>,
+    local: Mutex<Option<LocalServer>>,
+    dialled: Mutex<BTreeMap<Address, (Option<DeviceId>, watch::Sender<bool>)>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // A full queue is drained by the driver, which then finds this among the first.
+        let commands = self.shared.commands.clone();
+        let (reply, _) = oneshot::channel();
+        if let Err(error) = commands.try_send(Command::Close(reply))
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move { commands.send(error.into_inner()).await.ok() });
+        }
+    }
+}
+
+/// What a check of the store found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Spaces read.
+    pub spaces: usize,
+    /// Documents read.
+    pub documents: usize,
+    /// Entries whose ids were computed again, those inside snapshots included.
+    pub entries: u64,
+    /// Bytes of the store.
+    pub store_bytes: u64,
+    /// Rows that do not match their checksum: table, and key in hex.
+    pub damaged_rows: Vec<(String, String)>,
+    /// Documents in which something does not hold, and what.
+    pub faults: Vec<(SpaceId, DocId, String)>,
+}
+
+impl CheckReport {
+    /// Nothing was found.
+    pub fn is_sound(&self) -> bool {
+        self.damaged_rows.is_empty() && self.faults.is_empty()
+    }
+}
+
+impl Node {
+    /// Opens a peer: its keys, its store, its listeners; then connects. Must be called inside a tokio runtime.
+    pub async fn open(config: Config) -> Result<Node, OpenError> {
+        let connect = config.connect.clone();
+        let opened = start::open(config).await?;
+        let node = Node {
+            inner: Arc::new(Inner {
+                shared: opened.shared,
+                transport: opened.transport,
+                lineage: Mutex::new(opened.lineage),
+                local: Mutex::new(opened.local),
+                dialled: Mutex::default(),
+            }),
+        };
+        for (address, expected) in connect {
+            node.connect(address, expected);
+        }
+        if let Ok(Ok(invites)) = node.shared().blocking(Storage::invites).await {
+            for invite in invites.iter().filter_map(|text| text.parse::<Invite>().ok()) {
+                node.dial_invite(&invite);
+            }
+        }
+        Ok(node)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    /// The device that this peer is.
+    pub fn device(&self) -> DeviceId {
+        self.shared().device
+    }
+
+    /// The id of its store.
+    pub fn store_id(&self) -> StoreId {
+        self.shared().store_id
+    }
+
+    /// What the store turned out to be when it was opened.
+    pub fn outcome(&self) -> Outcome {
+        self.shared().outcome
+    }
+
+    /// Where it listens, with the ports that the system chose.
+    pub fn listening(&self) -> Vec<String> {
+        self.shared().listening.iter().map(Address::to_string).collect()
+    }
+
+    /// The local socket, once, if the configuration asked for it.
+    pub fn local_server(&self) -> Option<LocalServer> {
+        locked(&self.inner.local).take()
+    }
+
+    // Spaces.
+
+    /// Founds a space. This device is its root.
+    pub async fn create_space(&self, writers: Writers) -> Result<SpaceId, Error> {
+        self.shared().running()?;
+        let nonce = random()?;
+        let genesis = Genesis { root: self.device(), privacy: Privacy::Public, writers, rules: 1, nonce };
+        let space = genesis.space();
+        self.hold(space, Some(genesis)).await?;
+        Ok(space)
+    }
+
+    /// Holds a space from now on, and dials whoever invited.
+    pub async fn join(&self, invite: &Invite) -> Result<SpaceId, Error> {
+        self.hold(invite.space, invite.genesis()).await?;
+        if !invite.addresses.is_empty() {
+            let (space, text) = (invite.space, invite.to_string());
+            self.shared().blocking(move |storage| storage.put_invite(&space, &text)).await??;
+            self.dial_invite(invite);
+        }
+        Ok(invite.space)
+    }
+
+    pub(crate) async fn hold_space(&self, space: SpaceId, genesis: Genesis) -> Result<(), Error> {
+        self.hold(space, Some(genesis)).await
+    }
+
+    async fn hold(&self, space: SpaceId, genesis: Option<Genesis>) -> Result<(), Error> {
+        self.shared().running()?;
+        let (reply, joined) = oneshot::channel();
+        self.shared().command(Command::Join { space, genesis, reply }).await?;
+        joined.await.map_err(|_| self.shared().no_reply())
+    }
+
+    fn dial_invite(&self, invite: &Invite) {
+        let ours = self.shared().advertised();
+        for address in invite.addresses.iter().filter(|address| !ours.contains(address)) {
+            match address.parse() {
+                Ok(address) => self.connect(address, invite.peer),
+                Err(error) => tracing::info!(address, %error, "an address in the invite cannot be dialled"),
+            }
+        }
+    }
+
+    /// The spaces held.
+    pub fn spaces(&self) -> Vec<SpaceInfo> {
+        locked(&self.shared().spaces).values().cloned().collect()
+    }
+
+    /// One space.
+    pub fn space(&self, space: SpaceId) -> Result<SpaceInfo, Error> {
+        locked(&self.shared().spaces).get(&space).cloned().ok_or(Error::UnknownSpace(space))
+    }
+
+    /// An invite to a space: it names this peer and where it can be dialled. In a public space, whoever has it can read.
+    pub fn invite(&self, space: SpaceId) -> Result<Invite, Error> {
+        self.space(space)?;
+        let genesis = locked(&self.shared().geneses).get(&space).cloned();
+        Ok(Invite::new(space, genesis.as_ref(), Some(self.device()), self.shared().advertised()))
+    }
+
+    /// Gives a device a right in a space. `gateway`: it may vouch for unsigned changes of others.
+    pub async fn grant(&self, space: SpaceId, device: DeviceId, right: Right, gateway: bool) -> Result<(), Error> {
+        self.say(space, vec![Record::Grant { device, right, gateway }]).await.map(drop)
+    }
+
+    /// Returns when the genesis of a space is known: at once, or when a peer that holds it has been reached.
+    pub async fn wait_ready(&self, space: SpaceId) -> Result<(), Error> {
+        self.shared().until(|| locked(&self.shared().spaces).get(&space).is_some_and(|info| info.ready)).await
+    }
+
+    async fn say(&self, space: SpaceId, records: Vec<Record>) -> Result<Vec<EntryId>, Error> {
+        self.shared().running()?;
+        let (reply, said) = oneshot::channel();
+        let local = Local::Records(records);
+        self.shared().command(Command::Say { space, local, reply: Reply::Records(reply) }).await?;
+        said.await.map_err(|_| self.shared().no_reply())?
+    }
+
+    // Documents.
+
+    /// Creates a document and opens it. Kind and name are for the application and its people; either may be empty.
+    pub async fn create_document(&self, space: SpaceId, kind: &str, name: &str) -> Result<Document, Error> {
+        let ids = self.create_documents(space, [(kind, name)]).await?;
+        let doc = ids.first().copied().ok_or(Error::Internal("a document without an id"))?;
+        self.open_document(space, doc).await
+    }
+
+    /// Creates many documents, each of a kind and with a name, with one signature and one commit.
+    pub async fn create_documents<K: AsRef<str>, N: AsRef<str>>(
+        &self,
+        space: SpaceId,
+        documents: impl IntoIterator<Item = (K, N)>,
+    ) -> Result<Vec<DocId>, Error> {
+        let mut records = Vec::new();
+        for (kind, name) in documents {
+            let (kind, name) = (kind.as_ref(), name.as_ref());
+            for (what, length, max) in
+                [("bytes of a kind", kind.len(), KIND_BYTES_MAX), ("bytes of a name", name.len(), NAME_BYTES_MAX)]
+            {
+                if length > max {
+                    return Err(Error::TooMuch { what, max });
+                }
+            }
+            records.push(Record::Header { nonce: random()?, kind: kind.to_owned(), name: name.to_owned() });
+        }
+        Ok(self.say(space, records).await?.into_iter().map(|id| DocId(id.0)).collect())
+    }
+
+    /// Opens a document that is held here.
+    pub async fn open_document(&self, space: SpaceId, doc: DocId) -> Result<Document, Error> {
+        self.space(space)?;
+        Document::open_in(self.shared(), space, doc).await
+    }
+
+    /// The documents of a space, by id.
+    pub async fn documents(&self, space: SpaceId, query: DocumentQuery) -> Result<Vec<DocumentInfo>, Error> {
+        self.space(space)?;
+        self.shared().settle().await?;
+        Ok(self.shared().blocking(move |storage| storage.documents(&space, &query)).await??)
+    }
+
+    /// Deletes a document: its content is dropped by every peer, a tombstone stays.
+    pub async fn delete_document(&self, space: SpaceId, doc: DocId) -> Result<(), Error> {
+        self.say(space, vec![Record::Tombstone { doc }]).await.map(drop)
+    }
+
+    // Connections.
+
+    /// Keeps an address dialled, with backoff. `expected` is who must answer there.
+    pub fn connect(&self, address: Address, expected: Option<DeviceId>) {
+        let mut dialled = locked(&self.inner.dialled);
+        if dialled.contains_key(&address) || self.shared().listening.contains(&address) {
+            return;
+        }
+        if dialled.len() >= DIALLED_MAX {
+            return tracing::warn!(%address, "too many addresses to dial");
+        }
+        let stop = watch::Sender::new(false);
+        let (shared, config) = (self.shared().clone(), self.inner.transport.clone());
+        tokio::spawn(dial::keep_dialled(shared, config, address.clone(), expected, stop.subscribe()));
+        dialled.insert(address, (expected, stop));
+    }
+
+    /// Ends the connections to a peer, and stops dialling it where it is known to be.
+    pub fn disconnect(&self, peer: DeviceId) {
+        let infos = self.peers();
+        let at: Vec<&String> = infos
+            .iter()
+            .filter(|info| info.device == peer && info.dialled)
+            .filter_map(|i| i.address.as_ref())
+            .collect();
+        locked(&self.inner.dialled).retain(|address, (expected, stop)| {
+            let gone = *expected == Some(peer) || at.contains(&&address.to_string());
+            if gone {
+                stop.send_replace(true);
+            }
+            !gone
+        });
+        let commands = self.shared().commands.clone();
+        tokio::spawn(async move { commands.send(Command::Disconnect(peer)).await.ok() });
+    }
+
+    /// Takes a connection that was made elsewhere: one end of [`Link::pair`], or of any byte stream. Exactly one side
+    /// says `dialled`.
+    pub fn attach(&self, link: Link, dialled: bool, expected: Option<DeviceId>) {
+        let attach = Attach { link, dialled, expected, address: None, admission: None, alive: None };
+        let commands = self.shared().commands.clone();
+        tokio::spawn(async move { commands.send(Command::Attach(attach)).await.ok() });
+    }
+
+    /// The peers connected now.
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        locked(&self.shared().peers).values().cloned().collect()
+    }
+
+    /// What happens on this node, from now on.
+    pub fn events(&self) -> broadcast::Receiver<NodeEvent> {
+        self.shared().events.subscribe()
+    }
+
+    /// Returns when a peer and this one have compared a space and found it the same, and the peer has what this device
+    /// made since. Puts no limit to the time.
+    pub async fn wait_level(&self, space: SpaceId, peer: DeviceId) -> Result<(), Error> {
+        self.space(space)?;
+        self.shared().until(|| locked(&self.shared().tracker).is_level(&space, &peer)).await
+    }
+
+    // Files.
+
+    /// Writes a space, or some of its documents, as a bundle: what another peer takes with [`Node::import`].
+    pub async fn export(
+        &self,
+        space: SpaceId,
+        docs: Option<Vec<DocId>>,
+        to: impl AsyncWrite + Unpin,
+    ) -> Result<ExportReport, Error> {
+        bundle::export(self, space, docs, to).await
+    }
+
+    /// Takes a bundle, checked like what comes from a stranger, or an `.automerge` file, which becomes a new document in
+    /// `into`.
+    pub async fn import(&self, from: impl AsyncRead + Unpin, into: Option<SpaceId>) -> Result<ImportReport, Error> {
+        bundle::import(self, from, into).await
+    }
+
+    /// Reads every row and checks what can be checked: checksums, ids, the signatures over them.
+    pub async fn check(&self) -> Result<CheckReport, Error> {
+        self.shared().settle().await?;
+        Ok(self.shared().blocking(check).await??)
+    }
+
+    /// Closes in good order: edits are flushed, snapshots made where they pay, peers told goodbye, and chains marked
+    /// as complete, so that the next run continues them. Other clones of the node are of no use afterwards.
+    pub async fn close(self) -> Result<(), Error> {
+        let shared = self.shared();
+        let open: Vec<_> = locked(&shared.documents).open.values().cloned().collect();
+        let mut first_error = None;
+        for document in open {
+            match document.flush().await {
+                Err(Error::Deleted(_) | Error::UnknownDocument(_)) | Ok(_) => {}
+                Err(error) => drop(first_error.get_or_insert(error)),
+            }
+        }
+        let _ = tokio::time::timeout(CLOSE_COMPACT, self.compact()).await;
+        let (reply, closed) = oneshot::channel();
+        shared.command(Command::Close(reply)).await?;
+        let storage = closed.await.map_err(|_| Error::Closed)?;
+        let lineage = locked(&self.inner.lineage).take();
+        locked(&self.inner.local).take();
+        if let (Some(storage), Some(lineage)) = (storage, lineage) {
+            let done = tokio::task::spawn_blocking(move || last_word(storage, lineage)).await;
+            done.map_err(|_| Error::Internal("closing the store failed"))??;
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// Makes the snapshot of a document now, instead of when it pays and the document rests.
+    pub async fn compact_now(&self, space: SpaceId, doc: DocId) -> Result<(), Error> {
+        self.pack(vec![(space, doc)]).await
+    }
+
+    async fn compact(&self) -> Result<(), Error> {
+        let (reply, loose) = oneshot::channel();
+        self.shared().command(Command::Loose(reply)).await?;
+        let docs = loose.await.map_err(|_| Error::Closed)?;
+        self.pack(docs).await
+    }
+
+    async fn pack(&self, docs: Vec<(SpaceId, DocId)>) -> Result<(), Error> {
+        let (reply, done) = oneshot::channel();
+        self.shared().command(Command::Compact { docs, reply }).await?;
+        done.await.map_err(|_| Error::Closed)
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Node({})", self.device())
+    }
+}
+
+/// The shutdown token: in the store first, then outside.
+fn last_word(storage: Storage, mut lineage: Lineage) -> Result<(), Error> {
+    let failed = |error: crate::lineage::LineageError| {
+        tracing::warn!(%error, "the next run will begin new chains");
+        Error::StoreFailed(Arc::new(StoreError::Failed { reason: error.to_string() }))
+    };
+    let facts = lineage.closing().map_err(failed)?;
+    storage.put_facts(&Facts { lineage: Some(facts), ..Facts::default() }, false)?;
+    // Reads under way end within moments; then the file is free for its next owner.
+    for _ in 0..RELEASE_TRIES {
+        if Arc::strong_count(storage.store()) == 1 {
+            break;
+        }
+        std::thread::sleep(RELEASE_WAIT);
+    }
+    drop(storage);
+    lineage.closed().map_err(failed)
+}
+
+fn check(storage: &Storage) -> Result<CheckReport, StoreError> {
+    let hex = |key: &[u8]| key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let damaged = damaged_rows(&**storage.store(), DAMAGED_MAX)?;
+    let mut report = CheckReport {
+        store_bytes: storage.store().size_bytes()?,
+        damaged_rows: damaged.into_iter().map(|(table, key)| (table.name().to_owned(), hex(&key))).collect(),
+        ..CheckReport::default()
+    };
+    for (space, ..) in storage.start()?.spaces {
+        report.spaces += 1;
+        let documents = storage.documents(&space, &DocumentQuery { deleted: true, ..DocumentQuery::default() })?;
+        for doc in documents.into_iter().map(|info| info.id) {
+            report.documents += 1;
+            match check_document(storage, &space, doc)? {
+                Ok(entries) => report.entries += entries,
+                Err(fault) => report.faults.push((space, doc, fault)),
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// Recomputes every id and every tree, and verifies the tips over them.
+fn check_document(storage: &Storage, space: &SpaceId, doc: DocId) -> Result<Result<u64, String>, StoreError> {
+    let read = storage.load(&Load::Logs { space: *space, docs: vec![doc] })?;
+    let Loaded::Logs(mut logs) = read.value else { return Ok(Err("its rows were not read".into())) };
+    let Some((_, Some((image, segments)))) = logs.pop() else { return Ok(Err("its row is missing".into())) };
+    let (log, bad) = Log::load(*space, doc, image, &segments);
+    if bad > 0 {
+        return Ok(Err(format!("{bad} segments do not fit it")));
+    }
+    let mut entries = 0;
+    for line in log.lines().all() {
+        let chain: ChainId = line.opening.chain(space, &doc);
+        for branch in &line.branches {
+            entries += branch.len() - branch.shared;
+            let mut tree = branch.base.clone();
+            branch.ids.iter().for_each(|id| tree.push(id));
+            if tree != branch.frontier {
+                return Ok(Err(format!("entries of chain {chain} are missing or changed")));
+            }
+            if !branch.tip.verifies(space, &doc, &line.opening, &tree.head()) {
+                return Ok(Err(format!("the signature over chain {chain} does not verify")));
+            }
+        }
+    }
+    match crate::worker::load(storage, space, &doc, &[]) {
+        Ok(_) => Ok(Ok(entries)),
+        Err(why) => Ok(Err(why)),
+    }
+}

@@ -1,0 +1,578 @@
+//! One open document: its view, the entries that wait for the next frame, the edits that wait for the next flush.
+//!
+//! A small task per open document keeps the time; edits and reads happen in the caller's task under the view's lock.
+//! The driver never takes that lock: it leaves entries and verdicts in the inbox.
+//!
+//! Architecture Invariant: batches of edits reach the driver in the order in which they were flushed, because they are
+//! handed over under the view's lock.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use commonhold_sync::chain::Opening;
+use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
+use commonhold_sync::log::Header;
+use commonhold_sync::peer::{Local, LocalError};
+use tokio::sync::{MutexGuard, Notify, OwnedMutexGuard, oneshot};
+use tokio::time::{Duration, Instant, sleep_until};
+
+use crate::document::{Applied, ChainAuthor, Edit, EditError, View};
+use crate::error::{EditFailure, Error};
+use crate::shared::{Command, Reply, Shared, locked};
+use crate::status::{Cost, NodeEvent};
+use crate::watch::{Change, Origin, Queue, whole};
+use crate::worker;
+
+/// Bytes of entries that wait for the next frame; beyond it the view is made again from the store.
+const INBOX_BYTES: usize = 16 << 20;
+/// Batches of edits that are not on disk yet; beyond it edits gather in the view.
+const UNSAVED_MAX: u64 = 64;
+/// Watchers of one document.
+const WATCHERS_MAX: usize = 1_024;
+
+pub(crate) struct OpenDocument {
+    pub(crate) space: SpaceId,
+    pub(crate) doc: DocId,
+    shared: Arc<Shared>,
+    view: Arc<tokio::sync::Mutex<Shown>>,
+    inbox: Mutex<Inbox>,
+    wake: Notify,
+    /// Batches handed over, and those that have their verdict.
+    submitted: AtomicU64,
+    resolved: AtomicU64,
+    /// Edits in the view that were not handed over.
+    dirty: AtomicBool,
+    pub(crate) handles: AtomicUsize,
+    pub(crate) used: AtomicU64,
+    /// Rough memory cost, as of the last load.
+    pub(crate) bytes: AtomicUsize,
+}
+
+/// What is under the view's lock.
+pub(crate) struct Shown {
+    state: State,
+    opening: Option<Opening>,
+    watchers: Vec<Weak<Queue>>,
+    last_flush: Option<Instant>,
+    header: Header,
+    quarantined: Vec<EntryId>,
+    snapshot_bytes: u64,
+    load_ms: u64,
+}
+
+enum State {
+    Loading,
+    Ready(Box<View>),
+    /// The view cannot be had; the next open tries again.
+    Failed(Error),
+}
+
+/// What others leave for the document's task.
+#[derive(Default)]
+struct Inbox {
+    entries: Vec<(EntryId, Vec<u8>)>,
+    bytes: usize,
+    from: Option<DeviceId>,
+    last_frame: Option<Instant>,
+    flush_due: Option<Instant>,
+    /// The view is made again from the store.
+    reload: Option<Reload>,
+    opening: Option<Opening>,
+    /// The first failure that no flush has told yet.
+    failure: Option<Error>,
+    deleted: bool,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reload {
+    /// Unsaved edits are saved first.
+    Keep,
+    /// Unsaved edits are lost: they build on one that failed.
+    Discard,
+}
+
+impl OpenDocument {
+    /// A document that is being opened, and the task that opens it.
+    pub(crate) fn spawn(shared: &Arc<Shared>, space: SpaceId, doc: DocId) -> Arc<OpenDocument> {
+        let shown = Shown {
+            state: State::Loading,
+            opening: None,
+            watchers: Vec::new(),
+            last_flush: None,
+            header: Header { creator: DeviceId([0; 32]), kind: String::new(), name: String::new() },
+            quarantined: Vec::new(),
+            snapshot_bytes: 0,
+            load_ms: 0,
+        };
+        let open = Arc::new(OpenDocument {
+            space,
+            doc,
+            shared: shared.clone(),
+            view: Arc::new(tokio::sync::Mutex::new(shown)),
+            inbox: Mutex::new(Inbox { reload: Some(Reload::Keep), ..Inbox::default() }),
+            wake: Notify::new(),
+            submitted: AtomicU64::new(0),
+            resolved: AtomicU64::new(0),
+            dirty: AtomicBool::new(false),
+            handles: AtomicUsize::new(0),
+            used: AtomicU64::new(0),
+            bytes: AtomicUsize::new(0),
+        });
+        tokio::spawn(open.clone().run());
+        open
+    }
+
+    /// Tells the task something.
+    fn leave<T>(&self, f: impl FnOnce(&mut Inbox) -> T) -> T {
+        let result = f(&mut locked(&self.inbox));
+        self.wake.notify_one();
+        result
+    }
+
+    // What the driver tells.
+
+    pub(crate) fn entries(&self, entries: Vec<(EntryId, Vec<u8>)>, from: Option<DeviceId>) {
+        self.leave(|inbox| {
+            inbox.bytes += entries.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+            inbox.from = from.or(inbox.from);
+            if inbox.bytes > INBOX_BYTES {
+                (inbox.entries, inbox.bytes) = (Vec::new(), 0);
+                inbox.reload = inbox.reload.max(Some(Reload::Keep));
+            } else {
+                inbox.entries.extend(entries);
+            }
+        });
+    }
+
+    pub(crate) fn reload(&self) {
+        self.leave(|inbox| inbox.reload = inbox.reload.max(Some(Reload::Keep)));
+    }
+
+    pub(crate) fn opening(&self, opening: Opening) {
+        self.leave(|inbox| inbox.opening = Some(opening));
+    }
+
+    pub(crate) fn deleted(&self) {
+        self.leave(|inbox| inbox.deleted = true);
+        self.shared.moved();
+    }
+
+    /// The verdict on a batch of edits.
+    pub(crate) fn resolved(&self, number: u64, result: Result<(), LocalError>) {
+        if let Err(why) = result {
+            tracing::warn!(space = %self.space, doc = %self.doc, %why, "edits were not saved and are taken back");
+            let error = Error::from_local(why, self.space, Some(self.doc));
+            self.leave(|inbox| {
+                inbox.failure.get_or_insert(error);
+                inbox.reload = Some(Reload::Discard);
+            });
+        }
+        self.resolved.fetch_max(number, Ordering::AcqRel);
+        self.shared.moved();
+    }
+
+    /// The store was opened again: what was not saved is lost, and chains are new.
+    pub(crate) fn discard(&self) {
+        let lost = self.dirty.load(Ordering::Acquire);
+        self.leave(|inbox| {
+            inbox.reload = Some(Reload::Discard);
+            if lost {
+                inbox.failure.get_or_insert(Error::from_local(LocalError::StoreFailed, self.space, Some(self.doc)));
+            }
+        });
+    }
+
+    /// Nothing of it is unsaved or about to be shown.
+    pub(crate) fn is_quiet(&self) -> bool {
+        !self.is_unsaved() && self.handles.load(Ordering::Relaxed) == 0
+    }
+
+    fn is_unsaved(&self) -> bool {
+        self.dirty.load(Ordering::Acquire) || self.unsaved() > 0
+    }
+
+    /// Batches handed over that have no verdict.
+    pub(crate) fn unsaved(&self) -> u64 {
+        self.submitted.load(Ordering::Acquire).saturating_sub(self.resolved.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn is_saved(&self) -> (bool, u64) {
+        (!self.is_unsaved(), self.unsaved() + u64::from(self.dirty.load(Ordering::Acquire)))
+    }
+
+    /// Ends the task.
+    pub(crate) fn close(&self) {
+        self.leave(|inbox| inbox.closed = true);
+    }
+
+    // The task.
+
+    async fn run(self: Arc<Self>) {
+        loop {
+            let (due, work) = self.next();
+            match work {
+                Work::End => break,
+                Work::Reload(reload) => self.make_again(reload).await,
+                Work::Delete => self.show_deletion().await,
+                Work::Apply => self.apply().await,
+                Work::Flush => {
+                    let mut shown = self.view.lock().await;
+                    // The reason is kept for whoever flushes next.
+                    if let Err(error) = self.hand_over(&mut shown).await {
+                        tracing::debug!(doc = %self.doc, %error, "not flushed");
+                    }
+                }
+                Work::Wait => tokio::select! {
+                    () = self.wake.notified() => {}
+                    () = sleep_until(due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600))) => {}
+                },
+            }
+        }
+        let shown = self.view.lock().await;
+        shown.each_watcher(Queue::end);
+    }
+
+    fn next(&self) -> (Option<Instant>, Work) {
+        let now = Instant::now();
+        let mut inbox = locked(&self.inbox);
+        let frame = Duration::from_millis(self.shared.config.frame_ms);
+        let frame_due = (!inbox.entries.is_empty()).then(|| inbox.last_frame.map_or(now, |last| last + frame));
+        let work = if inbox.closed {
+            Work::End
+        } else if std::mem::take(&mut inbox.deleted) {
+            Work::Delete
+        } else if let Some(reload) = inbox.reload.take() {
+            Work::Reload(reload)
+        } else if frame_due.is_some_and(|due| due <= now) {
+            inbox.last_frame = Some(now);
+            Work::Apply
+        } else if inbox.flush_due.is_some_and(|due| due <= now) {
+            inbox.flush_due = None;
+            Work::Flush
+        } else {
+            Work::Wait
+        };
+        (frame_due.into_iter().chain(inbox.flush_due).min(), work)
+    }
+
+    async fn make_again(self: &Arc<Self>, reload: Reload) {
+        let mut shown = self.view.clone().lock_owned().await;
+        if reload == Reload::Keep && matches!(shown.state, State::Ready(_)) {
+            let _ = self.hand_over(&mut shown).await;
+            let _ = self.shared.until(|| self.unsaved() == 0).await;
+        }
+        let made = self.load(&shown).await;
+        match made {
+            Ok(made) => {
+                for (id, why) in &made.hidden {
+                    tracing::debug!(space = %self.space, doc = %self.doc, %id, why, "an entry is not shown");
+                }
+                let mut view = made.view;
+                self.bytes.store(view.cost().bytes_estimate, Ordering::Relaxed);
+                shown.quarantined.extend(made.quarantined);
+                (shown.header, shown.snapshot_bytes, shown.load_ms) = (made.header, made.snapshot_bytes, made.load_ms);
+                shown.each_watcher(Queue::reset);
+                view.watch(!shown.watchers.is_empty());
+                shown.state = match made.deleted {
+                    false => State::Ready(Box::new(view)),
+                    true => State::Failed(Error::Deleted(self.doc)),
+                };
+            }
+            Err(Error::StoreFailed(_)) if matches!(shown.state, State::Ready(_)) => {
+                // What is shown stays shown; when the store is open again, a reload is asked for.
+                tracing::debug!(doc = %self.doc, "the view waits for the store");
+            }
+            Err(error) => shown.state = State::Failed(error),
+        }
+        self.dirty.store(false, Ordering::Release);
+        drop(shown);
+        self.shared.moved();
+    }
+
+    async fn load(&self, shown: &Shown) -> Result<worker::Made, Error> {
+        let (reply, ready) = oneshot::channel();
+        self.shared.command(Command::Prepare { space: self.space, doc: self.doc, reply }).await?;
+        let opening = ready.await.map_err(|_| self.shared.no_reply())?;
+        locked(&self.inbox).opening = Some(opening);
+        let (space, doc, quarantined) = (self.space, self.doc, shown.quarantined.clone());
+        let made = self.shared.blocking(move |storage| worker::load(storage, &space, &doc, &quarantined)).await?;
+        made.map_err(|why| Error::Damaged { doc, why })?.ok_or(Error::UnknownDocument(doc))
+    }
+
+    async fn show_deletion(&self) {
+        let mut shown = self.view.lock().await;
+        shown.state = State::Failed(Error::Deleted(self.doc));
+        shown.each_watcher(Queue::end);
+        self.dirty.store(false, Ordering::Release);
+    }
+
+    /// Shows what has come since the last frame.
+    async fn apply(&self) {
+        let (entries, from) = self.leave(|inbox| {
+            inbox.bytes = 0;
+            (std::mem::take(&mut inbox.entries), inbox.from.take())
+        });
+        let shown = self.view.clone().lock_owned().await;
+        let work = move || {
+            let mut shown = shown;
+            let applied = shown.apply(&entries, from);
+            (shown, applied)
+        };
+        // Off the runtime: a batch may be large, and the first one pays for checking what was loaded.
+        let done: Result<(OwnedMutexGuard<Shown>, Option<Applied>), _> = tokio::task::spawn_blocking(work).await;
+        let Ok((shown, Some(applied))) = done else { return self.reload() };
+        drop(shown);
+        for (id, fault) in &applied.invalid {
+            self.shared.emit(NodeEvent::Notice {
+                peer: from,
+                space: Some(self.space),
+                doc: Some(self.doc),
+                code: "M1".into(),
+                text: format!("entry {id} is invalid and not shown: {fault}"),
+            });
+        }
+        if applied.broken || applied.bad_base.is_some() {
+            self.reload();
+        }
+    }
+
+    // What handles do.
+
+    /// The view, once it is there.
+    async fn ready(&self) -> Result<MutexGuard<'_, Shown>, Error> {
+        loop {
+            let mut moved = self.shared.progress.subscribe();
+            let shown = self.view.lock().await;
+            match &shown.state {
+                State::Ready(_) => return Ok(shown),
+                State::Failed(error) => return Err(error.clone()),
+                State::Loading => drop(shown),
+            }
+            if locked(&self.inbox).closed {
+                return Err(self.shared.no_reply());
+            }
+            moved.changed().await.map_err(|_| Error::Closed)?;
+        }
+    }
+
+    pub(crate) async fn read<T>(&self, f: impl FnOnce(&View) -> T) -> Result<T, Error> {
+        let mut shown = self.ready().await?;
+        Ok(f(shown.view()?))
+    }
+
+    pub(crate) async fn read_mut<T>(&self, f: impl FnOnce(&mut View) -> T) -> Result<T, Error> {
+        let mut shown = self.ready().await?;
+        Ok(f(shown.view()?))
+    }
+
+    pub(crate) async fn edit<T, E>(
+        &self,
+        f: impl FnOnce(&mut Edit<'_>) -> Result<T, E> + Send,
+    ) -> Result<T, EditFailure<E>> {
+        self.shared.running()?;
+        self.shared.may_write(&self.space)?;
+        let mut shown = self.ready().await?;
+        self.take_opening(&mut shown)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let view = shown.view()?;
+        view.set_time(now);
+        let result = view.edit(|edit| f(edit).map_err(EditFailure::App))?;
+        if !view.has_unflushed() {
+            return Ok(result);
+        }
+        self.dirty.store(true, Ordering::Release);
+        let gather = Duration::from_millis(self.shared.config.flush_ms);
+        let quiet = shown.last_flush.is_none_or(|last| last.elapsed() >= gather);
+        if quiet && self.unsaved() < UNSAVED_MAX {
+            self.hand_over(&mut shown).await?;
+        } else {
+            let due = shown.last_flush.unwrap_or_else(Instant::now) + gather;
+            self.leave(|inbox| inbox.flush_due.get_or_insert(due).to_owned());
+        }
+        Ok(result)
+    }
+
+    /// Closes the change that is being gathered, without handing it over.
+    pub(crate) async fn commit(&self) -> Result<(), Error> {
+        let mut shown = self.ready().await?;
+        let closed = shown.view()?.commit();
+        shown.tell_local();
+        closed.map_err(|_| EditError::Broken.into())
+    }
+
+    /// Returns when every edit so far is on disk.
+    pub(crate) async fn flush(&self) -> Result<Vec<EntryId>, Error> {
+        let heads = {
+            let mut shown = self.ready().await?;
+            self.hand_over(&mut shown).await?;
+            shown.view()?.heads()
+        };
+        let number = self.submitted.load(Ordering::Acquire);
+        self.shared.until(|| self.resolved.load(Ordering::Acquire) >= number).await?;
+        match locked(&self.inbox).failure.take() {
+            Some(error) => Err(error),
+            None => Ok(heads),
+        }
+    }
+
+    /// The edits that are gathered leave for the driver, if it has room.
+    async fn hand_over(&self, shown: &mut Shown) -> Result<(), Error> {
+        let State::Ready(view) = &mut shown.state else { return Ok(()) };
+        if !view.has_unflushed() {
+            self.dirty.store(false, Ordering::Release);
+            return Ok(());
+        }
+        if self.unsaved() >= UNSAVED_MAX {
+            self.shared.until(|| self.unsaved() < UNSAVED_MAX).await?;
+        }
+        let Ok(entries) = view.flush() else {
+            self.reload();
+            return Err(EditError::Broken.into());
+        };
+        shown.last_flush = Some(Instant::now());
+        shown.tell_local();
+        self.leave(|inbox| inbox.flush_due = None);
+        if !entries.is_empty() {
+            let opening = shown.opening.clone().ok_or(Error::Internal("an edit without a chain"))?;
+            let number = self.submitted.fetch_add(1, Ordering::AcqRel) + 1;
+            let entries = entries.into_iter().map(|entry| entry.bytes).collect();
+            let local = Local::Entries { doc: self.doc, opening, entries };
+            let this = self.shared.open_document(self.space, self.doc);
+            let this = this.filter(|this| std::ptr::eq(&**this, self)).ok_or(Error::Closed)?;
+            let reply = Reply::Document(this, number);
+            self.shared.command(Command::Say { space: self.space, local, reply }).await?;
+        }
+        self.dirty.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Goes on under the chain that the driver names.
+    fn take_opening(&self, shown: &mut Shown) -> Result<(), Error> {
+        let named = locked(&self.inbox).opening.take();
+        // A change under the old chain that has not left yet leaves under the old chain.
+        if let Some(opening) = named {
+            if shown.opening.is_some() && shown.view()?.has_unflushed() {
+                locked(&self.inbox).opening.get_or_insert(opening);
+                return Ok(());
+            }
+            shown.opening = Some(opening);
+        }
+        let opening = shown.opening.clone().ok_or(Error::Internal("a document without a chain"))?;
+        let chain: ChainId = opening.chain(&self.space, &self.doc);
+        let author = ChainAuthor { actor: chain.0, device: opening.device.0 };
+        shown.view()?.set_chain(author).map_err(|_| EditError::Broken.into())
+    }
+
+    pub(crate) async fn header(&self) -> Result<Header, Error> {
+        Ok(self.ready().await?.header.clone())
+    }
+
+    pub(crate) async fn cost(&self) -> Result<Cost, Error> {
+        let mut shown = self.ready().await?;
+        let (snapshot_bytes, load_ms) = (shown.snapshot_bytes, shown.load_ms);
+        let cost = shown.view()?.cost();
+        self.bytes.store(cost.bytes_estimate, Ordering::Relaxed);
+        Ok(Cost {
+            changes: cost.changes,
+            ops: cost.ops,
+            actors: cost.actors,
+            memory_bytes: cost.bytes_estimate,
+            snapshot_bytes,
+            load_ms,
+        })
+    }
+
+    /// Enters a watcher; the document as it is now.
+    pub(crate) async fn begin_watch(&self, queue: &Arc<Queue>) -> Option<Change> {
+        let mut shown = self.ready().await.ok()?;
+        shown.watchers.retain(|watcher| watcher.strong_count() > 0);
+        if shown.watchers.len() >= WATCHERS_MAX {
+            tracing::warn!(doc = %self.doc, "too many watchers");
+            return None;
+        }
+        // What was closed before this watch is in the whole.
+        let view = shown.view().ok()?;
+        if view.commit().is_err() {
+            return None;
+        }
+        shown.tell_local();
+        shown.watchers.push(Arc::downgrade(queue));
+        let view = shown.view().ok()?;
+        view.watch(true);
+        Some(whole(view))
+    }
+
+    /// The document as it is now, for a watcher that fell behind.
+    pub(crate) async fn whole(&self, queue: &Queue) -> Option<Change> {
+        let mut shown = self.ready().await.ok()?;
+        shown.view().ok()?.commit().ok()?;
+        shown.tell_local();
+        queue.caught_up();
+        Some(whole(shown.view().ok()?))
+    }
+}
+
+enum Work {
+    End,
+    Reload(Reload),
+    Delete,
+    Apply,
+    Flush,
+    Wait,
+}
+
+impl Shown {
+    fn view(&mut self) -> Result<&mut View, Error> {
+        match &mut self.state {
+            State::Ready(view) => Ok(view),
+            State::Failed(error) => Err(error.clone()),
+            State::Loading => Err(Error::Internal("a document that is not loaded")),
+        }
+    }
+
+    fn each_watcher(&self, f: impl Fn(&Queue)) {
+        self.watchers.iter().filter_map(Weak::upgrade).for_each(|queue| f(&queue));
+    }
+
+    fn apply(&mut self, entries: &[(EntryId, Vec<u8>)], from: Option<DeviceId>) -> Option<Applied> {
+        let State::Ready(view) = &mut self.state else { return None };
+        let entries: Vec<(EntryId, &[u8])> = entries.iter().map(|(id, bytes)| (*id, &bytes[..])).collect();
+        // A view that fails on a batch is made again from the store, where the guilty entries are found.
+        let mut applied = view.apply_remote(&entries, &mut |_| {});
+        self.quarantined.extend(applied.quarantined.iter().copied());
+        let local = std::mem::take(&mut applied.local_patches);
+        let remote = std::mem::take(&mut applied.patches);
+        let heads = view.heads();
+        self.tell(Origin::Local, local, &heads);
+        self.tell(from.map_or(Origin::Local, Origin::Remote), remote, &heads);
+        Some(applied)
+    }
+
+    fn tell_local(&mut self) {
+        let State::Ready(view) = &mut self.state else { return };
+        let (patches, heads) = (view.take_local_patches(), view.heads());
+        self.tell(Origin::Local, patches, &heads);
+    }
+
+    fn tell(&mut self, origin: Origin, patches: Vec<crate::document::Patch>, heads: &[EntryId]) {
+        if patches.is_empty() {
+            return;
+        }
+        let change = Change { origin, patches, heads: heads.to_vec() };
+        self.each_watcher(|queue| queue.push(&change));
+        self.watchers.retain(|watcher| watcher.strong_count() > 0);
+        if self.watchers.is_empty()
+            && let State::Ready(view) = &mut self.state
+        {
+            view.watch(false);
+        }
+    }
+}
+
+impl std::fmt::Debug for OpenDocument {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenDocument").field("space", &self.space).field("doc", &self.doc).finish_non_exhaustive()
+    }
+}

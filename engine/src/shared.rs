@@ -1,0 +1,286 @@
+//! What the driver, the documents and the node's handles have in common.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use commonhold_sync::chain::Opening;
+use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
+use commonhold_sync::peer::Local;
+use commonhold_sync::record::{Genesis, Right};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::lineage::Outcome;
+use crate::open_document::OpenDocument;
+use crate::status::{NodeEvent, PeerInfo, SpaceInfo, Tracker};
+use crate::storage::Storage;
+use crate::store::StoreError;
+use crate::transport::{Address, Admission, Link};
+
+/// Requests that wait for the driver.
+pub(crate) const COMMANDS_MAX: usize = 1_024;
+/// Events that a slow receiver may be behind.
+const EVENTS_MAX: usize = 1_024;
+
+/// What the driver is asked.
+pub(crate) enum Command {
+    /// Say something as this device.
+    Say { space: SpaceId, local: Local, reply: Reply },
+    /// Hold a space; the reply comes when that is on disk.
+    Join { space: SpaceId, genesis: Option<Genesis>, reply: oneshot::Sender<()> },
+    /// How this device writes in a document; the reply comes when everything so far is on disk.
+    Prepare { space: SpaceId, doc: DocId, reply: oneshot::Sender<Opening> },
+    /// The reply comes when everything so far is on disk.
+    Settle(oneshot::Sender<()>),
+    /// Take a connection.
+    Attach(Attach),
+    /// End the connections to a peer.
+    Disconnect(DeviceId),
+    /// Make snapshots of these documents now.
+    Compact { docs: Vec<(SpaceId, DocId)>, reply: oneshot::Sender<()> },
+    /// The documents that a snapshot would serve well.
+    Loose(oneshot::Sender<Vec<(SpaceId, DocId)>>),
+    /// Stop, once everything is on disk. The reply is the storage, for the last word in it.
+    Close(oneshot::Sender<Option<Storage>>),
+}
+
+/// A new connection.
+pub(crate) struct Attach {
+    pub(crate) link: Link,
+    pub(crate) dialled: bool,
+    pub(crate) expected: Option<DeviceId>,
+    pub(crate) address: Option<String>,
+    /// Held until the other side has authenticated.
+    pub(crate) admission: Option<Admission>,
+    /// Dropped when the connection ends.
+    pub(crate) alive: Option<oneshot::Sender<()>>,
+}
+
+/// Who waits for something that was said.
+pub(crate) enum Reply {
+    Records(oneshot::Sender<Result<Vec<EntryId>, Error>>),
+    Entries(oneshot::Sender<Result<Option<(ChainId, u64)>, Error>>),
+    /// A batch of a document's own edits, by its number.
+    Document(Arc<OpenDocument>, u64),
+}
+
+/// What the node is able to do.
+#[derive(Debug, Clone)]
+pub(crate) enum Mode {
+    Running,
+    StoreFailed(Arc<StoreError>),
+    Closed,
+}
+
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) device: DeviceId,
+    pub(crate) store_id: StoreId,
+    pub(crate) outcome: Outcome,
+    pub(crate) listening: Vec<Address>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    /// Absent while the store has failed.
+    pub(crate) storage: RwLock<Option<Storage>>,
+    pub(crate) documents: Mutex<Documents>,
+    pub(crate) spaces: Mutex<BTreeMap<SpaceId, SpaceInfo>>,
+    pub(crate) geneses: Mutex<BTreeMap<SpaceId, Genesis>>,
+    pub(crate) peers: Mutex<BTreeMap<u64, PeerInfo>>,
+    pub(crate) tracker: Mutex<Tracker>,
+    /// Changes with the tracker and with open documents' progress, for whoever waits.
+    pub(crate) progress: watch::Sender<u64>,
+    pub(crate) mode: watch::Sender<Mode>,
+    pub(crate) events: broadcast::Sender<NodeEvent>,
+    /// Damaged rows met since the start.
+    pub(crate) damaged_rows: AtomicU64,
+}
+
+/// Open documents, and those of them that nobody holds, least recently used first.
+#[derive(Default)]
+pub(crate) struct Documents {
+    pub(crate) open: BTreeMap<(SpaceId, DocId), Arc<OpenDocument>>,
+    idle: BTreeMap<u64, (SpaceId, DocId, usize)>,
+    idle_bytes: usize,
+    uses: u64,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, parts: Parts) -> (Arc<Shared>, mpsc::Receiver<Command>) {
+        let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+        let shared = Shared {
+            config,
+            device: parts.device,
+            store_id: parts.store_id,
+            outcome: parts.outcome,
+            listening: parts.listening,
+            commands,
+            storage: RwLock::new(Some(parts.storage)),
+            documents: Mutex::default(),
+            spaces: Mutex::default(),
+            geneses: Mutex::default(),
+            peers: Mutex::default(),
+            tracker: Mutex::default(),
+            progress: watch::Sender::new(0),
+            mode: watch::Sender::new(Mode::Running),
+            events: broadcast::Sender::new(EVENTS_MAX),
+            damaged_rows: AtomicU64::new(0),
+        };
+        (Arc::new(shared), queue)
+    }
+
+    pub(crate) fn storage(&self) -> Result<Storage, Error> {
+        let storage = self.storage.read().unwrap_or_else(PoisonError::into_inner).clone();
+        storage.ok_or_else(|| match &*self.mode.borrow() {
+            Mode::StoreFailed(error) => Error::StoreFailed(error.clone()),
+            _ => Error::Closed,
+        })
+    }
+
+    pub(crate) fn running(&self) -> Result<(), Error> {
+        match &*self.mode.borrow() {
+            Mode::Running => Ok(()),
+            Mode::StoreFailed(error) => Err(Error::StoreFailed(error.clone())),
+            Mode::Closed => Err(Error::Closed),
+        }
+    }
+
+    /// What a reply that never came means.
+    pub(crate) fn no_reply(&self) -> Error {
+        // The writer lets go of who waits before the driver hears that it failed.
+        self.running().err().unwrap_or_else(|| StoreError::Failed { reason: "a write".into() }.into())
+    }
+
+    pub(crate) async fn command(&self, command: Command) -> Result<(), Error> {
+        self.commands.send(command).await.map_err(|_| Error::Closed)
+    }
+
+    /// Runs a read of the store on the blocking pool.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Storage) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let storage = self.storage()?;
+        let task = tokio::task::spawn_blocking(move || read(&storage));
+        task.await.map_err(|_| Error::Internal("a read of the store failed"))
+    }
+
+    /// Waits until a read of the store sees everything that events have told of.
+    pub(crate) async fn settle(&self) -> Result<(), Error> {
+        let (reply, settled) = oneshot::channel();
+        self.command(Command::Settle(reply)).await?;
+        settled.await.map_err(|_| self.no_reply())
+    }
+
+    pub(crate) fn emit(&self, event: NodeEvent) {
+        // Nobody listening is fine.
+        let _ = self.events.send(event);
+    }
+
+    pub(crate) fn moved(&self) {
+        self.progress.send_modify(|count| *count += 1);
+    }
+
+    /// Waits until something holds of what `progress` tells.
+    pub(crate) async fn until(&self, mut holds: impl FnMut() -> bool) -> Result<(), Error> {
+        let (mut moved, mut mode) = (self.progress.subscribe(), self.mode.subscribe());
+        loop {
+            if holds() {
+                return Ok(());
+            }
+            if matches!(&*mode.borrow_and_update(), Mode::Closed) {
+                return Err(Error::Closed);
+            }
+            tokio::select! {
+                _ = moved.changed() => {}
+                _ = mode.changed() => {}
+            }
+        }
+    }
+
+    pub(crate) fn may_write(&self, space: &SpaceId) -> Result<(), Error> {
+        match locked(&self.spaces).get(space) {
+            None => Err(Error::UnknownSpace(*space)),
+            Some(info) if !info.ready => Err(Error::SpaceNotReady(*space)),
+            Some(info) if info.right < Some(Right::Write) => Err(Error::NotAllowed("write")),
+            Some(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn open_document(&self, space: SpaceId, doc: DocId) -> Option<Arc<OpenDocument>> {
+        locked(&self.documents).open.get(&(space, doc)).cloned()
+    }
+
+    pub(crate) fn advertised(&self) -> Vec<String> {
+        match self.config.advertise.is_empty() {
+            false => self.config.advertise.clone(),
+            true => self.listening.iter().map(Address::to_string).collect(),
+        }
+    }
+}
+
+/// What [`Shared::new`] needs besides the configuration.
+pub(crate) struct Parts {
+    pub(crate) device: DeviceId,
+    pub(crate) store_id: StoreId,
+    pub(crate) outcome: Outcome,
+    pub(crate) listening: Vec<Address>,
+    pub(crate) storage: Storage,
+}
+
+impl Documents {
+    /// A handle more. Counted under the lock, so that unloading cannot come in between.
+    pub(crate) fn hold(&mut self, document: &OpenDocument) {
+        document.handles.fetch_add(1, Ordering::Relaxed);
+        if let Some((_, _, bytes)) = self.idle.remove(&document.used.load(Ordering::Relaxed)) {
+            self.idle_bytes -= bytes;
+        }
+    }
+
+    /// A handle less. Beyond the budget, views that nobody holds are let go, the longest unused first.
+    pub(crate) fn release(&mut self, document: &OpenDocument, budget: usize) {
+        if document.handles.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return;
+        }
+        let key = (document.space, document.doc);
+        if !self.open.get(&key).is_some_and(|open| std::ptr::eq(&**open, document)) {
+            return;
+        }
+        self.uses += 1;
+        document.used.store(self.uses, Ordering::Relaxed);
+        let bytes = document.bytes.load(Ordering::Relaxed);
+        self.idle.insert(self.uses, (key.0, key.1, bytes));
+        self.idle_bytes += bytes;
+        let candidates: Vec<u64> = self.idle.keys().copied().collect();
+        for used in candidates {
+            if self.idle_bytes <= budget {
+                return;
+            }
+            let Some((space, doc, bytes)) = self.idle.get(&used).copied() else { continue };
+            // One with unsaved edits stays until a later look.
+            if self.open.get(&(space, doc)).is_none_or(|open| open.is_quiet()) {
+                self.idle.remove(&used);
+                self.idle_bytes -= bytes;
+                if let Some(open) = self.open.remove(&(space, doc)) {
+                    open.close();
+                }
+            }
+        }
+    }
+
+    /// Takes a document out, whoever holds it.
+    pub(crate) fn remove(&mut self, document: &OpenDocument) {
+        let key = (document.space, document.doc);
+        if self.open.get(&key).is_some_and(|open| std::ptr::eq(&**open, document)) {
+            self.open.remove(&key);
+            if let Some((_, _, bytes)) = self.idle.remove(&document.used.load(Ordering::Relaxed)) {
+                self.idle_bytes -= bytes;
+            }
+        }
+    }
+}
+
+/// Plain tables, whole at every point where something could panic.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,170 @@
+//! Opening: keys, store, lineage, listeners, driver; and opening the store again after it failed.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use commonhold_sync::id::StoreId;
+use ed25519_dalek::SigningKey;
+
+use crate::config::{Config, OpenStore};
+use crate::device::DeviceSecret;
+use crate::dial;
+use crate::driver::Driver;
+use crate::error::OpenError;
+use crate::lineage::{self, Lineage, Outcome};
+use crate::local::LocalServer;
+use crate::shared::{Parts, Shared};
+use crate::status::NodeEvent;
+use crate::storage::{Facts, Storage, Stored};
+use crate::store::{MemoryStore, Options, RedbStore, Store, StoreError, Table};
+use crate::transport::{TransportConfig, listen};
+
+/// The store in the data folder.
+pub(crate) const STORE_FILE: &str = "store.redb";
+
+/// What an open node owns besides what it shares.
+pub(crate) struct Opened {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) lineage: Option<Lineage>,
+    pub(crate) local: Option<LocalServer>,
+    pub(crate) transport: Arc<TransportConfig>,
+}
+
+struct Ready {
+    key: SigningKey,
+    storage: Storage,
+    stored: Stored,
+    store_id: StoreId,
+    salt: [u8; 8],
+    outcome: Outcome,
+    lineage: Option<Lineage>,
+}
+
+pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
+    let opener = opener(&config)?;
+    config.store = Some(opener.clone());
+    let (data, keys) = (config.data.clone(), config.keys.clone());
+    let ready = tokio::task::spawn_blocking(move || prepare(&opener, data.as_deref(), keys.as_deref())).await;
+    let ready = ready.map_err(|error| OpenError::Random(error.to_string()))??;
+
+    let transport = Arc::new(TransportConfig::new(&config.limits));
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        let listener = listen(address, &transport).await;
+        listeners.push(listener.map_err(|source| OpenError::Listen { address: address.to_string(), source })?);
+    }
+    let local = match (&config.data, config.local_socket) {
+        (Some(data), true) => Some(LocalServer::bind(data).await?),
+        _ => None,
+    };
+    let parts = Parts {
+        device: DeviceSecret::from_seed(&ready.key.to_bytes()).device_id(),
+        store_id: ready.store_id,
+        outcome: ready.outcome,
+        listening: listeners.iter().map(|listener| listener.address().clone()).collect(),
+        storage: ready.storage.clone(),
+    };
+    let (shared, commands) = Shared::new(config, parts);
+    if let Some(message) = ready.outcome.message() {
+        tracing::warn!(store = %ready.store_id, "{message}");
+    }
+    let driver = Driver::new(shared.clone(), commands, ready.key, ready.storage, ready.stored, ready.salt)?;
+    tokio::spawn(driver.run());
+    for listener in listeners {
+        tokio::spawn(dial::accept(shared.clone(), listener));
+    }
+    tracing::info!(device = %shared.device, store = %shared.store_id, outcome = ?shared.outcome, "open");
+    Ok(Opened { shared, lineage: ready.lineage, local, transport })
+}
+
+/// How the store is opened, now and after a failure.
+fn opener(config: &Config) -> Result<OpenStore, OpenError> {
+    if let Some(store) = &config.store {
+        return Ok(store.clone());
+    }
+    let Some(data) = config.data.clone() else {
+        let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        return Ok(Arc::new(move || Ok(memory.clone())));
+    };
+    if config.keys.is_none() {
+        return Err(OpenError::NoKeys);
+    }
+    std::fs::create_dir_all(&data).map_err(|source| OpenError::Data { path: data.clone(), source })?;
+    let options = Options { cache_bytes: config.cache_bytes, ..Options::default() };
+    Ok(Arc::new(move || Ok(Arc::new(RedbStore::open(data.join(STORE_FILE), &options)?))))
+}
+
+/// Everything that blocks on the disk.
+fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Result<Ready, OpenError> {
+    let secret = match keys {
+        Some(keys) => DeviceSecret::load_or_create(keys)?,
+        None => DeviceSecret::from_seed(&random()?),
+    };
+    let key = secret.signing_key().clone();
+    let storage = Storage::new(opener()?);
+    let facts = storage.facts()?;
+    let file = data.map(|data| data.join(STORE_FILE)).filter(|file| file.exists());
+    let (Some(keys), Some(file)) = (keys, file) else {
+        // A store without a place: its id goes on, its chains never do.
+        let salt = random()?;
+        let store_id = match facts.store {
+            Some(id) => id,
+            None => StoreId(random()?),
+        };
+        let outcome = if facts.store.is_some() { Outcome::Crashed } else { Outcome::Fresh };
+        storage.put_facts(&Facts { store: Some(store_id), salt: Some(salt), lineage: None }, facts.store.is_some())?;
+        let stored = storage.start()?;
+        return Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage: None });
+    };
+    let opening = lineage::open(keys, &file, facts.lineage.as_deref())?;
+    let (outcome, store_id) = (opening.outcome, opening.store_id);
+    let salt = match facts.salt {
+        Some(salt) if outcome.continues_chains() => salt,
+        _ => random()?,
+    };
+    let now = Facts { store: Some(store_id), salt: Some(salt), lineage: Some(opening.to_store()) };
+    // Numbers that a run showed and a crash took away are never given out again.
+    storage.put_facts(&now, outcome == Outcome::Crashed)?;
+    let lineage = Some(opening.stored()?);
+    let stored = storage.start()?;
+    Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage })
+}
+
+/// The store once more, after it failed. What the last writes came to is unknown, so chains are new and numbers leap.
+pub(crate) fn reopen(shared: &Shared) -> Result<(Storage, Stored, [u8; 8]), StoreError> {
+    let failed = |reason: &str| StoreError::Failed { reason: reason.into() };
+    let opener = shared.config.store.as_ref().ok_or_else(|| failed("there is no way to open it again"))?;
+    let storage = Storage::new(opener()?);
+    let salt = random().map_err(|_| failed("the system gives no random numbers"))?;
+    storage.put_facts(&Facts { salt: Some(salt), ..Facts::default() }, true)?;
+    let stored = storage.start()?;
+    Ok((storage, stored, salt))
+}
+
+/// Tells of rows that did not match their checksums.
+pub(crate) fn note_damage(shared: &Shared, damaged: &[(Table, Vec<u8>)]) {
+    for (table, key) in damaged {
+        shared.damaged_rows.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(table = table.name(), key_bytes = key.len(), "a row is damaged and was left out");
+        shared.emit(NodeEvent::Notice {
+            peer: None,
+            space: None,
+            doc: None,
+            code: "store_row_damaged".into(),
+            text: format!("a row of table {} is damaged: sync again from a peer", table.name()),
+        });
+    }
+}
+
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], std::io::Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(std::io::Error::from)?;
+    Ok(bytes)
+}
+
+impl From<std::io::Error> for OpenError {
+    fn from(error: std::io::Error) -> Self {
+        OpenError::Random(error.to_string())
+    }
+}

@@ -1,0 +1,582 @@
+//! What a peer keeps, as rows of a [`Store`]: the operations that the core asks for become batches, its questions become
+//! reads. The layout is described in docs/storage.md, "Keys and values".
+//!
+//! Not here: when to commit ([`crate::writer`]), and what a snapshot holds ([`crate::worker`]). Calls block on the disk.
+
+mod copy;
+mod keys;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use commonhold_sync::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
+use commonhold_sync::log::{Header, Image, StoredSegment};
+use commonhold_sync::message::Cursor;
+use commonhold_sync::peer::{Load, Loaded, PageRow, StoreOp};
+use commonhold_sync::space::SpaceRow;
+
+use crate::store::{Batch, Store, StoreError, Table};
+pub(crate) use copy::Carried;
+use keys::{ends_with, split, under};
+pub(crate) use rows::SnapshotHead;
+use rows::{BodyRow, DocumentRow, LogRow, RightRow};
+
+/// Entries that stay raw behind a snapshot, so that who was briefly away gets entries and not the snapshot: as many as a
+/// document gathers before its next one is made.
+const RECENT_ENTRIES: usize = 1_024;
+/// The same in bytes: four times what rides along with a reconnect answer.
+const RECENT_BYTES: usize = 256 << 10;
+/// How far sequence numbers leap after a crash: more than one run can have shown without having stored them.
+pub const SEQ_LEAP: u64 = 1 << 20;
+
+/// Rows and bytes of one read while walking a range.
+const SCAN_ROWS: usize = 1_024;
+const SCAN_BYTES: usize = 8 << 20;
+
+const META_STORE: &[u8] = b"store";
+const META_SALT: &[u8] = b"salt";
+const META_LINEAGE: &[u8] = b"lineage";
+const META_INVITE: &[u8] = b"invite:";
+
+/// What a peer starts from.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// Spaces, with their records about rights.
+    pub spaces: Vec<(SpaceId, SpaceRow, Vec<(DeviceId, Vec<u8>)>)>,
+    /// How far other stores are held.
+    pub cursors: Vec<(SpaceId, DeviceId, Cursor)>,
+}
+
+/// Facts about the store as a whole.
+#[derive(Debug, Default, Clone)]
+pub struct Facts {
+    /// Its id.
+    pub store: Option<StoreId>,
+    /// The salt of its last run's chains.
+    pub salt: Option<[u8; 8]>,
+    /// What [`crate::lineage`] keeps.
+    pub lineage: Option<Vec<u8>>,
+}
+
+/// A document as lists show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentInfo {
+    /// Its id.
+    pub id: DocId,
+    /// What the app calls documents of this sort.
+    pub kind: String,
+    /// A name for people.
+    pub name: String,
+    /// The device that created it.
+    pub creator: DeviceId,
+    /// True once it was deleted.
+    pub deleted: bool,
+}
+
+/// Which documents to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DocumentQuery {
+    /// Only those after this one, in the order of ids.
+    pub after: Option<DocId>,
+    /// At most so many; 0 means all.
+    pub limit: usize,
+    /// Only this kind.
+    pub kind: Option<String>,
+    /// Only names that begin so.
+    pub prefix: Option<String>,
+    /// Deleted ones too.
+    pub deleted: bool,
+}
+
+/// A document's rows, for making a view.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) image: Image,
+    pub(crate) snapshot: Option<(SnapshotHead, Vec<u8>)>,
+    /// Those that the snapshot does not wholly cover, in order.
+    pub(crate) segments: Vec<StoredSegment>,
+}
+
+/// What was read, and the rows that did not match their checksums and so were not.
+#[derive(Debug)]
+pub struct Read<T> {
+    /// What was read.
+    pub value: T,
+    /// Damaged rows.
+    pub damaged: Vec<(Table, Vec<u8>)>,
+}
+
+/// The rows of a peer.
+#[derive(Clone)]
+pub struct Storage {
+    store: Arc<dyn Store>,
+}
+
+impl Storage {
+    /// The rows in `store`.
+    pub fn new(store: Arc<dyn Store>) -> Storage {
+        Storage { store }
+    }
+
+    /// The store itself.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Facts about the store.
+    pub fn facts(&self) -> Result<Facts, StoreError> {
+        let get = |key: &[u8]| self.store.get(Table::Meta, key);
+        Ok(Facts {
+            store: get(META_STORE)?.and_then(|bytes| StoreId::try_from(&bytes[..]).ok()),
+            salt: get(META_SALT)?.and_then(|bytes| bytes.try_into().ok()),
+            lineage: get(META_LINEAGE)?,
+        })
+    }
+
+    /// Writes facts; what is `None` stays as it was. With `leap`, every sequence goes on [`SEQ_LEAP`] further.
+    pub fn put_facts(&self, facts: &Facts, leap: bool) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        if let Some(store) = &facts.store {
+            batch.put(Table::Meta, META_STORE, store.0);
+        }
+        if let Some(salt) = &facts.salt {
+            batch.put(Table::Meta, META_SALT, *salt);
+        }
+        if let Some(lineage) = &facts.lineage {
+            batch.put(Table::Meta, META_LINEAGE, lineage.clone());
+        }
+        if leap {
+            for (space, mut row, _) in self.start()?.spaces {
+                row.seq += SEQ_LEAP;
+                batch.put(Table::Spaces, space.0, rows::to_vec(&row));
+            }
+        }
+        self.store.commit(batch)
+    }
+
+    /// Keeps the text of an invite, so that its addresses are dialled again in the next run.
+    pub fn put_invite(&self, space: &SpaceId, text: &str) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, [META_INVITE, &space.0].concat(), text);
+        self.store.commit(batch)
+    }
+
+    /// The invites kept.
+    pub fn invites(&self) -> Result<Vec<String>, StoreError> {
+        let mut texts = Vec::new();
+        self.walk(Table::Meta, META_INVITE, |_, value| texts.extend(String::from_utf8(value)), &mut Vec::new())?;
+        Ok(texts)
+    }
+
+    /// What a peer starts from. Damaged rows are left out.
+    pub fn start(&self) -> Result<Stored, StoreError> {
+        let mut stored = Stored::default();
+        let mut damaged = Vec::new();
+        let mut rights: BTreeMap<SpaceId, Vec<(DeviceId, Vec<u8>)>> = BTreeMap::new();
+        self.walk(
+            Table::Records,
+            &[],
+            |key, value| {
+                if let (Some((space, _)), Some(row)) = (split(&key), rows::from_slice::<RightRow>(&value)) {
+                    rights.entry(SpaceId(space)).or_default().push((row.device, row.bytes.into()));
+                }
+            },
+            &mut damaged,
+        )?;
+        self.walk(
+            Table::Spaces,
+            &[],
+            |key, value| {
+                if let (Some((space, [])), Some(row)) = (split(&key), rows::from_slice(&value)) {
+                    let space = SpaceId(space);
+                    stored.spaces.push((space, row, rights.remove(&space).unwrap_or_default()));
+                }
+            },
+            &mut damaged,
+        )?;
+        self.walk(
+            Table::Peers,
+            &[],
+            |key, value| {
+                let found = split(&key).and_then(|(space, rest)| Some((space, split(rest)?.0)));
+                if let (Some((space, device)), Some(cursor)) = (found, rows::from_slice(&value)) {
+                    stored.cursors.push((SpaceId(space), DeviceId(device), cursor));
+                }
+            },
+            &mut damaged,
+        )?;
+        for (table, _) in damaged {
+            tracing::error!(table = table.name(), "a damaged row was left out at start");
+        }
+        Ok(stored)
+    }
+
+    /// Whether these operations read what earlier ones wrote, so that those must be on disk first.
+    pub(crate) fn reads_back(ops: &[StoreOp]) -> bool {
+        ops.iter().any(|op| matches!(op, StoreOp::Snapshot { .. } | StoreOp::Drop { .. }))
+    }
+
+    /// Adds operations to a batch, in order.
+    pub fn write(&self, ops: Vec<StoreOp>, batch: &mut Batch) -> Result<(), StoreError> {
+        ops.into_iter().try_for_each(|op| self.write_one(op, batch))
+    }
+
+    fn write_one(&self, op: StoreOp, batch: &mut Batch) -> Result<(), StoreError> {
+        match op {
+            StoreOp::Space { space, row } => batch.put(Table::Spaces, space.0, rows::to_vec(&row)),
+            StoreOp::Document { space, doc, digest, image } => {
+                batch.put(Table::Documents, keys::document(&space, &doc), DocumentRow { digest, image }.to_bytes());
+            }
+            StoreOp::Segment { space, source, stored } => {
+                let (doc, seq) = (stored.segment.doc, stored.seq);
+                batch.put(Table::Log, keys::log(&space, seq), LogRow { snapshot: false, doc, source }.to_bytes());
+                batch.put(Table::Bodies, keys::body(&space, &doc, seq), rows::to_vec(&BodyRow::new(stored, source)));
+            }
+            StoreOp::Right { space, id, device, bytes } => {
+                let row = RightRow { device, bytes: bytes.into() };
+                batch.put(Table::Records, [space.0, id.0].concat(), rows::to_vec(&row));
+            }
+            StoreOp::Snapshot { space, doc, seq, source, ends, bytes } => {
+                self.write_snapshot(batch, space, doc, SnapshotHead { seq, source, ends }, bytes)?;
+            }
+            StoreOp::Drop { space, doc } => self.write_drop(batch, &space, &doc)?,
+            StoreOp::Cursor { space, peer, cursor } => {
+                batch.put(Table::Peers, [space.0, peer.0].concat(), rows::to_vec(&cursor));
+            }
+        }
+        Ok(())
+    }
+
+    /// Raw segments that the snapshot covers go, but for the most recent. It takes the place of the last that goes, so
+    /// that whoever has not seen all of them comes upon it.
+    fn write_snapshot(
+        &self,
+        batch: &mut Batch,
+        space: SpaceId,
+        doc: DocId,
+        mut head: SnapshotHead,
+        bytes: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let ends: BTreeMap<ChainId, u64> = head.ends.iter().copied().collect();
+        let mut covered = Vec::new();
+        let each = |key: Vec<u8>, value: Vec<u8>| {
+            let (Some(seq), Some(row)) = (ends_with(&key), rows::from_slice::<BodyRow>(&value)) else { return };
+            let chain = row.opening.chain(&space, &doc);
+            if row.branch == 0 && ends.get(&chain).is_some_and(|end| row.tip.n <= *end) {
+                covered.push((seq, row.entries.len(), value.len()));
+            }
+        };
+        self.walk(Table::Bodies, &keys::document(&space, &doc), each, &mut Vec::new())?;
+        let (mut entries, mut size) = (0, 0);
+        let kept = covered.iter().rev().take_while(|(_, count, bytes)| {
+            (entries, size) = (entries + count, size + bytes);
+            entries <= RECENT_ENTRIES && size <= RECENT_BYTES
+        });
+        covered.truncate(covered.len() - kept.count());
+        let mut place = covered.last().map_or(0, |(seq, ..)| *seq);
+        for (seq, ..) in covered {
+            batch.delete(Table::Bodies, keys::body(&space, &doc, seq));
+            batch.delete(Table::Log, keys::log(&space, seq));
+        }
+        let key = keys::document(&space, &doc);
+        if let Some(old) = self.get::<SnapshotHead>(Table::Snapshots, &key, &mut Vec::new())?
+            && old.seq > 0
+        {
+            batch.delete(Table::Log, keys::log(&space, old.seq));
+            place = place.max(old.seq);
+        }
+        if head.seq == 0 {
+            head.seq = place;
+        }
+        if head.seq > 0 {
+            let row = LogRow { snapshot: true, doc, source: head.source };
+            batch.put(Table::Log, keys::log(&space, head.seq), row.to_bytes());
+        }
+        batch.put(Table::Snapshots, key.clone(), rows::to_vec(&head));
+        batch.put(Table::Snapshots, keys::snapshot_bytes(&key), bytes);
+        Ok(())
+    }
+
+    /// The tombstone itself travels in the authority log; nothing of the document need be told any more.
+    fn write_drop(&self, batch: &mut Batch, space: &SpaceId, doc: &DocId) -> Result<(), StoreError> {
+        let key = keys::document(space, doc);
+        let each = |body: Vec<u8>, _| {
+            if let Some(seq) = ends_with(&body) {
+                batch.delete(Table::Log, keys::log(space, seq));
+            }
+        };
+        self.walk(Table::Bodies, &key, each, &mut Vec::new())?;
+        if let Some(head) = self.get::<SnapshotHead>(Table::Snapshots, &key, &mut Vec::new())?
+            && head.seq > 0
+        {
+            batch.delete(Table::Log, keys::log(space, head.seq));
+        }
+        let (start, end) = under(&key);
+        batch.delete_range(Table::Bodies, start.clone(), end.clone());
+        batch.delete_range(Table::Snapshots, start, end);
+        Ok(())
+    }
+
+    /// Answers a question of the core; [`Load::Deep`] is the worker's.
+    pub fn load(&self, load: &Load) -> Result<Read<Loaded>, StoreError> {
+        let mut damaged = Vec::new();
+        let value = match load {
+            Load::Logs { space, docs } => Loaded::Logs(self.logs(space, docs, false, &mut damaged)?),
+            Load::Raw { space, docs } => Loaded::Logs(self.logs(space, docs, true, &mut damaged)?),
+            Load::Page { space, after, bytes, rows, skip, snapshots } => {
+                let limits = PageLimits { bytes: *bytes, rows: *rows, skip: *skip, snapshots: *snapshots };
+                self.page(space, *after, &limits, &mut damaged)?
+            }
+            Load::Digests { space } => {
+                let mut digests = Vec::new();
+                let each = |key: Vec<u8>, value: Vec<u8>| {
+                    let doc = key.get(32..).and_then(split).map(|(doc, _)| DocId(doc));
+                    digests.extend(doc.zip(DocumentRow::digest_of(&value)));
+                };
+                self.walk(Table::Documents, &space.0, each, &mut damaged)?;
+                Loaded::Digests(digests)
+            }
+            Load::Snapshot { space, doc } => {
+                let key = keys::snapshot_bytes(&keys::document(space, doc));
+                Loaded::Snapshot(self.bytes(Table::Snapshots, &key, &mut damaged)?)
+            }
+            Load::Deep { .. } => Loaded::Deep(Vec::new()),
+        };
+        Ok(Read { value, damaged })
+    }
+
+    #[allow(clippy::type_complexity, reason = "the shape that the core defines")]
+    fn logs(
+        &self,
+        space: &SpaceId,
+        docs: &[DocId],
+        raw: bool,
+        damaged: &mut Vec<(Table, Vec<u8>)>,
+    ) -> Result<Vec<(DocId, Option<(Image, Vec<StoredSegment>)>)>, StoreError> {
+        let mut logs = Vec::with_capacity(docs.len());
+        for doc in docs {
+            let Some(image) = self.image(space, doc, damaged)? else {
+                logs.push((*doc, None));
+                continue;
+            };
+            let segments = self.segments(space, doc, &image, raw, damaged)?;
+            logs.push((*doc, Some((image, segments))));
+        }
+        Ok(logs)
+    }
+
+    /// The image of a document; of an authority log, one that has no header worth naming.
+    pub(crate) fn image(
+        &self,
+        space: &SpaceId,
+        doc: &DocId,
+        damaged: &mut Vec<(Table, Vec<u8>)>,
+    ) -> Result<Option<Image>, StoreError> {
+        if *doc == space.authority() {
+            let row = self.get::<SpaceRow>(Table::Spaces, &space.0, damaged)?;
+            let header = Header { creator: DeviceId([0; 32]), kind: String::new(), name: String::new() };
+            return Ok(row.map(|row| Image { lines: row.lines, ..Image::of_header(header) }));
+        }
+        let bytes = self.bytes(Table::Documents, &keys::document(space, doc), damaged)?;
+        Ok(bytes.and_then(|bytes| DocumentRow::from_bytes(&bytes)).map(|row| row.image))
+    }
+
+    fn segments(
+        &self,
+        space: &SpaceId,
+        doc: &DocId,
+        image: &Image,
+        raw: bool,
+        damaged: &mut Vec<(Table, Vec<u8>)>,
+    ) -> Result<Vec<StoredSegment>, StoreError> {
+        let bases = image.lines.iter().map(|line| (line.opening.chain(space, doc), &line.branches));
+        let bases: BTreeMap<ChainId, _> = bases.collect();
+        let covered = |row: &BodyRow| {
+            let branches = bases.get(&row.opening.chain(space, doc));
+            let base = branches.and_then(|b| b.get(usize::from(row.branch))).map_or(0, |b| b.base.len());
+            row.tip.n <= base
+        };
+        let mut segments = Vec::new();
+        let each = |key: Vec<u8>, value: Vec<u8>| {
+            let (Some(seq), Some(row)) = (ends_with(&key), rows::from_slice::<BodyRow>(&value)) else { return };
+            if raw || !covered(&row) {
+                segments.push(row.into_stored(*doc, seq));
+            }
+        };
+        self.walk(Table::Bodies, &keys::document(space, doc), each, damaged)?;
+        Ok(segments)
+    }
+
+    fn page(
+        &self,
+        space: &SpaceId,
+        after: u64,
+        limits: &PageLimits,
+        damaged: &mut Vec<(Table, Vec<u8>)>,
+    ) -> Result<Loaded, StoreError> {
+        let (mut rows, mut size, mut upto) = (Vec::new(), 0, after);
+        let Some(mut start) = after.checked_add(1).map(|seq| keys::log(space, seq)) else {
+            return Ok(Loaded::Page { rows, upto, end: true });
+        };
+        let end = under(&space.0).1;
+        loop {
+            let want = limits.rows.clamp(1, SCAN_ROWS);
+            let scan = self.store.scan(Table::Log, &start, end.as_deref(), want, SCAN_BYTES)?;
+            damaged.extend(scan.damaged.into_iter().map(|key| (Table::Log, key)));
+            for (key, value) in scan.rows {
+                let (Some(seq), Some(row)) = (ends_with(&key), LogRow::from_bytes(&value)) else { continue };
+                if limits.skip.is_some() && row.source == limits.skip {
+                    upto = seq;
+                    continue;
+                }
+                // At least one row comes, however large.
+                let Some((found, bytes)) = self.page_row(space, seq, &row, limits, damaged)? else {
+                    upto = seq;
+                    continue;
+                };
+                if !rows.is_empty() && (rows.len() >= limits.rows || size + bytes > limits.bytes) {
+                    return Ok(Loaded::Page { rows, upto, end: false });
+                }
+                rows.push(found);
+                (size, upto) = (size + bytes, seq);
+            }
+            match scan.next {
+                None => return Ok(Loaded::Page { rows, upto, end: true }),
+                Some(next) => start = next,
+            }
+        }
+    }
+
+    fn page_row(
+        &self,
+        space: &SpaceId,
+        seq: u64,
+        row: &LogRow,
+        limits: &PageLimits,
+        damaged: &mut Vec<(Table, Vec<u8>)>,
+    ) -> Result<Option<(PageRow, usize)>, StoreError> {
+        if !row.snapshot {
+            let body = self.get::<BodyRow>(Table::Bodies, &keys::body(space, &row.doc, seq), damaged)?;
+            return Ok(body.map(|body| {
+                let stored = body.into_stored(row.doc, seq);
+                let bytes = stored.segment.body_bytes();
+                (PageRow::Segment(stored), bytes)
+            }));
+        }
+        let Some(image) = self.image(space, &row.doc, damaged)? else { return Ok(None) };
+        let fits = image.covered.as_ref().is_some_and(|c| c.bytes <= limits.bytes as u64);
+        let key = keys::snapshot_bytes(&keys::document(space, &row.doc));
+        let bytes = if limits.snapshots && fits { self.bytes(Table::Snapshots, &key, damaged)? } else { None };
+        let size = bytes.as_ref().map_or(0, Vec::len);
+        Ok(Some((PageRow::Snapshot { doc: row.doc, image: Box::new(image), bytes }, size)))
+    }
+
+    /// Everything that a view is made of.
+    pub(crate) fn held(&self, space: &SpaceId, doc: &DocId) -> Result<Option<Read<Held>>, StoreError> {
+        let mut damaged = Vec::new();
+        let Some(image) = self.image(space, doc, &mut damaged)? else { return Ok(None) };
+        let key = keys::document(space, doc);
+        let head = self.get::<SnapshotHead>(Table::Snapshots, &key, &mut damaged)?;
+        let bytes = self.bytes(Table::Snapshots, &keys::snapshot_bytes(&key), &mut damaged)?;
+        let segments = self.segments(space, doc, &image, false, &mut damaged)?;
+        Ok(Some(Read { value: Held { image, snapshot: head.zip(bytes), segments }, damaged }))
+    }
+
+    /// The bytes of a snapshot.
+    pub(crate) fn snapshot(&self, space: &SpaceId, doc: &DocId) -> Result<Option<Vec<u8>>, StoreError> {
+        self.bytes(Table::Snapshots, &keys::snapshot_bytes(&keys::document(space, doc)), &mut Vec::new())
+    }
+
+    /// Documents of a space, by id.
+    pub fn documents(&self, space: &SpaceId, query: &DocumentQuery) -> Result<Vec<DocumentInfo>, StoreError> {
+        let limit = if query.limit == 0 { usize::MAX } else { query.limit };
+        let end = under(&space.0).1;
+        let mut start = match &query.after {
+            None => space.0.to_vec(),
+            Some(doc) => [&keys::document(space, doc)[..], &[0]].concat(),
+        };
+        let mut found = Vec::new();
+        loop {
+            let scan = self.store.scan(Table::Documents, &start, end.as_deref(), SCAN_ROWS, SCAN_BYTES)?;
+            for (key, value) in scan.rows {
+                let doc = key.get(32..).and_then(split).map(|(doc, _)| DocId(doc));
+                let (Some(id), Some(row)) = (doc, DocumentRow::from_bytes(&value)) else { continue };
+                let Header { creator, kind, name } = row.image.header;
+                let info = DocumentInfo { id, kind, name, creator, deleted: row.image.deleted };
+                let fits = (query.deleted || !info.deleted)
+                    && query.kind.as_ref().is_none_or(|kind| *kind == info.kind)
+                    && query.prefix.as_ref().is_none_or(|prefix| info.name.starts_with(prefix));
+                if fits {
+                    found.push(info);
+                }
+                if found.len() >= limit {
+                    return Ok(found);
+                }
+            }
+            match scan.next {
+                None => return Ok(found),
+                Some(next) => start = next,
+            }
+        }
+    }
+
+    fn bytes(
+        &self,
+        table: Table,
+        key: &[u8],
+        damaged: &mut Vec<(Table, Vec<u8>)>,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.store.get(table, key) {
+            Err(StoreError::Damaged { table, key }) => {
+                damaged.push((table, key));
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    /// A row that checks out but does not decode was written by a fault of ours; it counts as damaged too.
+    fn get<T: for<'b> minicbor::Decode<'b, ()>>(
+        &self,
+        table: Table,
+        key: &[u8],
+        damaged: &mut Vec<(Table, Vec<u8>)>,
+    ) -> Result<Option<T>, StoreError> {
+        let Some(bytes) = self.bytes(table, key, damaged)? else { return Ok(None) };
+        let row = rows::from_slice(&bytes);
+        if row.is_none() {
+            damaged.push((table, key.to_vec()));
+        }
+        Ok(row)
+    }
+
+    /// Calls back with every row whose key begins so, in order.
+    fn walk(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        mut each: impl FnMut(Vec<u8>, Vec<u8>),
+        damaged: &mut Vec<(Table, Vec<u8>)>,
+    ) -> Result<(), StoreError> {
+        let (mut start, end) = under(prefix);
+        loop {
+            let scan = self.store.scan(table, &start, end.as_deref(), SCAN_ROWS, SCAN_BYTES)?;
+            damaged.extend(scan.damaged.into_iter().map(|key| (table, key)));
+            scan.rows.into_iter().for_each(|(key, value)| each(key, value));
+            match scan.next {
+                None => return Ok(()),
+                Some(next) => start = next,
+            }
+        }
+    }
+}
+
+struct PageLimits {
+    bytes: usize,
+    rows: usize,
+    skip: Option<StoreId>,
+    snapshots: bool,
+}

@@ -1,0 +1,42 @@
+//! Keys: ids and numbers joined together. Numbers are big-endian, so that rows lie in their order.
+
+use commonhold_sync::id::{DocId, SpaceId};
+
+pub(super) fn document(space: &SpaceId, doc: &DocId) -> Vec<u8> {
+    [space.0, doc.0].concat()
+}
+
+pub(super) fn body(space: &SpaceId, doc: &DocId, seq: u64) -> Vec<u8> {
+    [&space.0[..], &doc.0, &seq.to_be_bytes()].concat()
+}
+
+pub(super) fn log(space: &SpaceId, seq: u64) -> Vec<u8> {
+    [&space.0[..], &seq.to_be_bytes()].concat()
+}
+
+/// Apart from the head of the snapshot, so that the head is read without them.
+pub(super) fn snapshot_bytes(document: &[u8]) -> Vec<u8> {
+    [document, b"b"].concat()
+}
+
+/// The keys that begin with a prefix: from here, to before there.
+pub(super) fn under(prefix: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return (prefix.to_vec(), Some(end));
+        }
+    }
+    (prefix.to_vec(), None)
+}
+
+/// An id of 32 bytes, and what follows it.
+pub(super) fn split(key: &[u8]) -> Option<([u8; 32], &[u8])> {
+    key.split_first_chunk().map(|(id, rest)| (*id, rest))
+}
+
+/// The number at the end of a key.
+pub(super) fn ends_with(key: &[u8]) -> Option<u64> {
+    key.last_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}

@@ -1,0 +1,113 @@
+//! Values: CBOR maps with integer keys where they are read one at a time, fixed fields where they are read by the thousand.
+
+use commonhold_sync::chain::{Opening, Segment, Tip};
+use commonhold_sync::id::{ChainId, DeviceId, DocId, StoreId};
+use commonhold_sync::log::{Image, StoredSegment};
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+
+pub(super) fn to_vec<T: Encode<()>>(row: &T) -> Vec<u8> {
+    minicbor::to_vec(row).expect("writing to a Vec cannot fail")
+}
+
+pub(super) fn from_slice<T: for<'b> Decode<'b, ()>>(bytes: &[u8]) -> Option<T> {
+    minicbor::decode(bytes).ok()
+}
+
+/// Table Bodies.
+#[derive(Debug, Encode, Decode)]
+#[cbor(map)]
+pub(super) struct BodyRow {
+    #[n(0)]
+    pub(super) branch: u8,
+    #[n(1)]
+    pub(super) source: Option<StoreId>,
+    #[n(2)]
+    pub(super) opening: Opening,
+    #[n(3)]
+    pub(super) first: u64,
+    #[n(4)]
+    pub(super) tip: Tip,
+    #[n(5)]
+    pub(super) entries: Vec<ByteVec>,
+}
+
+impl BodyRow {
+    pub(super) fn new(stored: StoredSegment, source: Option<StoreId>) -> BodyRow {
+        let Segment { opening, first, entries, tip, .. } = stored.segment;
+        let entries = entries.into_iter().map(ByteVec::from).collect();
+        BodyRow { branch: stored.branch, source, opening, first, tip, entries }
+    }
+
+    pub(super) fn into_stored(self, doc: DocId, seq: u64) -> StoredSegment {
+        let entries = self.entries.into_iter().map(Vec::from).collect();
+        let segment = Segment { doc, opening: self.opening, first: self.first, entries, tip: self.tip };
+        StoredSegment { seq, branch: self.branch, segment }
+    }
+}
+
+/// Table Records.
+#[derive(Debug, Encode, Decode)]
+#[cbor(map)]
+pub(super) struct RightRow {
+    #[n(0)]
+    pub(super) device: DeviceId,
+    #[n(1)]
+    pub(super) bytes: ByteVec,
+}
+
+/// Table Snapshots, without the bytes.
+#[derive(Debug, Clone, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct SnapshotHead {
+    /// Its place in the sequence; 0 if everything that it covers is there raw as well.
+    #[n(0)]
+    pub(crate) seq: u64,
+    #[n(1)]
+    pub(crate) source: Option<StoreId>,
+    #[n(2)]
+    pub(crate) ends: Vec<(ChainId, u64)>,
+}
+
+/// Table Documents: the digest (zero: none), then the image.
+pub(super) struct DocumentRow {
+    pub(super) digest: Option<[u8; 32]>,
+    pub(super) image: Image,
+}
+
+impl DocumentRow {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = self.digest.unwrap_or_default().to_vec();
+        bytes.extend(to_vec(&self.image));
+        bytes
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<DocumentRow> {
+        let image = from_slice(bytes.get(32..)?)?;
+        Some(DocumentRow { digest: Self::digest_of(bytes), image })
+    }
+
+    pub(super) fn digest_of(bytes: &[u8]) -> Option<[u8; 32]> {
+        bytes.first_chunk().copied().filter(|digest| *digest != [0; 32])
+    }
+}
+
+/// Table Log: kind (0 segment, 1 snapshot), document, the store that it came from (zero: made here).
+pub(super) struct LogRow {
+    pub(super) snapshot: bool,
+    pub(super) doc: DocId,
+    pub(super) source: Option<StoreId>,
+}
+
+impl LogRow {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        [&[u8::from(self.snapshot)][..], &self.doc.0, &self.source.map_or([0; 16], |id| id.0)].concat()
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<LogRow> {
+        let (kind, rest) = bytes.split_first()?;
+        let (doc, source) = rest.split_first_chunk()?;
+        let source = StoreId::try_from(source).ok()?;
+        Some(LogRow { snapshot: *kind == 1, doc: DocId(*doc), source: (source.0 != [0; 16]).then_some(source) })
+    }
+}

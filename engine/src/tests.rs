@@ -1,0 +1,8 @@
+//! What a node promises, with one or two of them in this process. Scenarios with many peers and processes are elsewhere.
+
+mod disk;
+mod files;
+mod life;
+mod peers;
+mod support;
+mod watches;

@@ -1,0 +1,140 @@
+//! Edit, flush, close, reopen.
+
+use serde_json::json;
+
+use super::support::*;
+use crate::document::EditError;
+use crate::{Config, Document, DocumentQuery, EditFailure, Error, Node, OpenError, Outcome, SpaceId, Writers};
+
+async fn actors(document: &Document) -> usize {
+    let mut actors: Vec<_> = document.history().await.unwrap().into_iter().map(|change| change.actor).collect();
+    actors.sort();
+    actors.dedup();
+    actors.len()
+}
+
+async fn with_document(node: &Node) -> (SpaceId, Document) {
+    let space = node.create_space(Writers::Granted).await.unwrap();
+    (space, node.create_document(space, "note", "Shopping").await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clean_close_lets_the_next_run_continue_the_chain() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::open(on_disk(folder.path())).await.unwrap();
+    assert_eq!(node.outcome(), Outcome::Fresh);
+    let (space, document) = with_document(&node).await;
+    document.set("", &json!({ "milk": 1 })).await.unwrap();
+    let (doc, device, store) = (document.id(), node.device(), node.store_id());
+    assert!(matches!(Node::open(on_disk(folder.path())).await, Err(OpenError::Store(e)) if e.code() == "store_in_use"));
+    soon(node.close()).await.unwrap();
+
+    let node = Node::open(on_disk(folder.path())).await.unwrap();
+    assert_eq!((node.outcome(), node.device(), node.store_id()), (Outcome::Continue, device, store));
+    let document = node.open_document(space, doc).await.unwrap();
+    document.set("/eggs", &6).await.unwrap();
+    assert_eq!(document.json().await.unwrap(), json!({ "milk": 1, "eggs": 6 }));
+    assert_eq!(actors(&document).await, 1);
+    assert!(node.check().await.unwrap().is_sound());
+    soon(node.close()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_flushed_survives_a_crash_and_the_chain_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::open(on_disk(folder.path())).await.unwrap();
+    let (space, document) = with_document(&node).await;
+    document.set("", &json!({ "milk": 1 })).await.unwrap();
+    soon(document.flush()).await.unwrap();
+    assert!(document.sync_status().await.saved_here);
+    let (doc, seq) = (document.id(), node.space(space).unwrap().seq);
+    drop((document, node));
+
+    let node = reopened(on_disk(folder.path())).await;
+    assert_eq!(node.outcome(), Outcome::Crashed);
+    assert!(node.space(space).unwrap().seq > seq + 1_000, "numbers that were shown are not given out again");
+    let document = node.open_document(space, doc).await.unwrap();
+    assert_eq!(document.json().await.unwrap(), json!({ "milk": 1 }));
+    document.set("/eggs", &6).await.unwrap();
+    assert_eq!(actors(&document).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edits_share_a_change_until_a_flush_and_commit_parts_them() {
+    let config = Config { flush_ms: 60_000, ..Config::default() };
+    let node = Node::open(config).await.unwrap();
+    let (_, document) = with_document(&node).await;
+    for n in 0..20 {
+        document.set("/n", &n).await.unwrap();
+    }
+    soon(document.flush()).await.unwrap();
+    assert_eq!(document.history().await.unwrap().len(), 2, "the first left at once, the others together");
+    for n in 0..5 {
+        document.set("/m", &n).await.unwrap();
+        document.commit().await.unwrap();
+    }
+    soon(document.flush()).await.unwrap();
+    assert_eq!(document.history().await.unwrap().len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closure_that_fails_leaves_nothing_and_gives_its_own_reason() {
+    #[derive(Debug, PartialEq)]
+    struct Full;
+    let node = memory().await;
+    let (_, document) = with_document(&node).await;
+    let result = document
+        .edit(|edit| {
+            edit.put(&crate::ObjId::ROOT, "a", 1).map_err(|_| Full)?;
+            Err::<(), Full>(Full)
+        })
+        .await;
+    assert!(matches!(result, Err(EditFailure::App(Full))));
+    assert_eq!(document.json().await.unwrap(), json!({}));
+    let refused = document.set("/no/such/place", &1).await;
+    assert!(matches!(refused, Err(Error::Edit(EditError::NotFound(_)))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_are_listed_by_kind_and_name_and_page() {
+    let node = memory().await;
+    let space = node.create_space(Writers::Granted).await.unwrap();
+    let named = (0..10).map(|n| (if n % 2 == 0 { "note" } else { "list" }, format!("name {n}")));
+    let made = node.create_documents(space, named).await.unwrap();
+    let all = node.documents(space, DocumentQuery::default()).await.unwrap();
+    assert_eq!((made.len(), all.len()), (10, 10));
+    let notes = DocumentQuery { kind: Some("note".into()), ..DocumentQuery::default() };
+    assert_eq!(node.documents(space, notes).await.unwrap().len(), 5);
+    let third = DocumentQuery { prefix: Some("name 3".into()), ..DocumentQuery::default() };
+    assert_eq!(node.documents(space, third).await.unwrap()[0].id, made[3]);
+    let rest = DocumentQuery { after: Some(all[6].id), limit: 2, ..DocumentQuery::default() };
+    let rest: Vec<_> = node.documents(space, rest).await.unwrap();
+    assert_eq!(rest, all[7..9]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_that_nobody_holds_leaves_memory_and_comes_back() {
+    let node = Node::open(Config { view_bytes: 0, ..Config::default() }).await.unwrap();
+    let (space, document) = with_document(&node).await;
+    let doc = document.id();
+    document.set("", &json!({ "a": [1, 2] })).await.unwrap();
+    soon(document.flush()).await.unwrap();
+    drop(document);
+    assert!(node.shared().open_document(space, doc).is_none());
+    let document = node.open_document(space, doc).await.unwrap();
+    assert_eq!(document.json().await.unwrap(), json!({ "a": [1, 2] }));
+    assert_eq!(document.cost().await.unwrap().changes, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_name_what_is_missing() {
+    let node = memory().await;
+    let (space, _) = with_document(&node).await;
+    let (nowhere, nothing) = (SpaceId([9; 32]), crate::DocId([9; 32]));
+    assert_eq!(node.open_document(nowhere, nothing).await.unwrap_err().code(), "unknown_space");
+    assert_eq!(node.open_document(space, nothing).await.unwrap_err().code(), "unknown_document");
+    assert_eq!(node.delete_document(space, nothing).await.unwrap_err().code(), "unknown_document");
+    let clone = node.clone();
+    soon(node.close()).await.unwrap();
+    assert_eq!(clone.create_space(Writers::Anyone).await.unwrap_err().code(), "closed");
+}

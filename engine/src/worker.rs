@@ -1,0 +1,255 @@
+//! Work that loads documents: making views, checking and making snapshots, looking deep into them. It runs on the blocking
+//! pool, takes as long as the document is large, and may fail; a panic inside ends as an error.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use commonhold_sync::change;
+use commonhold_sync::id::{DocId, EntryId, SpaceId};
+use commonhold_sync::limits::Limits;
+use commonhold_sync::log::{DeepEntry, Header};
+use commonhold_sync::peer::{ContentHead, SnapshotContent};
+
+use crate::document::{ChangeInfo, SnapshotCaps, View};
+use crate::storage::{Held, Storage};
+
+/// A view, and what it took to make it.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) view: View,
+    pub(crate) header: Header,
+    pub(crate) deleted: bool,
+    /// Bytes of the snapshot and of what came after it.
+    pub(crate) snapshot_bytes: u64,
+    pub(crate) load_ms: u64,
+    /// Entries that are not shown: (id, why).
+    pub(crate) hidden: Vec<(EntryId, String)>,
+    pub(crate) quarantined: Vec<EntryId>,
+}
+
+/// A snapshot of exactly what is held of a document.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) heads: Vec<EntryId>,
+    pub(crate) ends: Vec<(Vec<u8>, u64)>,
+}
+
+/// Runs work whose panic must not be ours.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("the work failed on a fault of ours".into()))
+}
+
+/// Makes the view of a document from its rows. `Ok(None)`: there is no such document.
+pub(crate) fn load(
+    storage: &Storage,
+    space: &SpaceId,
+    doc: &DocId,
+    quarantined: &[EntryId],
+) -> Result<Option<Made>, String> {
+    let started = Instant::now();
+    let Some(read) = storage.held(space, doc).map_err(|error| error.to_string())? else { return Ok(None) };
+    if let Some((table, _)) = read.damaged.first() {
+        tracing::error!(%space, %doc, table = table.name(), "rows of the document are damaged");
+    }
+    let made = guarded(|| view_of(&read.value, quarantined))?;
+    let load_ms = started.elapsed().as_millis() as u64;
+    Ok(Some(Made { load_ms, header: read.value.image.header, deleted: read.value.image.deleted, ..made }))
+}
+
+fn view_of(held: &Held, quarantined: &[EntryId]) -> Result<Made, String> {
+    let packed = held.snapshot.as_ref().map(|(_, bytes)| &bytes[..]);
+    let base = || packed.map_or_else(|| Ok(View::new()), unpacked);
+    let mut view = base()?;
+    view.quarantine(quarantined.iter().copied());
+    let shown = held.segments.iter().filter(|stored| stored.branch == 0).flat_map(|stored| &stored.segment.entries);
+    let mut entries: Vec<(EntryId, &[u8])> = Vec::new();
+    for bytes in shown {
+        entries.push((change::id(bytes).map_err(|fault| fault.to_string())?, bytes));
+    }
+    let mut applied = Default::default();
+    if !entries.is_empty() {
+        let mut log = |each: &mut dyn FnMut(&[u8])| {
+            if let Ok(mut base) = base() {
+                base.entries_since(&[]).iter().for_each(|(_, bytes)| each(bytes));
+            }
+        };
+        applied = view.apply_remote(&entries, &mut log);
+        if applied.bad_base.is_some() {
+            // An entry of the snapshot breaks a rule that it was not checked for: one by one, without it.
+            let all = view.entries_since(&[]);
+            let all = all.iter().map(|(id, bytes)| (*id, &bytes[..]));
+            let all: Vec<(EntryId, &[u8])> = all.chain(entries.iter().copied()).collect();
+            view = View::new();
+            view.quarantine(quarantined.iter().copied());
+            applied = view.apply_remote(&all, &mut |_| {});
+        }
+        if applied.broken {
+            return Err("its entries do not build".into());
+        }
+    }
+    let mut hidden: Vec<(EntryId, String)> =
+        applied.invalid.into_iter().map(|(id, fault)| (id, fault.to_string())).collect();
+    hidden.extend(applied.missing.into_iter().map(|id| (id, "its past is not shown".into())));
+    Ok(Made {
+        view,
+        header: held.image.header.clone(),
+        deleted: held.image.deleted,
+        snapshot_bytes: packed.map_or(0, |bytes| bytes.len() as u64),
+        load_ms: 0,
+        hidden,
+        quarantined: applied.quarantined,
+    })
+}
+
+fn unpacked(bytes: &[u8]) -> Result<View, String> {
+    // It was checked before it was stored; local caps that were lowered since must not lock the document away.
+    let caps = SnapshotCaps { foreign: true, packed_bytes_max: usize::MAX, ..SnapshotCaps::default() };
+    View::from_snapshot(bytes, &caps).map(|(view, _)| view).map_err(|fault| fault.to_string())
+}
+
+/// Checks a snapshot from a stranger: its shape, rules S4 to S6 and M1 for every entry. Its tips are the core's.
+pub(crate) fn check_snapshot(bytes: &[u8], limits: &Limits) -> Result<SnapshotContent, String> {
+    guarded(|| {
+        // Whether a chain is foreign is in its opening, which is the core's; see docs/protocol.md, rule S5.
+        let caps = SnapshotCaps { foreign: true, ..SnapshotCaps::of(limits) };
+        let (mut view, entries) = View::from_snapshot(bytes, &caps).map_err(|fault| fault.to_string())?;
+        view.verify().map_err(|(id, fault)| format!("entry {id}: {fault}"))?;
+        let mut chains: Vec<(Vec<u8>, Vec<EntryId>)> = Vec::new();
+        for entry in entries {
+            match chains.last_mut() {
+                Some((actor, ids)) if actor[..] == entry.actor[..] => ids.push(entry.id),
+                _ => chains.push((entry.actor.to_vec(), vec![entry.id])),
+            }
+        }
+        let heads = view.heads();
+        let heads = heads_of(view.history(), &heads);
+        Ok(SnapshotContent { chains, heads })
+    })
+}
+
+/// The past of each head in other chains. As in the core, a run of entries of one chain shares one map.
+fn heads_of(history: impl Iterator<Item = ChangeInfo>, heads: &[EntryId]) -> Vec<ContentHead> {
+    type Past = BTreeMap<usize, u64>;
+    let mut actors: Vec<Vec<u8>> = Vec::new();
+    let mut index: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
+    let mut pasts: BTreeMap<EntryId, (usize, u64, Arc<Past>)> = BTreeMap::new();
+    let mut found = Vec::new();
+    for change in history {
+        let actor = *index.entry(change.actor.clone()).or_insert_with(|| {
+            actors.push(change.actor.clone());
+            actors.len() - 1
+        });
+        let deps: Vec<_> = change.deps.iter().filter_map(|dep| pasts.get(dep)).collect();
+        let past = match &deps[..] {
+            [(of, _, past)] if *of == actor => past.clone(),
+            _ => {
+                let mut past = Past::new();
+                for (of, n, theirs) in deps {
+                    for (other, n) in theirs.iter().map(|(other, n)| (*other, *n)).chain([(*of, *n)]) {
+                        let last = past.entry(other).or_insert(0);
+                        *last = n.max(*last);
+                    }
+                }
+                past.remove(&actor);
+                Arc::new(past)
+            }
+        };
+        if heads.contains(&change.id) {
+            let max_op = change.start_op + change.ops - 1;
+            found.push((change.id, actor, change.seq, max_op, past.clone()));
+        }
+        pasts.insert(change.id, (actor, change.seq, past));
+    }
+    let head = |(id, actor, n, max_op, past): (EntryId, usize, u64, u64, Arc<Past>)| ContentHead {
+        id,
+        actor: actors[actor].clone(),
+        n,
+        max_op,
+        past: past.iter().map(|(other, n)| (actors[*other].clone(), *n)).collect(),
+    };
+    found.into_iter().map(head).collect()
+}
+
+/// The entries inside a document's snapshot, in causal order; empty if there is none or it does not load.
+pub(crate) fn deep(storage: &Storage, space: &SpaceId, doc: &DocId) -> Vec<DeepEntry> {
+    let found = guarded(|| {
+        let Some(bytes) = storage.snapshot(space, doc).map_err(|error| error.to_string())? else {
+            return Ok(Vec::new());
+        };
+        let entry = |change: ChangeInfo| DeepEntry {
+            id: change.id,
+            actor: change.actor,
+            n: change.seq,
+            max_op: change.start_op + change.ops - 1,
+            deps: change.deps,
+        };
+        Ok(unpacked(&bytes)?.history().map(entry).collect())
+    });
+    found.unwrap_or_else(|why| {
+        tracing::error!(%space, %doc, why, "the snapshot does not load");
+        Vec::new()
+    })
+}
+
+/// Packs what is stored of a document. `None` if not all of it can be shown: only what re-extracts id for id may
+/// replace raw entries.
+pub(crate) fn compact(storage: &Storage, space: &SpaceId, doc: &DocId) -> Result<Option<Packed>, String> {
+    let Some(made) = load(storage, space, doc, &[])? else { return Ok(None) };
+    if made.deleted || !made.hidden.is_empty() || !made.quarantined.is_empty() {
+        return Ok(None);
+    }
+    guarded(|| {
+        let mut view = made.view;
+        let mut ends: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+        for change in view.history() {
+            let last = ends.entry(change.actor).or_insert(0);
+            *last = change.seq.max(*last);
+        }
+        let Some(bytes) = view.to_snapshot() else { return Ok(None) };
+        if !extracts_to(&bytes, &view) {
+            return Err("a snapshot does not give back what was packed".into());
+        }
+        Ok(Some(Packed { bytes, heads: view.heads(), ends: ends.into_iter().collect() }))
+    })
+}
+
+/// Id for id: the heads name everything before them, so equal heads and an equal count are equal sets.
+fn extracts_to(bytes: &[u8], view: &View) -> bool {
+    unpacked(bytes).is_ok_and(|again| again.heads() == view.heads() && again.cost().changes == view.cost().changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::{ChainAuthor, EditError};
+
+    fn view_by(actors: &[u8]) -> View {
+        let mut view = View::new();
+        for (at, actor) in actors.iter().enumerate() {
+            view.set_chain(ChainAuthor { actor: [*actor; 16], device: [*actor; 32] }).unwrap();
+            view.edit(|edit| edit.set(&[], &serde_json::json!({ "n": at })).map_err(EditError::from)).unwrap();
+            view.flush().unwrap();
+        }
+        view
+    }
+
+    #[test]
+    fn a_checked_snapshot_tells_chains_in_order_and_the_past_of_its_heads() {
+        let mut view = view_by(&[7, 7, 3, 3, 7]);
+        let content = check_snapshot(&view.to_snapshot().unwrap(), &Limits::default()).unwrap();
+        let history: Vec<ChangeInfo> = view.history().collect();
+        let of = |n: u8| history.iter().filter(|c| c.actor == [n; 16]).map(|c| c.id).collect::<Vec<_>>();
+        assert_eq!(content.chains, vec![(vec![3; 16], of(3)), (vec![7; 16], of(7))]);
+        let [head] = &content.heads[..] else { panic!("one head") };
+        assert_eq!((head.id, head.n, &head.actor), (view.heads()[0], 3, &vec![7; 16]));
+        assert_eq!(head.past, vec![(vec![3; 16], 2)]);
+    }
+
+    #[test]
+    fn garbage_is_refused_with_a_reason() {
+        assert!(check_snapshot(b"CHsn nonsense that is long enough", &Limits::default()).is_err());
+    }
+}

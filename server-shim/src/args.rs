@@ -1,0 +1,311 @@
+//! The command line. Parsing only: what a verb does is in the module of its name or in `operate`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+/// Documents that peers share: offline, directly, and with or without a server
+#[derive(Debug, Parser)]
+#[command(name = "commonhold", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "Without a verb, commonhold serves the store of the default data folder and makes one on the first run.\n\
+    Spaces and documents are named by id, by the first digits of an id (4 or more), or by name.\n\
+    Exit codes: 0 done, 1 failed, 2 usage or config, 3 store, 4 in use, 5 not found, 6 not reachable in time.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(flatten)]
+    pub(crate) serving: Serving,
+    #[command(subcommand)]
+    pub(crate) verb: Option<Verb>,
+}
+
+/// Flags of every verb.
+#[derive(Debug, Default, Clone, Args)]
+pub(crate) struct Global {
+    /// Config file [default: commonhold/config.toml in the user's config folder, if it exists]
+    #[arg(long, global = true, env = "COMMONHOLD_CONFIG", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// Data folder (store.data)
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) data: Option<PathBuf>,
+    /// Folder of the device's secret, apart from the data folder (store.keys)
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) keys: Option<PathBuf>,
+    /// Form of the log on standard error (log.format)
+    #[arg(long, global = true, value_name = "text|json")]
+    pub(crate) log: Option<String>,
+    /// off, error, warn, info, debug, trace, or a filter such as commonhold_engine=debug (log.level)
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+    /// Machine-readable output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// Flags of a serving process.
+#[derive(Debug, Default, Clone, Args)]
+pub(crate) struct Serving {
+    /// Address to listen at, port 0 for any; repeatable (peer.listen)
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Vec<String>,
+    /// Address to put into invites instead of the bound ones; repeatable (peer.advertise)
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) advertise: Vec<String>,
+    /// Peer to stay connected to, ADDRESS or ADDRESS#PEERID; repeatable (peer.connect)
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) connect: Vec<String>,
+    /// Written, all at once, when this process is reachable
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// Drain when standard input ends: a child that must not outlive its parent
+    #[arg(long, hide = true)]
+    pub(crate) while_stdin: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a peer: store, sync, answer the other verbs
+    Serve(Serving),
+    /// Join a space
+    Join {
+        /// What `commonhold space invite` printed: commonhold1…
+        invite: String,
+        /// Seconds to wait for the space to arrive; 0 only stores the invite
+        #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+        wait: u64,
+    },
+    /// Spaces: the units of sharing
+    #[command(subcommand)]
+    Space(SpaceVerb),
+    /// Documents of a space
+    #[command(subcommand)]
+    Doc(DocVerb),
+    /// Print a document, or a part of it
+    Get {
+        #[command(flatten)]
+        doc: DocRef,
+        /// Keys and indexes joined by slashes, e.g. items/0/title
+        #[arg(default_value = "")]
+        path: String,
+    },
+    /// Put a value into a document
+    Set {
+        #[command(flatten)]
+        doc: DocRef,
+        /// Where: keys and indexes joined by slashes; - after a list appends
+        path: String,
+        /// JSON; what is not JSON is refused, so quote strings: '"milk"'
+        #[arg(allow_negative_numbers = true)]
+        value: String,
+        #[command(flatten)]
+        sync: Sync,
+    },
+    /// Edit a document as JSON in $VISUAL or $EDITOR
+    Edit {
+        #[command(flatten)]
+        doc: DocRef,
+        /// Apply this JSON merge patch (RFC 7396) instead; - reads it from standard input
+        #[arg(long, value_name = "JSON")]
+        patch: Option<String>,
+        #[command(flatten)]
+        sync: Sync,
+    },
+    /// Print changes of a document as they come, until interrupted
+    Watch {
+        #[command(flatten)]
+        doc: DocRef,
+        /// End after so many changes
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+    },
+    /// Who changed a document, and when
+    History {
+        #[command(flatten)]
+        doc: DocRef,
+        /// The newest so many
+        #[arg(long, default_value_t = 50, value_name = "N")]
+        last: usize,
+    },
+    /// Is it saved, and who has it? Of one document, or of the spaces
+    Status {
+        /// Document
+        doc: Option<String>,
+        #[command(flatten)]
+        space: SpaceRef,
+        /// Wait until every connected peer is level, at most so many seconds
+        #[arg(long, value_name = "SECONDS")]
+        wait: Option<u64>,
+    },
+    /// Who is connected
+    Peers,
+    /// Write documents to a file that `import` reads: a USB stick is a transport
+    Export {
+        /// Where to; - is standard output
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Only these documents
+        docs: Vec<String>,
+        #[command(flatten)]
+        space: SpaceRef,
+    },
+    /// Read an export, or an .automerge file as a new document
+    Import {
+        /// Where from; - is standard input
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        #[command(flatten)]
+        space: SpaceRef,
+    },
+    /// The configuration
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Check the data folder, the keys and every row of the store
+    Doctor,
+    /// Print a completion script
+    Completions {
+        /// Shell
+        shell: clap_complete::Shell,
+    },
+    /// Watch three peers share documents, lose their server, and go on: under a minute
+    Demo {
+        /// Keep the folders for a look
+        #[arg(long)]
+        keep: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SpaceVerb {
+    /// Found a space
+    New {
+        /// anyone: whoever has the invite may write; granted: only devices with a grant
+        #[arg(long, value_enum, default_value_t = WritersArg::Granted)]
+        writers: WritersArg,
+    },
+    /// List spaces
+    Ls,
+    /// Print an invite to a space
+    Invite {
+        /// Space [default: the only one]
+        space: Option<String>,
+    },
+    /// Give a device a right
+    Grant {
+        /// Space
+        space: String,
+        /// Peer id of the device, 64 hex digits
+        device: String,
+        /// What it may do
+        #[arg(long, value_enum, default_value_t = RightArg::Write)]
+        right: RightArg,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DocVerb {
+    /// Create a document
+    New {
+        /// What an app calls documents of this sort
+        #[arg(long, default_value = "")]
+        kind: String,
+        /// A name for people
+        #[arg(long, default_value = "")]
+        name: String,
+        #[command(flatten)]
+        space: SpaceRef,
+    },
+    /// List documents
+    Ls {
+        /// Only of this kind
+        #[arg(long)]
+        kind: Option<String>,
+        /// Deleted ones as well
+        #[arg(long)]
+        deleted: bool,
+        #[command(flatten)]
+        space: SpaceRef,
+    },
+    /// Delete a document, at every peer
+    Rm {
+        #[command(flatten)]
+        doc: DocRef,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Check the config file and the environment
+    Check,
+    /// Print every key, its value, and where that comes from
+    Print,
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct SpaceRef {
+    /// Space [default: the only one]
+    #[arg(long, value_name = "SPACE")]
+    pub(crate) space: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DocRef {
+    /// Document
+    pub(crate) doc: String,
+    #[command(flatten)]
+    pub(crate) space: SpaceRef,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Sync {
+    /// Afterwards connect and wait until the peers are level, at most so many seconds
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "30")]
+    pub(crate) sync: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WritersArg {
+    Anyone,
+    Granted,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RightArg {
+    Relay,
+    Read,
+    Write,
+    Admin,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serving_flags_work_with_and_without_the_verb() {
+        let bare = Cli::try_parse_from(["commonhold", "--listen", "ws://127.0.0.1:0/", "--data", "d"]).unwrap();
+        assert_eq!(bare.serving.listen.len(), 1);
+        let serve = Cli::try_parse_from(["commonhold", "serve", "--connect", "ws://a#b", "--data", "d"]).unwrap();
+        assert!(matches!(serve.verb, Some(Verb::Serve(serving)) if serving.connect == ["ws://a#b"]));
+        assert_eq!(serve.global.data, Some("d".into()));
+    }
+
+    #[test]
+    fn sync_takes_its_seconds_with_an_equals_sign_only() {
+        let sync = |args: &[&str]| match Cli::try_parse_from(args).unwrap().verb {
+            Some(Verb::Set { sync, .. }) => sync.sync,
+            _ => panic!(),
+        };
+        assert_eq!(sync(&["commonhold", "set", "d", "p", "1", "--sync"]), Some(30));
+        assert_eq!(sync(&["commonhold", "set", "--sync=5", "d", "p", "1"]), Some(5));
+        assert_eq!(sync(&["commonhold", "set", "d", "p", "-1"]), None);
+    }
+}

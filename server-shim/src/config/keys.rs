@@ -1,0 +1,145 @@
+//! The table of keys: names, kinds, defaults, and what each is for.
+
+use commonhold_engine::{Address, DeviceId};
+
+/// What a key takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    /// A folder.
+    Path,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A filter of log lines.
+    Filter,
+    /// A whole number between these, both included.
+    Number(u64, u64),
+    /// A list of these.
+    List(Item),
+}
+
+/// What a list holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Item {
+    /// `ws://host:port/`.
+    Address,
+    /// `ws://host:port/` or `ws://host:port/#<peer id>`.
+    Peer,
+}
+
+/// One key of the config file.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// `section.key`.
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    /// As text; lists comma-separated.
+    pub(crate) default: &'static str,
+    /// One line, for people.
+    pub(crate) about: &'static str,
+}
+
+/// Every key. `docs/operating.md` shows this table, and a test compares the two.
+pub(crate) const KEYS: &[Key] = &[
+    key_of("store.data", Kind::Path, "$XDG_DATA_HOME/commonhold", "data folder: the store, its lock, the local socket"),
+    key_of("store.keys", Kind::Path, "$XDG_CONFIG_HOME/commonhold/keys", "folder of the device's secret and the lineage; never in a backup"),
+    key_of("store.cache_mib", Kind::Number(1, 65_536), "64", "memory for the store's cache, MiB"),
+    key_of("store.views_mib", Kind::Number(1, 65_536), "256", "memory for documents that are open but idle, MiB"),
+    key_of("store.flush_ms", Kind::Number(1, 10_000), "50", "edits within this time become one change, milliseconds"),
+    key_of("peer.listen", Kind::List(Item::Address), "ws://127.0.0.1:7340/", "addresses to listen at; port 0 lets the system choose"),
+    key_of("peer.advertise", Kind::List(Item::Address), "", "addresses put into invites; empty: those that are listened at"),
+    key_of("peer.connect", Kind::List(Item::Peer), "", "peers to stay connected to; ADDRESS#PEERID refuses any other peer there"),
+    key_of("peer.frame_ms", Kind::Number(1, 1_000), "16", "remote changes reach watchers at most this often, milliseconds"),
+    key_of("limits.waiting_mib_per_peer", Kind::Number(1, 4_096), "4", "changes of one peer that wait for what comes before them, MiB"),
+    key_of("limits.waiting_mib", Kind::Number(1, 16_384), "64", "the same over all peers, MiB"),
+    key_of("limits.unsolicited_entries_per_s", Kind::Number(1, 1_000_000), "2000", "changes a second that one peer may push unasked"),
+    key_of("limits.unsolicited_kib_per_s", Kind::Number(1, 1_048_576), "4096", "the same in KiB a second"),
+    key_of("limits.send_queue_kib", Kind::Number(64, 1_048_576), "4096", "outgoing bytes queued for one connection, KiB"),
+    key_of("log.format", Kind::Choice(&["text", "json"]), "text", "form of the log on standard error"),
+    key_of("log.level", Kind::Filter, "warn", "off, error, warn, info, debug, trace, or a filter such as `commonhold_engine=debug`"),
+];
+
+const fn key_of(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
+    Key { name, kind, default, about }
+}
+
+/// A key that the program itself names.
+pub(super) fn key(name: &str) -> &'static Key {
+    KEYS.iter().find(|key| key.name == name).expect("the program names keys of its own table")
+}
+
+/// The sections, each once.
+pub(super) fn sections() -> impl Iterator<Item = &'static str> {
+    let mut last = "";
+    KEYS.iter().map(|key| key.section()).filter(move |section| std::mem::replace(&mut last, section) != *section)
+}
+
+impl Key {
+    pub(super) fn section(&self) -> &'static str {
+        self.name.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    pub(super) fn short(&self) -> &'static str {
+        self.name.split_once('.').map_or("", |(_, key)| key)
+    }
+
+    /// The environment variable that sets it.
+    pub(crate) fn variable(&self) -> String {
+        format!("{}{}", super::PREFIX, self.name.replace('.', "_").to_uppercase())
+    }
+
+    pub(super) fn default_texts(&self) -> Vec<String> {
+        self.default.split(',').filter(|text| !text.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// Whether one text is a value of this key.
+    pub(super) fn check(&self, text: &str) -> Result<(), String> {
+        match self.kind {
+            Kind::Path if text.is_empty() => Err("an empty path".into()),
+            Kind::Path => Ok(()),
+            Kind::Choice(words) if words.contains(&text) => Ok(()),
+            Kind::Choice(_) => Err("not one of its words".into()),
+            Kind::Filter => {
+                let filter = text.parse::<tracing_subscriber::filter::Targets>();
+                filter.map(drop).map_err(|error| crate::failure::chain(&error))
+            }
+            Kind::Number(least, most) => match text.parse::<u64>() {
+                Ok(number) if (least..=most).contains(&number) => Ok(()),
+                Ok(_) => Err("out of range".into()),
+                Err(error) => Err(error.to_string()),
+            },
+            Kind::List(Item::Address) => match text.parse::<Address>() {
+                Ok(Address::Memory(_)) => Err("this is an address inside one process".into()),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            },
+            Kind::List(Item::Peer) => peer(text).map(drop),
+        }
+    }
+}
+
+impl Kind {
+    /// For a message: what would have been right.
+    pub(crate) fn expects(&self) -> String {
+        match self {
+            Kind::Path => "the path of a folder".into(),
+            Kind::Choice(words) => format!("one of: {}", words.join(", ")),
+            Kind::Filter => "one of: off, error, warn, info, debug, trace; or a filter such as commonhold_engine=debug".into(),
+            Kind::Number(least, most) => format!("a whole number from {least} to {most}"),
+            Kind::List(Item::Address) => "addresses such as ws://127.0.0.1:7340/".into(),
+            Kind::List(Item::Peer) => "addresses such as ws://example.org:7340/ or ws://example.org:7340/#PEERID".into(),
+        }
+    }
+}
+
+/// `ADDRESS` or `ADDRESS#PEERID`; addresses have no fragment of their own.
+pub(crate) fn peer(text: &str) -> Result<(Address, Option<DeviceId>), String> {
+    let (address, id) = match text.split_once('#') {
+        Some((address, id)) => (address, Some(id.parse::<DeviceId>().map_err(|error| error.to_string())?)),
+        None => (text, None),
+    };
+    match address.parse::<Address>() {
+        Ok(Address::Memory(_)) => Err("this is an address inside one process".into()),
+        Ok(address) => Ok((address, id)),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,193 @@
+//! What the verbs do to an open node. The same code answers the local socket and serves a command that opened the store
+//! itself, so the two cannot differ.
+
+mod documents;
+mod errors;
+mod spaces;
+
+use std::time::Duration;
+
+use commonhold_engine::{Config, DocId, Document, DocumentQuery, Node, Outcome, SpaceId, Watch};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::config::Settings;
+use crate::failure::Failure;
+use crate::names::{self, Named};
+use crate::reach::Dial;
+use crate::request::{Answered, Doc, Exported, Imported, Me, Reply, Request, Watched};
+
+pub(crate) use errors::{failure, open_failure};
+
+/// The store's file in the data folder.
+pub(crate) const STORE_FILE: &str = "store.redb";
+
+/// The engine's configuration.
+pub(crate) fn config(settings: &Settings, dial: Dial) -> Result<Config, Failure> {
+    let (data, keys) = (settings.data(), settings.keys());
+    if data.as_os_str().is_empty() || keys.as_os_str().is_empty() {
+        return Err(Failure::usage(
+            "no_folder",
+            "there is no default data or keys folder, since HOME is not set",
+            "name them with --data and --keys, or COMMONHOLD_STORE_DATA and COMMONHOLD_STORE_KEYS",
+        ));
+    }
+    let mut config = Config {
+        data: Some(data),
+        keys: Some(keys),
+        flush_ms: settings.number("store.flush_ms"),
+        frame_ms: settings.number("peer.frame_ms"),
+        cache_bytes: mib(settings, "store.cache_mib"),
+        view_bytes: mib(settings, "store.views_mib"),
+        ..Config::default()
+    };
+    config.limits.waiting_bytes_per_peer = mib(settings, "limits.waiting_mib_per_peer");
+    config.limits.waiting_bytes_total = mib(settings, "limits.waiting_mib");
+    config.limits.unsolicited_entries_per_s = settings.number("limits.unsolicited_entries_per_s") as u32;
+    config.limits.unsolicited_bytes_per_s = (settings.number("limits.unsolicited_kib_per_s") << 10) as u32;
+    config.limits.send_queue_bytes_max = (settings.number("limits.send_queue_kib") << 10) as usize;
+    if dial != Dial::No {
+        config.connect = settings.connect();
+    }
+    if dial == Dial::AndListen {
+        config.listen = settings.listen();
+        config.advertise = settings.advertise();
+    }
+    Ok(config)
+}
+
+fn mib(settings: &Settings, key: &'static str) -> usize {
+    (settings.number(key) << 20) as usize
+}
+
+/// Does one thing. Streams have functions of their own below.
+pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
+    match request {
+        Request::Me => Ok(Reply::Me(me(node))),
+        Request::Peers => Ok(Reply::Peers(spaces::peers(node))),
+        Request::Spaces => Ok(Reply::Spaces(node.spaces().iter().map(spaces::row).collect())),
+        Request::NewSpace { writers } => spaces::create(node, writers).await,
+        Request::Invite { space } => spaces::invite(node, find_space(node, space.as_deref())?),
+        Request::Grant { space, device, right } => {
+            spaces::grant(node, find_space(node, Some(&space))?, &device, right).await
+        }
+        Request::Join { invite, wait_ms } => spaces::join(node, &invite, Duration::from_millis(wait_ms)).await,
+        Request::Level { space, wait_ms } => {
+            let spaces = match space {
+                Some(space) => vec![find_space(node, Some(&space))?],
+                None => node.spaces().iter().map(|space| space.id).collect(),
+            };
+            spaces::level(node, &spaces, Duration::from_millis(wait_ms)).await
+        }
+        Request::Documents { space, kind, deleted } => {
+            documents::list(node, find_space(node, space.as_deref())?, kind, deleted).await
+        }
+        Request::NewDocument { space, kind, name } => {
+            documents::create(node, find_space(node, space.as_deref())?, &kind, &name).await
+        }
+        Request::DeleteDocument(doc) => {
+            let (space, id) = find_document(node, &doc).await?;
+            documents::delete(node, space, id).await
+        }
+        Request::Get { doc, path } => documents::get(&open(node, &doc).await?, &path).await,
+        Request::Set { doc, path, value } => documents::set(&open(node, &doc).await?, &path, value).await,
+        Request::Patch { doc, patch } => documents::patch(&open(node, &doc).await?, patch).await,
+        Request::Edit { doc, before, after } => documents::edit(&open(node, &doc).await?, before, after).await,
+        Request::History { doc, last } => documents::history(&open(node, &doc).await?, last).await,
+        Request::Status(doc) => documents::status(&open(node, &doc).await?).await,
+        Request::Check => spaces::check(node).await,
+        Request::Watch(_) | Request::Export { .. } | Request::Import { .. } | Request::Bytes(_) | Request::End => {
+            Err(crate::local::other_version())
+        }
+    }
+}
+
+fn me(node: &Node) -> Me {
+    let opened = match node.outcome() {
+        Outcome::Fresh => "fresh",
+        Outcome::Continue => "continue",
+        Outcome::Crashed => "crashed",
+        Outcome::Restored => "restored",
+        Outcome::Copied => "copied",
+    };
+    Me {
+        peer: node.device().to_string(),
+        store: node.store_id().to_string(),
+        pid: std::process::id(),
+        addresses: node.listening(),
+        opened: opened.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// The space that was named, or the only one.
+fn find_space(node: &Node, given: Option<&str>) -> Result<SpaceId, Failure> {
+    let all: Vec<_> = node.spaces().iter().map(|space| Named { id: space.id, name: String::new() }).collect();
+    match given {
+        Some(given) => names::find("space", given, &all),
+        None => names::only("space", &all),
+    }
+}
+
+async fn find_document(node: &Node, given: &Doc) -> Result<(SpaceId, DocId), Failure> {
+    let space = find_space(node, given.space.as_deref())?;
+    let query = DocumentQuery { deleted: false, ..DocumentQuery::default() };
+    let all = node.documents(space, query).await.map_err(|error| failure(&error))?;
+    let all: Vec<_> = all.into_iter().map(|document| Named { id: document.id, name: document.name }).collect();
+    Ok((space, names::find("document", &given.doc, &all)?))
+}
+
+async fn open(node: &Node, given: &Doc) -> Result<Document, Failure> {
+    let (space, doc) = find_document(node, given).await?;
+    node.open_document(space, doc).await.map_err(|error| failure(&error))
+}
+
+/// Watches a document.
+pub(crate) async fn watch(node: &Node, given: &Doc) -> Result<Watching, Failure> {
+    Ok(Watching(open(node, given).await?.watch()))
+}
+
+/// A document being watched.
+pub(crate) struct Watching(Watch);
+
+impl Watching {
+    /// The next change; `None`: the document was deleted, or the node closed.
+    pub(crate) async fn next(&mut self) -> Result<Option<Watched>, Failure> {
+        self.0.next().await.map(documents::watched).transpose()
+    }
+}
+
+/// Writes a bundle.
+pub(crate) async fn export(
+    node: &Node,
+    space: Option<String>,
+    docs: Vec<String>,
+    to: impl AsyncWrite + Unpin + Send + 'static,
+) -> Answered {
+    let space_id = find_space(node, space.as_deref())?;
+    let mut chosen = Vec::with_capacity(docs.len());
+    for doc in docs {
+        chosen.push(find_document(node, &Doc { space: space.clone(), doc }).await?.1);
+    }
+    let chosen = if chosen.is_empty() { None } else { Some(chosen) };
+    let report = node.export(space_id, chosen, to).await.map_err(|error| failure(&error))?;
+    Ok(Reply::Exported(Exported { documents: report.documents as u64, bytes: report.bytes }))
+}
+
+/// Reads a bundle or an Automerge file.
+pub(crate) async fn import(
+    node: &Node,
+    space: Option<String>,
+    from: impl AsyncRead + Unpin + Send + 'static,
+) -> Answered {
+    let into = match (&space, node.spaces().len()) {
+        // A bundle names its own space, which need not be here yet.
+        (None, n) if n != 1 => None,
+        _ => Some(find_space(node, space.as_deref())?),
+    };
+    let report = node.import(from, into).await.map_err(|error| failure(&error))?;
+    Ok(Reply::Imported(Imported {
+        space: report.space.map(|space| space.to_string()),
+        documents: report.documents.iter().map(DocId::to_string).collect(),
+        entries: report.entries,
+    }))
+}

@@ -1,0 +1,165 @@
+//! Spaces, peers, and being level with them.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::time::Duration;
+
+use commonhold_engine::{DeviceId, DocumentQuery, Invite, Node, Right, SpaceId, SpaceInfo, Writers};
+use tokio::time::timeout;
+
+use super::failure;
+use crate::args::{RightArg, WritersArg};
+use crate::failure::{Exit, Failure};
+use crate::request::{Answered, Checked, Granted, Invite as InviteReply, Joined, Level, Peer, Reply, Space};
+
+/// How often a condition is looked at that has no event of its own.
+const LOOK: Duration = Duration::from_millis(25);
+
+pub(super) fn row(space: &SpaceInfo) -> Space {
+    Space {
+        id: space.id.to_string(),
+        writers: space.writers.map(writers_of),
+        right: space.right.map(|right| format!("{right:?}").to_lowercase()),
+        documents: space.documents,
+    }
+}
+
+fn writers_of(writers: Writers) -> WritersArg {
+    match writers {
+        Writers::Anyone => WritersArg::Anyone,
+        Writers::Granted => WritersArg::Granted,
+    }
+}
+
+pub(super) fn peers(node: &Node) -> Vec<Peer> {
+    let peers = node.peers().into_iter();
+    peers
+        .map(|peer| Peer {
+            peer: peer.device.to_string(),
+            address: peer.address.or_else(|| peer.addresses.first().cloned()),
+            agent: peer.agent,
+            dialled: peer.dialled,
+            seconds: peer.since.elapsed().map_or(0, |since| since.as_secs()),
+        })
+        .collect()
+}
+
+pub(super) async fn create(node: &Node, writers: WritersArg) -> Answered {
+    let writers = match writers {
+        WritersArg::Anyone => Writers::Anyone,
+        WritersArg::Granted => Writers::Granted,
+    };
+    let id = node.create_space(writers).await.map_err(|error| failure(&error))?;
+    let made = node.spaces().iter().find(|space| space.id == id).map(row);
+    made.map(Reply::Space).ok_or_else(|| Failure::failed("internal", "the space is not listed", "please report it"))
+}
+
+pub(super) fn invite(node: &Node, space: SpaceId) -> Answered {
+    let invite = node.invite(space).map_err(|error| failure(&error))?;
+    let writers = node.spaces().iter().find(|one| one.id == space).and_then(|one| one.writers).map(writers_of);
+    Ok(Reply::Invite(InviteReply { space: space.to_string(), invite: invite.to_string(), writers }))
+}
+
+pub(super) async fn grant(node: &Node, space: SpaceId, device: &str, right: RightArg) -> Answered {
+    let id: DeviceId = device.parse().map_err(|error| {
+        Failure::usage("bad_device", error, "a device is named by its peer id: 64 hex digits, as `commonhold serve` prints them there")
+    })?;
+    let given = match right {
+        RightArg::Relay => Right::Relay,
+        RightArg::Read => Right::Read,
+        RightArg::Write => Right::Write,
+        RightArg::Admin => Right::Admin,
+    };
+    node.grant(space, id, given, false).await.map_err(|error| failure(&error))?;
+    Ok(Reply::Granted(Granted { space: space.to_string(), device: id.to_string(), right }))
+}
+
+/// Stores an invite and, if there is time, waits for the space to arrive.
+pub(super) async fn join(node: &Node, text: &str, wait: Duration) -> Answered {
+    let invite: Invite = text.trim().parse().map_err(|error| {
+        Failure::usage("bad_invite", error, "copy the whole invite, from commonhold1 to its last character")
+    })?;
+    let space = node.join(&invite).await.map_err(|error| failure(&error))?;
+    let level = match invite.peer {
+        Some(peer) if !wait.is_zero() && peer != node.device() => {
+            within(wait, async {
+                // Fails for as long as that peer is not connected.
+                while node.wait_level(space, peer).await.is_err() {
+                    tokio::time::sleep(LOOK).await;
+                }
+            })
+            .await
+        }
+        Some(peer) => peer == node.device(),
+        None => false,
+    };
+    if !level && !wait.is_zero() {
+        let shown: Vec<_> = invite.addresses.iter().map(String::as_str).collect();
+        return Err(Failure::new(
+            Exit::Unreachable,
+            "not_level",
+            format!("the invite is stored, but the space did not arrive within {} s from {}", wait.as_secs(), shown.join(", ")),
+            "start the inviting peer, then run `commonhold serve` here: it goes on trying",
+        ));
+    }
+    let documents = node.documents(space, DocumentQuery::default()).await.map_or(0, |all| all.len() as u64);
+    Ok(Reply::Joined(Joined { space: space.to_string(), level, documents }))
+}
+
+/// Waits until at least one peer is connected and every connected one is level.
+pub(super) async fn level(node: &Node, spaces: &[SpaceId], wait: Duration) -> Answered {
+    let mut level = BTreeSet::new();
+    let all = within(wait, async {
+        loop {
+            let peers: BTreeSet<_> = node.peers().into_iter().map(|peer| peer.device).collect();
+            level.clear();
+            for peer in &peers {
+                let mut every = true;
+                for space in spaces {
+                    // A peer may leave at any time, so none is waited for alone.
+                    every &= timeout(LOOK, node.wait_level(*space, *peer)).await.is_ok_and(|level| level.is_ok());
+                }
+                if every {
+                    level.insert(*peer);
+                }
+            }
+            if !peers.is_empty() && level == peers {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    })
+    .await;
+    if all {
+        return Ok(Reply::Level(Level { level_with: level.iter().map(DeviceId::to_string).collect() }));
+    }
+    let what = match node.peers().len() {
+        0 => format!("no peer was reached within {} s", wait.as_secs()),
+        n => format!("{} of {n} connected peers were level within {} s", level.len(), wait.as_secs()),
+    };
+    Err(Failure::new(
+        Exit::Unreachable,
+        "not_level",
+        what,
+        "everything is saved here; check peer.connect and that the others run, then try again",
+    ))
+}
+
+/// Whether something was done in time.
+async fn within(wait: Duration, work: impl Future<Output = ()>) -> bool {
+    timeout(wait, work).await.is_ok()
+}
+
+/// Reads every row.
+pub(super) async fn check(node: &Node) -> Answered {
+    let report = node.check().await.map_err(|error| failure(&error))?;
+    let rows = report.damaged_rows.iter().map(|(table, key)| format!("damaged row of table {table}: {key}"));
+    let faults = report.faults.iter().map(|(space, doc, why)| format!("document {doc} of space {space}: {why}"));
+    Ok(Reply::Checked(Checked {
+        spaces: report.spaces as u64,
+        documents: report.documents as u64,
+        entries: report.entries,
+        store_bytes: report.store_bytes,
+        faults: rows.chain(faults).collect(),
+    }))
+}

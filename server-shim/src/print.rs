@@ -1,0 +1,281 @@
+//! Replies as a person reads them. What a program reads is `Reply::json`.
+
+use std::io::{self, Write};
+
+use serde_json::Value as Json;
+
+use crate::args::WritersArg;
+use crate::request::{Change, Checked, Document, Peer, Reply, Space, Status, Watched};
+
+/// Digits of an id that are shown; they name it everywhere a unique prefix does.
+const SHORT: usize = 10;
+
+/// Prints a reply to standard output. A reader that hangs up early (`| head`) is no error.
+pub(crate) fn reply(reply: &Reply, json: bool) {
+    let text = match json {
+        true => format!("{}\n", reply.json()),
+        false => human(reply),
+    };
+    out(&text);
+}
+
+/// Writes to standard output, whoever still reads it.
+pub(crate) fn out(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// A remark beside the output.
+pub(crate) fn note(text: &str) {
+    eprintln!("note: {text}");
+}
+
+fn human(reply: &Reply) -> String {
+    match reply {
+        Reply::Me(me) => {
+            format!("peer     {}\nstore    {}\nprocess  {}\nlistens  {}\n", me.peer, me.store, me.pid, list(&me.addresses))
+        }
+        Reply::Space(space) => format!("{}\n", space.id),
+        Reply::Spaces(spaces) => spaces_table(spaces),
+        Reply::Invite(invite) => format!("{}\n", invite.invite),
+        Reply::Granted(granted) => {
+            format!("{} may now {} in space {}\n", short(&granted.device), lower(&granted.right), short(&granted.space))
+        }
+        Reply::Joined(joined) if joined.level => {
+            format!("joined space {}: {}, level\n", joined.space, count(joined.documents, "document"))
+        }
+        Reply::Joined(joined) => format!("joined space {}: not here yet\n", joined.space),
+        Reply::Document(document) => format!("{}\n", document.id),
+        Reply::Documents(documents) => documents_table(documents),
+        Reply::Value(value) => pretty(&value.value),
+        Reply::Changed(changed) if changed.changed => format!("saved, version {}\n", heads(&changed.heads)),
+        Reply::Changed(changed) => format!("nothing to change, version {}\n", heads(&changed.heads)),
+        Reply::Watched(watched) => watch_lines(watched),
+        Reply::History(changes) => history_table(changes),
+        Reply::Status(status) => status_lines(status),
+        Reply::Peers(peers) => peers_table(peers),
+        Reply::Level(level) => format!("level with {}\n", list(&level.level_with)),
+        Reply::Checked(checked) => checked_lines(checked),
+        Reply::Exported(exported) => {
+            format!("exported {}, {}\n", count(exported.documents, "document"), bytes(exported.bytes))
+        }
+        Reply::Imported(imported) => format!(
+            "imported {}, {}, into space {}\n",
+            count(imported.documents.len() as u64, "document"),
+            count(imported.entries, "change"),
+            imported.space.as_deref().map_or("-", short),
+        ),
+        Reply::Bytes(_) | Reply::Ready => String::new(),
+    }
+}
+
+/// Indented JSON and a line end.
+pub(crate) fn pretty(value: &Json) -> String {
+    format!("{value:#}\n")
+}
+
+/// The first digits of an id.
+pub(crate) fn short(id: &str) -> &str {
+    id.get(..SHORT).unwrap_or(id)
+}
+
+fn spaces_table(spaces: &[Space]) -> String {
+    let row = |space: &Space| {
+        let writers = match space.writers {
+            Some(WritersArg::Anyone) => "anyone with the invite",
+            Some(WritersArg::Granted) => "granted devices",
+            None => "not known yet",
+        };
+        let right = space.right.as_deref().unwrap_or("none");
+        vec![short(&space.id).into(), space.documents.to_string(), writers.into(), right.into()]
+    };
+    table(&["SPACE", "DOCUMENTS", "WRITERS", "YOU MAY"], spaces.iter().map(row), "no spaces")
+}
+
+fn documents_table(documents: &[Document]) -> String {
+    let row = |document: &Document| {
+        let name = match document.deleted {
+            true => format!("{} (deleted)", document.name),
+            false => document.name.clone(),
+        };
+        vec![short(&document.id).into(), plain(&document.kind), plain(&name), short(&document.creator).into()]
+    };
+    table(&["DOCUMENT", "KIND", "NAME", "CREATOR"], documents.iter().map(row), "no documents")
+}
+
+fn history_table(changes: &[Change]) -> String {
+    let row = |change: &Change| {
+        vec![
+            short(&change.id).into(),
+            if change.time == 0 { "-".into() } else { utc(change.time) },
+            change.author.as_deref().map_or("-", short).into(),
+            format!("{}:{}", short(&change.chain), change.number),
+            change.operations.to_string(),
+            plain(change.message.as_deref().unwrap_or("")),
+        ]
+    };
+    table(&["CHANGE", "TIME", "AUTHOR", "CHAIN", "OPERATIONS", "MESSAGE"], changes.iter().map(row), "no changes")
+}
+
+fn peers_table(peers: &[Peer]) -> String {
+    let row = |peer: &Peer| {
+        let address = peer.address.as_deref().unwrap_or("-");
+        let how = if peer.dialled { "dialled" } else { "accepted" };
+        vec![short(&peer.peer).into(), how.into(), plain(address), format!("{} s", peer.seconds), plain(&peer.agent)]
+    };
+    table(&["PEER", "HOW", "ADDRESS", "SINCE", "PROGRAM"], peers.iter().map(row), "nobody is connected")
+}
+
+fn status_lines(status: &Status) -> String {
+    let shorts = |ids: &[String]| match ids.is_empty() {
+        true => "nobody".to_owned(),
+        false => ids.iter().map(|id| short(id)).collect::<Vec<_>>().join(", "),
+    };
+    format!(
+        "document        {}\nversion         {}\nsaved here      {}\nacknowledged by {}\nlevel with      {}\ncost            {}, {}, {}, {} in memory\n",
+        status.doc,
+        heads(&status.heads),
+        if status.saved_here { "yes" } else { "not yet" },
+        shorts(&status.acknowledged),
+        shorts(&status.level_with),
+        count(status.cost.changes, "change"),
+        count(status.cost.operations, "operation"),
+        count(status.cost.chains, "chain"),
+        bytes(status.cost.memory_bytes),
+    )
+}
+
+fn checked_lines(checked: &Checked) -> String {
+    let mut text = format!(
+        "read {}: {}, {}, {}\n",
+        bytes(checked.store_bytes),
+        count(checked.spaces, "space"),
+        count(checked.documents, "document"),
+        count(checked.entries, "change")
+    );
+    for fault in &checked.faults {
+        text.push_str(&format!("  {fault}\n"));
+    }
+    text
+}
+
+fn watch_lines(watched: &Watched) -> String {
+    let from = watched.peer.as_deref().map_or(String::new(), |peer| format!(" from {}", short(peer)));
+    let mut text = format!("— {}{from}, version {}\n", watched.origin, heads(&watched.heads));
+    for patch in &watched.patches {
+        text.push_str(&format!("  {patch}\n"));
+    }
+    text
+}
+
+/// Columns as wide as their widest cell; what to say instead of an empty table.
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>, empty: &str) -> String {
+    let rows: Vec<Vec<String>> = rows.collect();
+    if rows.is_empty() {
+        return format!("{empty}\n");
+    }
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0).max(head[column].chars().count())
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let line: String = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}  ")).collect();
+        format!("{}\n", line.trim_end())
+    };
+    let body = rows.iter().map(|row| line(&mut row.iter().map(String::as_str)));
+    std::iter::once(line(&mut head.iter().copied())).chain(body).collect()
+}
+
+/// Text of strangers, without what could steer a terminal.
+fn plain(text: &str) -> String {
+    match text.is_empty() {
+        true => "-".to_owned(),
+        false => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
+    }
+}
+
+fn heads(heads: &[String]) -> String {
+    match heads.is_empty() {
+        true => "empty".to_owned(),
+        false => heads.iter().map(|id| short(id)).collect::<Vec<_>>().join("+"),
+    }
+}
+
+fn list(items: &[String]) -> String {
+    if items.is_empty() { "nothing".to_owned() } else { items.join(", ") }
+}
+
+fn count(n: u64, of: &str) -> String {
+    format!("{n} {of}{}", if n == 1 { "" } else { "s" })
+}
+
+fn lower(value: &impl std::fmt::Debug) -> String {
+    format!("{value:?}").to_lowercase()
+}
+
+/// Bytes in the largest unit that leaves a number of at least 1.
+pub(crate) fn bytes(n: u64) -> String {
+    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let unit = (n.max(1).ilog2() / 10).min(4) as usize;
+    match unit {
+        0 => count(n, "byte"),
+        _ => format!("{:.1} {}", n as f64 / f64::from(1u32 << 10).powi(unit as i32), units[unit]),
+    }
+}
+
+/// Seconds since 1970 as a date, in the calendar that is now in use, also for the past.
+fn utc(seconds: i64) -> String {
+    let (day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Years that begin in March end with their leap day. Day 0 of this count is 1 March of year 0.
+    let day = i128::from(day) + 719_468;
+    let (era, day) = (day.div_euclid(146_097), day.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let date = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = match month {
+        0..10 => (era * 400 + year, month + 3),
+        _ => (era * 400 + year + 1, month - 9),
+    };
+    format!("{year:04}-{month:02}-{date:02} {:02}:{:02}:{:02}Z", second / 3_600, second / 60 % 60, second % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00Z"),
+            (951_782_399, "2000-02-28 23:59:59Z"),
+            (951_782_400, "2000-02-29 00:00:00Z"),
+            (951_868_800, "2000-03-01 00:00:00Z"),
+            (1_767_225_599, "2025-12-31 23:59:59Z"),
+            (-1, "1969-12-31 23:59:59Z"),
+        ] {
+            assert_eq!(utc(seconds), text);
+        }
+        // An author may claim any time.
+        assert!(utc(i64::MAX).len() > 10 && utc(i64::MIN).len() > 10);
+    }
+
+    #[test]
+    fn sizes_are_read_at_a_glance() {
+        assert_eq!((bytes(0), bytes(1), bytes(1_536)), ("0 bytes".into(), "1 byte".into(), "1.5 KiB".into()));
+        assert_eq!((bytes(5 << 30), bytes(u64::MAX)), ("5.0 GiB".into(), "16777216.0 TiB".into()));
+    }
+
+    #[test]
+    fn names_from_strangers_do_not_steer_the_terminal() {
+        assert_eq!(plain("a\u{1b}[2Jb\nc"), "a\u{fffd}[2Jb\u{fffd}c");
+    }
+
+    #[test]
+    fn a_table_lines_its_columns_up() {
+        let rows = [vec!["aaaa".to_owned(), "b".to_owned()]];
+        assert_eq!(table(&["X", "YY"], rows.into_iter(), ""), "X     YY\naaaa  b\n");
+        assert_eq!(table(&["X"], std::iter::empty(), "none"), "none\n");
+    }
+}

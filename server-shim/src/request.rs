@@ -1,0 +1,290 @@
+//! What a verb asks of the process that owns the store, and what comes back: JSON over the local socket, or plain values
+//! when the verb opens the store itself. The `--json` output of a verb is the inner part of its reply.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use crate::args::{RightArg, WritersArg};
+use crate::failure::Failure;
+
+/// Raised when a request or reply changes its meaning. Two processes of different numbers do not talk.
+pub(crate) const VERSION: u32 = 1;
+
+/// What travels to the owner.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Envelope {
+    pub(crate) version: u32,
+    pub(crate) request: Request,
+}
+
+/// What travels back; a stream has these as items.
+pub(crate) type Answered = Result<Reply, Failure>;
+
+/// One thing to do. Spaces and documents are named as the person named them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Request {
+    Me,
+    Spaces,
+    NewSpace { writers: WritersArg },
+    Invite { space: Option<String> },
+    Grant { space: String, device: String, right: RightArg },
+    Join { invite: String, wait_ms: u64 },
+    Documents { space: Option<String>, kind: Option<String>, deleted: bool },
+    NewDocument { space: Option<String>, kind: String, name: String },
+    DeleteDocument(Doc),
+    Get { doc: Doc, path: String },
+    Set { doc: Doc, path: String, value: Json },
+    /// JSON merge patch.
+    Patch { doc: Doc, patch: Json },
+    /// What the person was shown and what they made of it.
+    Edit { doc: Doc, before: Json, after: Json },
+    Watch(Doc),
+    History { doc: Doc, last: usize },
+    Status(Doc),
+    Peers,
+    /// Wait until every peer that is dialled is connected and level with this space, or all spaces.
+    Level { space: Option<String>, wait_ms: u64 },
+    Check,
+    /// A stream of [`Reply::Bytes`], then [`Reply::Exported`].
+    Export { space: Option<String>, docs: Vec<String> },
+    /// Then any number of [`Request::Bytes`] and one [`Request::End`], on the same connection.
+    Import { space: Option<String> },
+    /// Hex digits.
+    Bytes(String),
+    End,
+}
+
+/// A document as the person named it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Doc {
+    pub(crate) space: Option<String>,
+    pub(crate) doc: String,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reply {
+    Me(Me),
+    Space(Space),
+    Spaces(Vec<Space>),
+    Invite(Invite),
+    Granted(Granted),
+    Joined(Joined),
+    Document(Document),
+    Documents(Vec<Document>),
+    Value(Value),
+    Changed(Changed),
+    Watched(Watched),
+    History(Vec<Change>),
+    Status(Status),
+    Peers(Vec<Peer>),
+    Level(Level),
+    Checked(Checked),
+    /// Hex digits.
+    Bytes(String),
+    Exported(Exported),
+    /// Go on with [`Request::Bytes`].
+    Ready,
+    Imported(Imported),
+}
+
+/// The process that owns the store.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Me {
+    /// Peer id: the public key of the device.
+    pub(crate) peer: String,
+    /// Random id of the store.
+    pub(crate) store: String,
+    pub(crate) pid: u32,
+    /// Addresses with the ports that were bound.
+    pub(crate) addresses: Vec<String>,
+    /// What the store turned out to be at open: fresh, continue, crashed, restored, copied.
+    pub(crate) opened: String,
+    pub(crate) version: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Space {
+    pub(crate) id: String,
+    /// `null`: not known yet, since nothing of the space arrived.
+    pub(crate) writers: Option<WritersArg>,
+    /// What this device may do: relay, read, write, admin.
+    pub(crate) right: Option<String>,
+    pub(crate) documents: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Invite {
+    pub(crate) space: String,
+    pub(crate) invite: String,
+    /// Who may write with it.
+    pub(crate) writers: Option<WritersArg>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Granted {
+    pub(crate) space: String,
+    pub(crate) device: String,
+    pub(crate) right: RightArg,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Joined {
+    pub(crate) space: String,
+    /// Whether everything that the inviting peer had is here.
+    pub(crate) level: bool,
+    pub(crate) documents: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Document {
+    pub(crate) id: String,
+    pub(crate) space: String,
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    /// Peer id of its creator.
+    pub(crate) creator: String,
+    pub(crate) deleted: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Value {
+    pub(crate) doc: String,
+    pub(crate) value: Json,
+    /// The version: ids of the newest changes.
+    pub(crate) heads: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Changed {
+    pub(crate) doc: String,
+    pub(crate) heads: Vec<String>,
+    /// False: the value stood there already.
+    pub(crate) changed: bool,
+}
+
+/// One line of `watch`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Watched {
+    /// `local`, `remote`, or `reset`: the whole document, at the beginning and when changes came faster than they were read.
+    pub(crate) origin: String,
+    /// Peer id, where the origin is remote and known.
+    pub(crate) peer: Option<String>,
+    pub(crate) patches: Vec<Json>,
+    pub(crate) heads: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Change {
+    pub(crate) id: String,
+    /// The chain: one device, one run.
+    pub(crate) chain: String,
+    /// Its number in the chain.
+    pub(crate) number: u64,
+    pub(crate) operations: u64,
+    /// Peer id that the chain claims.
+    pub(crate) author: Option<String>,
+    /// Seconds since 1970, as its author says; 0 where nothing was said.
+    pub(crate) time: i64,
+    pub(crate) message: Option<String>,
+}
+
+/// "Is it synced?", of one document.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) doc: String,
+    pub(crate) heads: Vec<String>,
+    /// Every edit is on this disk.
+    pub(crate) saved_here: bool,
+    /// Peers that said that they hold every change of this device durably.
+    pub(crate) acknowledged: Vec<String>,
+    /// Connected peers that have all that is here, and the other way round.
+    pub(crate) level_with: Vec<String>,
+    pub(crate) cost: Cost,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Cost {
+    pub(crate) changes: u64,
+    pub(crate) operations: u64,
+    pub(crate) chains: u64,
+    /// In memory while open, estimated.
+    pub(crate) memory_bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Peer {
+    pub(crate) peer: String,
+    pub(crate) address: Option<String>,
+    pub(crate) agent: String,
+    /// This side dialled.
+    pub(crate) dialled: bool,
+    pub(crate) seconds: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Level {
+    /// Peers that are level.
+    pub(crate) level_with: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Checked {
+    pub(crate) spaces: u64,
+    pub(crate) documents: u64,
+    /// Changes whose ids and signatures were computed again.
+    pub(crate) entries: u64,
+    pub(crate) store_bytes: u64,
+    /// One line each; empty: sound.
+    pub(crate) faults: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Exported {
+    pub(crate) documents: u64,
+    pub(crate) bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Imported {
+    pub(crate) space: Option<String>,
+    /// Ids of the documents in the file.
+    pub(crate) documents: Vec<String>,
+    /// Changes in the file; those that were here already count too.
+    pub(crate) entries: u64,
+}
+
+impl Reply {
+    /// What `--json` prints.
+    pub(crate) fn json(&self) -> Json {
+        match serde_json::to_value(self).expect("replies have string keys") {
+            // An externally tagged variant: the tag is for the other process.
+            Json::Object(map) => map.into_iter().next().map_or(Json::Null, |(_, inner)| inner),
+            plain => plain,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_output_is_the_inside_of_a_reply() {
+        let reply = Reply::Invite(Invite { space: "s".into(), invite: "i".into(), writers: None });
+        assert_eq!(reply.json(), serde_json::json!({"space": "s", "invite": "i", "writers": null}));
+        assert_eq!(Reply::Spaces(Vec::new()).json(), serde_json::json!([]));
+    }
+
+    #[test]
+    fn requests_and_answers_survive_the_socket() {
+        let request = Request::Set { doc: Doc { space: None, doc: "a".into() }, path: "b".into(), value: Json::Null };
+        let text = serde_json::to_string(&Envelope { version: VERSION, request }).unwrap();
+        assert!(matches!(serde_json::from_str::<Envelope>(&text).unwrap().request, Request::Set { path, .. } if path == "b"));
+        let answered: Answered = Err(Failure::failed("c", "w", "r"));
+        let text = serde_json::to_string(&answered).unwrap();
+        assert_eq!(serde_json::from_str::<Answered>(&text).unwrap().unwrap_err().code, "c");
+    }
+}

@@ -1,0 +1,308 @@
+//! One verb, from the parsed command line to what is printed.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::path::Path;
+
+use clap::CommandFactory;
+use serde_json::{Value as Json, json};
+
+use crate::args::{Cli, ConfigVerb, DocRef, DocVerb, SpaceVerb, Verb};
+use crate::config::{self, Settings};
+use crate::editor::Draft;
+use crate::failure::Failure;
+use crate::reach::{Dial, Reach};
+use crate::request::{Doc, Reply, Request};
+use crate::serve::Stop;
+use crate::{demo, doctor, logs, print, serve};
+
+/// Does what the command line says.
+pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
+    // These two must work whatever the configuration is.
+    match &cli.verb {
+        Some(Verb::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "commonhold", &mut script);
+            print::out(&String::from_utf8_lossy(&script));
+            return Ok(());
+        }
+        Some(Verb::Demo { keep }) => return demo::run(*keep, cli.global.json).await,
+        _ => {}
+    }
+    let serving = match &cli.verb {
+        Some(Verb::Serve(serving)) => merged(cli.serving.clone(), serving.clone()),
+        Some(_) => cli.serving.clone(),
+        None => cli.serving.clone(),
+    };
+    let settings = config::load(&cli.global, &serving)?;
+    logs::start(&settings);
+    let json = cli.global.json;
+    match cli.verb {
+        None => serve::serve(&settings, &serving, true, json).await,
+        Some(Verb::Serve(_)) => serve::serve(&settings, &serving, false, json).await,
+        Some(Verb::Config(verb)) => {
+            configuration(&settings, &verb, json);
+            Ok(())
+        }
+        Some(Verb::Doctor) => doctor::run(&settings, json).await,
+        Some(Verb::Watch { doc, count }) => watch(&settings, doc, count, json).await,
+        Some(Verb::Edit { doc, patch, sync }) => {
+            let request = match patch {
+                Some(patch) => Request::Patch { doc: named(doc), patch: parse_json("the patch", &text_or_stdin(patch)?)? },
+                None => return edit(&settings, named(doc), sync.sync, json).await,
+            };
+            once(&settings, request, sync.sync, json).await
+        }
+        Some(Verb::Export { file, docs, space }) => export(&settings, &file, docs, space.space, json).await,
+        Some(Verb::Import { file, space }) => import(&settings, &file, space.space, json).await,
+        Some(Verb::Status { doc, space, wait }) => status(&settings, doc, space.space, wait, json).await,
+        Some(verb) => {
+            let (request, sync) = request_of(verb)?;
+            once(&settings, request, sync, json).await
+        }
+    }
+}
+
+/// Flags before the verb count as those after it.
+fn merged(before: crate::args::Serving, mut after: crate::args::Serving) -> crate::args::Serving {
+    after.listen.splice(0..0, before.listen);
+    after.advertise.splice(0..0, before.advertise);
+    after.connect.splice(0..0, before.connect);
+    after.ready_file = after.ready_file.or(before.ready_file);
+    after.while_stdin |= before.while_stdin;
+    after
+}
+
+/// The verbs that are one request and one reply.
+fn request_of(verb: Verb) -> Result<(Request, Option<u64>), Failure> {
+    let request = match verb {
+        Verb::Join { invite, wait } => Request::Join { invite, wait_ms: wait.saturating_mul(1_000) },
+        Verb::Space(SpaceVerb::New { writers }) => Request::NewSpace { writers },
+        Verb::Space(SpaceVerb::Ls) => Request::Spaces,
+        Verb::Space(SpaceVerb::Invite { space }) => Request::Invite { space },
+        Verb::Space(SpaceVerb::Grant { space, device, right }) => Request::Grant { space, device, right },
+        Verb::Doc(DocVerb::New { kind, name, space }) => Request::NewDocument { space: space.space, kind, name },
+        Verb::Doc(DocVerb::Ls { kind, deleted, space }) => Request::Documents { space: space.space, kind, deleted },
+        Verb::Doc(DocVerb::Rm { doc }) => Request::DeleteDocument(named(doc)),
+        Verb::Get { doc, path } => Request::Get { doc: named(doc), path },
+        Verb::Set { doc, path, value, sync } => {
+            return Ok((Request::Set { doc: named(doc), path, value: parse_json("the value", &value)? }, sync.sync));
+        }
+        Verb::History { doc, last } => Request::History { doc: named(doc), last },
+        Verb::Peers => Request::Peers,
+        _ => return Err(Failure::failed("internal", "a verb without a request", "please report it")),
+    };
+    Ok((request, None))
+}
+
+fn named(doc: DocRef) -> Doc {
+    Doc { space: doc.space.space, doc: doc.doc }
+}
+
+/// Asks for one thing and prints the reply.
+async fn once(settings: &Settings, request: Request, sync: Option<u64>, json: bool) -> Result<(), Failure> {
+    let create = matches!(request, Request::NewSpace { .. } | Request::Join { .. });
+    let writes = writes(&request);
+    let dial = match request {
+        Request::Join { wait_ms: 1.., .. } => Dial::Out,
+        _ if sync.is_some() => Dial::Out,
+        _ => Dial::No,
+    };
+    let mut reach = Reach::find(settings, dial, create).await?;
+    let serves = matches!(reach, Reach::Served(_));
+    let answered = reach.ask(request).await;
+    let synced = match (&answered, sync) {
+        (Ok(_), Some(seconds)) => Some(reach.ask(level(seconds)).await),
+        _ => None,
+    };
+    // What was acknowledged is on disk already; a close that fails must still be told.
+    let closed = reach.close().await;
+    let reply = answered?;
+    print::reply(&reply, json);
+    closed?;
+    match synced {
+        Some(Ok(synced)) if !json => print::reply(&synced, false),
+        Some(Err(failure)) => return Err(failure),
+        Some(Ok(_)) => {}
+        None if writes && !serves && !json && !settings.connect().is_empty() && io::stderr().is_terminal() => {
+            print::note("it will sync when this store is served; --sync does it now");
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+fn level(seconds: u64) -> Request {
+    Request::Level { space: None, wait_ms: seconds.saturating_mul(1_000) }
+}
+
+fn writes(request: &Request) -> bool {
+    use Request::{DeleteDocument, Edit, Grant, NewDocument, NewSpace, Patch, Set};
+    matches!(
+        request,
+        NewSpace { .. } | Grant { .. } | NewDocument { .. } | DeleteDocument(_) | Set { .. } | Patch { .. } | Edit { .. }
+    )
+}
+
+async fn status(
+    settings: &Settings,
+    doc: Option<String>,
+    space: Option<String>,
+    wait: Option<u64>,
+    json: bool,
+) -> Result<(), Failure> {
+    let mut reach = Reach::find(settings, if wait.is_some() { Dial::Out } else { Dial::No }, false).await?;
+    let asked = async {
+        if let Some(seconds) = wait {
+            let request = Request::Level { space: space.clone(), wait_ms: seconds.saturating_mul(1_000) };
+            reach.ask(request).await?;
+        }
+        if let Some(doc) = doc {
+            return Ok(vec![reach.ask(Request::Status(Doc { space, doc })).await?]);
+        }
+        Ok(vec![reach.ask(Request::Me).await?, reach.ask(Request::Spaces).await?, reach.ask(Request::Peers).await?])
+    };
+    let asked: Result<Vec<Reply>, Failure> = asked.await;
+    let closed = reach.close().await;
+    let replies = asked?;
+    match &replies[..] {
+        [me, spaces, peers] if json => {
+            print::out(&format!("{}\n", json!({"me": me.json(), "spaces": spaces.json(), "peers": peers.json()})));
+        }
+        replies => replies.iter().for_each(|reply| print::reply(reply, json)),
+    }
+    closed
+}
+
+/// Shows the document in the person's editor and applies what they changed. Nothing is held open meanwhile.
+async fn edit(settings: &Settings, doc: Doc, sync: Option<u64>, json: bool) -> Result<(), Failure> {
+    let mut reach = Reach::find(settings, Dial::No, false).await?;
+    let got = reach.ask(Request::Get { doc: doc.clone(), path: String::new() }).await;
+    reach.close().await?;
+    let Reply::Value(shown) = got? else { return Err(Failure::failed("internal", "no value", "please report it")) };
+    // The editor has the terminal and this thread; nothing else runs in this process.
+    let (draft, after) = Draft::edit(&doc.doc, &shown.value)?;
+    let request = Request::Edit { doc, before: shown.value, after };
+    match once(settings, request, sync, json).await {
+        Ok(()) => {
+            draft.discard();
+            Ok(())
+        }
+        Err(failure) => Err(draft.kept(failure)),
+    }
+}
+
+async fn watch(settings: &Settings, doc: DocRef, count: Option<u64>, json: bool) -> Result<(), Failure> {
+    let mut stop = Stop::listen(false)?;
+    let reach = Reach::find(settings, Dial::Out, false).await?;
+    let mut watch = reach.watch(named(doc)).await?;
+    let mut seen = 0;
+    let ended = loop {
+        if count.is_some_and(|count| seen >= count) {
+            break Ok(());
+        }
+        match stop.or(watch.next()).await {
+            None => break Ok(()),
+            Some(Ok(Some(watched))) => {
+                print::reply(&Reply::Watched(watched), json);
+                seen += 1;
+            }
+            Some(Ok(None)) => {
+                break Err(Failure::failed("watch_ended", "the document was deleted, or the serving process stopped", "watch again"));
+            }
+            Some(Err(failure)) => break Err(failure),
+        }
+    };
+    watch.close().await.and(ended)
+}
+
+async fn export(
+    settings: &Settings,
+    file: &Path,
+    docs: Vec<String>,
+    space: Option<String>,
+    json: bool,
+) -> Result<(), Failure> {
+    let reach = Reach::find(settings, Dial::No, false).await?;
+    if file == Path::new("-") {
+        // The reply would end up in the file.
+        return reach.export(space, docs, &mut io::stdout()).await.map(drop);
+    }
+    // Under another name until it is whole, so that an export that broke off is not taken for one.
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = file.with_file_name(name);
+    let cannot = |error: io::Error| {
+        let what = format!("cannot write {}: {error}", file.display());
+        Failure::failed("export_file", what, "check the folder and the free space")
+    };
+    let mut out = match File::create(&partial) {
+        Ok(out) => out,
+        Err(error) => return reach.close().await.and(Err(cannot(error))),
+    };
+    let exported = reach.export(space, docs, &mut out).await;
+    let kept = exported.and_then(|reply| {
+        // On the stick before it is pulled out.
+        out.sync_all().and_then(|()| std::fs::rename(&partial, file)).map_err(cannot)?;
+        Ok(reply)
+    });
+    match kept {
+        Ok(reply) => {
+            print::reply(&reply, json);
+            Ok(())
+        }
+        Err(failure) => {
+            let _ = std::fs::remove_file(&partial);
+            Err(failure)
+        }
+    }
+}
+
+async fn import(settings: &Settings, file: &Path, space: Option<String>, json: bool) -> Result<(), Failure> {
+    // Every Unix has this name for it, and tokio reads it like any file.
+    let path = if file == Path::new("-") { Path::new("/dev/stdin") } else { file };
+    let opened = tokio::fs::File::open(path).await.map_err(|error| {
+        Failure::not_found("import_file", format!("cannot read {}: {error}", file.display()), "check the path")
+    })?;
+    let mut reach = Reach::find(settings, Dial::No, true).await?;
+    let answered = reach.import(space, opened).await;
+    let closed = reach.close().await;
+    print::reply(&answered?, json);
+    closed
+}
+
+fn configuration(settings: &Settings, verb: &ConfigVerb, json: bool) {
+    match verb {
+        ConfigVerb::Check => {
+            let file = settings.file.as_ref().map(|path| path.display().to_string());
+            match json {
+                true => print::out(&format!("{}\n", json!({"ok": true, "file": file}))),
+                false => print::out(&format!("ok, {}\n", file.unwrap_or_else(|| "no config file".into()))),
+            }
+        }
+        ConfigVerb::Print if json => {
+            let all = settings.all().map(|(key, setting)| {
+                (key.name.to_owned(), json!({"value": setting.texts.join(","), "origin": setting.origin.to_string()}))
+            });
+            print::out(&format!("{}\n", Json::Object(all.collect())));
+        }
+        ConfigVerb::Print => print::out(&config::as_toml(settings)),
+    }
+}
+
+fn text_or_stdin(text: String) -> Result<String, Failure> {
+    if text != "-" {
+        return Ok(text);
+    }
+    let mut read = String::new();
+    io::stdin().read_to_string(&mut read).map_err(|error| {
+        Failure::failed("stdin", format!("cannot read standard input: {error}"), "give the patch as an argument")
+    })?;
+    Ok(read)
+}
+
+fn parse_json(what: &str, text: &str) -> Result<Json, Failure> {
+    serde_json::from_str(text).map_err(|error| {
+        Failure::usage("bad_json", format!("{what} is not JSON: {error}"), "quote strings for JSON and for the shell: '\"milk\"'")
+    })
+}

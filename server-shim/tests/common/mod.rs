@@ -1,0 +1,194 @@
+//! Real processes of the program, in temporary folders, on ports that the system chooses.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+/// For anything that should happen soon, on a machine that has much else to do.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The folders of one peer.
+pub struct Home {
+    folder: TempDir,
+}
+
+/// What a finished process said.
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Said {
+    /// Standard output as JSON, after a success.
+    #[track_caller]
+    pub fn json(&self) -> Json {
+        assert_eq!(self.code, 0, "{}", self.err);
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
+    }
+
+    /// Standard output, after a success.
+    #[track_caller]
+    pub fn text(&self) -> &str {
+        assert_eq!(self.code, 0, "{}", self.err);
+        self.out.trim()
+    }
+
+    /// A failure with this exit code, in two lines that hold these words.
+    #[track_caller]
+    pub fn fails(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, code, "{}{}", self.out, self.err);
+        let lines: Vec<&str> = self.err.lines().filter(|line| !line.contains(" WARN ")).collect();
+        assert_eq!(lines.len(), 2, "{}", self.err);
+        assert!(lines[0].starts_with("error: ") && lines[1].starts_with("  try: "), "{}", self.err);
+        for word in words {
+            assert!(self.err.contains(word), "no {word:?} in {}", self.err);
+        }
+    }
+}
+
+impl Home {
+    pub fn new() -> Home {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.toml"), "[peer]\nlisten = ['ws://127.0.0.1:0/']\n").unwrap();
+        Home { folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    /// The program with this home's folders, and nothing of the person who runs the tests.
+    pub fn command(&self) -> Command {
+        self.command_of(env!("CARGO_BIN_EXE_commonhold"))
+    }
+
+    pub fn command_of(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("COMMONHOLD_") {
+                command.env_remove(name);
+            }
+        }
+        command.env("COMMONHOLD_CONFIG", self.path("config.toml"));
+        command.env("COMMONHOLD_STORE_DATA", self.data()).env("COMMONHOLD_STORE_KEYS", self.path("keys"));
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a verb to its end.
+    pub fn run(&self, arguments: &[&str]) -> Said {
+        finish(self.command().args(arguments))
+    }
+
+    /// A space, and a document of this name in it.
+    pub fn with_document(&self, name: &str) -> String {
+        self.run(&["space", "new"]).text();
+        self.run(&["doc", "new", "--name", name]).text().to_owned()
+    }
+
+    /// Starts a serving process and waits until it is ready.
+    pub fn serve(&self, arguments: &[&str]) -> Served {
+        let ready = self.path("ready.json");
+        let _ = fs::remove_file(&ready);
+        let mut command = self.command();
+        command.args(arguments).arg("--ready-file").arg(&ready);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let facts = until("a ready file", || {
+            assert_eq!(child.try_wait().unwrap(), None, "it ended: {}", rest(&mut child).1);
+            fs::read_to_string(&ready).ok()
+        });
+        Served { child: Some(child), facts: serde_json::from_str(&facts).unwrap() }
+    }
+}
+
+/// Runs a command to its end.
+pub fn finish(command: &mut Command) -> Said {
+    let output = command.output().unwrap();
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A serving process. Killed when dropped.
+pub struct Served {
+    child: Option<Child>,
+    pub facts: Json,
+}
+
+impl Served {
+    pub fn invite(&self) -> &str {
+        self.facts["invite"].as_str().unwrap()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.pid().cast_signed()).unwrap(), signal).unwrap();
+    }
+
+    /// Tells it to stop; how it ended and what it had printed.
+    pub fn stop(self) -> (ExitStatus, String, String) {
+        self.signal(Signal::TERM);
+        self.ended()
+    }
+
+    /// Waits for its end.
+    pub fn ended(mut self) -> (ExitStatus, String, String) {
+        let mut child = self.child.take().unwrap();
+        let status = until("the end of a process", || child.try_wait().unwrap());
+        let (out, err) = rest(&mut child);
+        (status, out, err)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn rest(child: &mut Child) -> (String, String) {
+    let (mut out, mut err) = (String::new(), String::new());
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    (out, err)
+}
+
+/// Looks again and again until something is there.
+#[track_caller]
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited too long for {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+pub fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}

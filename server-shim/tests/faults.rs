@@ -1,0 +1,263 @@
+//! What can go wrong at start: each has its exit code, says what was wrong in one line, and what to do in another.
+
+mod common;
+
+use std::fs::{self, Permissions};
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use common::{Home, finish, until};
+use rustix::process::Signal;
+use serde_json::json;
+
+#[test]
+fn a_typo_in_the_config_is_refused_with_its_line() {
+    let home = Home::new();
+    fs::write(home.path("config.toml"), "[peer]\nlisen = []\n").unwrap();
+    for arguments in [&["serve"][..], &["space", "ls"], &["config", "check"]] {
+        home.run(arguments).fails(2, &["config.toml:2: unknown key peer.lisen", "did you mean peer.listen?"]);
+    }
+    assert!(!home.data().exists(), "nothing was done");
+    let variable = finish(home.command().args(["config", "check"]).env("COMMONHOLD_LOG_LEVL", "info").env_remove("COMMONHOLD_CONFIG"));
+    variable.fails(2, &["COMMONHOLD_LOG_LEVL", "did you mean COMMONHOLD_LOG_LEVEL?"]);
+    home.run(&["sevre"]).err.contains("serve");
+    assert_eq!(home.run(&["sevre"]).code, 2);
+    let missing = home.path("gone.toml");
+    home.run(&["config", "check", "--config", missing.to_str().unwrap()]).fails(2, &["gone.toml"]);
+}
+
+#[test]
+fn the_config_is_printed_with_where_each_value_comes_from() {
+    let home = Home::new();
+    let printed = home.run(&["config", "print", "--json", "--log-level", "info"]).json();
+    assert_eq!(printed["log.level"], json!({"value": "info", "origin": "--log-level"}));
+    assert_eq!(printed["store.data"]["origin"], "$COMMONHOLD_STORE_DATA");
+    assert!(printed["peer.listen"]["origin"].as_str().unwrap().ends_with("config.toml:2"));
+    // What is printed is a config file that says the same.
+    let text = home.run(&["config", "print"]).text().to_owned();
+    fs::write(home.path("config.toml"), &text).unwrap();
+    home.run(&["config", "check"]).text();
+}
+
+#[test]
+fn a_wrong_invite_is_refused_before_anything_is_done() {
+    let home = Home::new();
+    home.run(&["join", "hello"]).fails(2, &["commonhold1"]);
+    let origin = Home::new();
+    let invite = origin.serve(&[]).invite().to_owned();
+    let cut = &invite[..invite.len() - 3];
+    home.run(&["join", cut]).fails(2, &["invite", "copy"]);
+}
+
+#[test]
+fn an_invite_whose_peer_is_away_is_kept_and_said_to_be_unreachable() {
+    let (origin, home) = (Home::new(), Home::new());
+    let invite = origin.serve(&[]).invite().to_owned();
+    home.run(&["join", &invite, "--wait", "1"]).fails(6, &["stored", "goes on trying"]);
+    assert_eq!(home.run(&["space", "ls", "--json"]).json().as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn an_occupied_port_is_named() {
+    let home = Home::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("ws://{}/", taken.local_addr().unwrap());
+    home.run(&["serve", "--listen", &address]).fails(4, &[&address, "--listen"]);
+    home.run(&["doctor", "--listen", &address]).err.contains(&address);
+}
+
+#[test]
+fn a_second_process_on_a_store_is_told_who_has_it() {
+    let home = Home::new();
+    let served = home.serve(&["serve"]);
+    home.run(&["serve"]).fails(4, &["in use", &served.pid().to_string()]);
+    assert!(served.stop().0.success());
+}
+
+#[test]
+fn a_verb_without_a_store_says_how_to_make_one() {
+    let home = Home::new();
+    home.run(&["get", "x"]).fails(5, &["no store", "join INVITE"]);
+    assert!(!home.data().exists() && !home.path("keys").exists(), "reading makes nothing");
+    assert_eq!(home.run(&["doctor"]).code, 0);
+}
+
+#[test]
+fn names_that_lead_nowhere_are_not_found() {
+    let home = Home::new();
+    home.run(&["space", "new"]).text();
+    home.run(&["get", "gone"]).fails(5, &["no document \"gone\""]);
+    home.run(&["doc", "new", "--name", "twin"]).text();
+    home.run(&["doc", "new", "--name", "twin"]).text();
+    home.run(&["get", "twin"]).fails(5, &["names 2 documents"]);
+    home.run(&["doc", "new", "--name", "one"]).text();
+    home.run(&["get", "one", "a/b"]).fails(5, &["nothing stands at a"]);
+    home.run(&["set", "one", "a", "milk"]).fails(2, &["not JSON"]);
+    home.run(&["space", "new"]).text();
+    home.run(&["doc", "ls"]).fails(5, &["2 spaces", "--space"]);
+    let failure = home.run(&["doc", "ls", "--json"]);
+    let error: serde_json::Value = serde_json::from_str(&failure.err).unwrap();
+    assert_eq!((&error["error"]["exit"], &error["error"]["code"]), (&json!(5), &json!("ambiguous_space")));
+}
+
+/// Root may write anywhere, so the program runs as somebody else then.
+#[test]
+fn a_data_folder_that_cannot_be_written_is_a_store_problem() {
+    const NOBODY: u32 = 65_534;
+    let home = Home::new();
+    home.run(&["space", "new"]).text();
+    let root = rustix::process::getuid().is_root();
+    let program = home.path("commonhold");
+    if root {
+        fs::copy(env!("CARGO_BIN_EXE_commonhold"), &program).unwrap();
+        chown(home.path(""), Some(NOBODY), None).unwrap();
+        for folder in ["keys", "data"] {
+            chown(home.path(folder), Some(NOBODY), None).unwrap();
+            for file in fs::read_dir(home.path(folder)).unwrap() {
+                chown(file.unwrap().path(), Some(NOBODY), None).unwrap();
+            }
+        }
+    } else {
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_commonhold"), &program).unwrap();
+    }
+    let run = |arguments: &[&str]| {
+        let mut command = home.command_of(&program);
+        if root {
+            command.uid(NOBODY);
+        }
+        finish(command.args(arguments))
+    };
+    run(&["space", "ls"]).text();
+    let mode = |folder: &str, mode: u32| fs::set_permissions(home.path(folder), Permissions::from_mode(mode)).unwrap();
+    for file in fs::read_dir(home.data()).unwrap() {
+        fs::set_permissions(file.unwrap().path(), Permissions::from_mode(0o400)).unwrap();
+    }
+    mode("data", 0o500);
+    run(&["space", "new"]).fails(3, &["data"]);
+    run(&["serve"]).fails(3, &["data"]);
+    let doctor = run(&["doctor"]);
+    assert!(doctor.code == 3 && doctor.out.contains("not writable"), "{}{}", doctor.out, doctor.err);
+    mode("data", 0o700);
+    // No folder can be made there.
+    mode("", 0o500);
+    let nowhere = home.path("new");
+    run(&["space", "new", "--data", nowhere.to_str().unwrap()]).fails(3, &["new"]);
+    mode("", 0o700);
+}
+
+#[test]
+fn a_store_that_is_none_is_left_alone() {
+    for contents in [&b""[..], b"somebody's letter"] {
+        let home = Home::new();
+        fs::create_dir_all(home.data()).unwrap();
+        fs::write(home.data().join("store.redb"), contents).unwrap();
+        home.run(&["serve"]).fails(3, &["not a store"]);
+        home.run(&["space", "ls"]).fails(3, &["not a store"]);
+        assert_eq!(fs::read(home.data().join("store.redb")).unwrap(), contents);
+    }
+}
+
+#[test]
+fn a_store_of_a_newer_format_is_left_alone() {
+    let home = Home::new();
+    home.run(&["space", "new"]).text();
+    let path = home.data().join("store.redb");
+    set_format(&path, 99);
+    let before = fs::read(&path).unwrap();
+    home.run(&["serve"]).fails(3, &["format 99", "newer version"]);
+    home.run(&["doctor"]).err.contains("newer version");
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+/// Writes the row that docs/storage.md describes under "Format version".
+fn set_format(path: &Path, format: u32) {
+    const TABLE: redb::TableDefinition<&[u8], &[u8]> = redb::TableDefinition::new("commonhold");
+    let (key, value) = (b"format", format.to_le_bytes());
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[255]).update(&(key.len() as u32).to_le_bytes()).update(key).update(&value);
+    let row = [&value[..], &hasher.finalize().as_bytes()[..8]].concat();
+    let transaction = redb::Database::open(path).unwrap().begin_write().unwrap();
+    transaction.open_table(TABLE).unwrap().insert(&key[..], &row[..]).unwrap();
+    transaction.commit().unwrap();
+}
+
+#[test]
+fn a_damaged_store_file_is_reported_and_not_written() {
+    let home = Home::new();
+    home.with_document("list");
+    let path = home.data().join("store.redb");
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    home.run(&["get", "list"]).fails(3, &["damaged", "join the space again"]);
+    home.run(&["serve"]).fails(3, &["damaged"]);
+    let doctor = home.run(&["doctor", "--json"]);
+    assert_eq!(doctor.code, 3);
+    let found: serde_json::Value = serde_json::from_str(&doctor.out).unwrap();
+    assert_eq!(found["ok"], false);
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_refused() {
+    let home = Home::new();
+    home.run(&["space", "new"]).text();
+    fs::set_permissions(home.path("keys/device.key"), Permissions::from_mode(0o644)).unwrap();
+    home.run(&["space", "ls"]).fails(2, &["chmod 600"]);
+    assert_eq!(home.run(&["doctor"]).code, 2);
+}
+
+#[test]
+fn doctor_finds_a_sound_peer_sound() {
+    let home = Home::new();
+    home.with_document("list");
+    home.run(&["set", "list", "a", "1"]).text();
+    let found = home.run(&["doctor", "--json"]).json();
+    let states: Vec<_> = found["findings"].as_array().unwrap().iter().map(|finding| &finding["state"]).collect();
+    assert!(found["ok"] == true && !states.contains(&&json!("fault")), "{found}");
+    let served = home.serve(&["serve"]);
+    assert!(home.run(&["doctor"]).text().contains(&format!("served by process {}", served.pid())));
+}
+
+#[test]
+fn a_signal_drains_and_the_next_run_continues() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let home = Home::new();
+        home.with_document("list");
+        let served = home.serve(&["serve"]);
+        home.run(&["set", "list", "a", "1"]).text();
+        served.signal(signal);
+        let (status, _, _) = served.ended();
+        assert_eq!(status.code(), Some(0));
+        assert!(!home.path("ready.json").exists() && !home.data().join("peer.sock").exists());
+        let next = home.run(&["status", "--json"]).json();
+        assert_eq!(next["me"]["opened"], "continue");
+        assert_eq!(home.run(&["get", "list"]).json(), json!({"a": 1}));
+    }
+}
+
+#[test]
+fn a_killed_process_leaves_everything_that_was_acknowledged() {
+    let home = Home::new();
+    home.with_document("list");
+    let served = home.serve(&["serve"]);
+    home.run(&["set", "list", "a", "1"]).text();
+    served.signal(Signal::KILL);
+    assert!(!served.ended().0.success());
+    assert_eq!(home.run(&["get", "list"]).json(), json!({"a": 1}));
+}
+
+#[test]
+fn a_watcher_does_not_keep_a_process_from_stopping() {
+    let home = Home::new();
+    home.with_document("list");
+    let served = home.serve(&["serve"]);
+    let mut watch = home.command();
+    watch.args(["watch", "list", "--json"]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+    let mut watch = watch.spawn().unwrap();
+    let mut first = String::new();
+    let mut lines = std::io::BufReader::new(watch.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut lines, &mut first).unwrap();
+    assert!(served.stop().0.success());
+    assert_eq!(until("the watcher", || watch.try_wait().unwrap()).code(), Some(1));
+}

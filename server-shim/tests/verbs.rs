@@ -1,0 +1,232 @@
+//! Verbs on a store that nobody serves, and on one that a process serves.
+
+mod common;
+
+use std::fs;
+use std::process::Stdio;
+use std::time::Instant;
+
+use common::{Home, finish, mode, until};
+use serde_json::json;
+
+#[test]
+fn the_first_run_makes_a_space_and_prints_an_invite_and_what_to_try() {
+    let home = Home::new();
+    let served = home.serve(&[]);
+    assert!(served.invite().starts_with("commonhold1"));
+    assert_eq!(served.facts["pid"], served.pid());
+    assert!(!served.facts["addresses"][0].as_str().unwrap().contains(":0/"), "the bound port is told");
+    assert_eq!(mode(&home.path("ready.json")), 0o600);
+    let (invite, peer) = (served.invite().to_owned(), served.facts["peer"].as_str().unwrap().to_owned());
+    // The three lines to try work as printed.
+    home.run(&["doc", "new", "--name", "hello"]).text();
+    home.run(&["set", "hello", "greeting", "\"hi\""]).text();
+    assert_eq!(home.run(&["get", "hello"]).json(), json!({"greeting": "hi"}));
+    let (status, out, _) = served.stop();
+    assert!(status.success() && !home.path("ready.json").exists());
+    for words in [&invite, &peer, "read AND WRITE", "commonhold doc new", "commonhold set", "commonhold get"] {
+        assert!(out.contains(words), "no {words:?} in {out}");
+    }
+    // Once is enough.
+    let (_, out, _) = home.serve(&[]).stop();
+    assert!(out.contains(&peer) && !out.contains("first run"), "{out}");
+    assert_eq!(home.run(&["space", "ls", "--json"]).json().as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn serve_makes_no_space() {
+    let home = Home::new();
+    let served = home.serve(&["serve"]);
+    assert!(served.facts["invite"].is_null());
+    assert_eq!(home.run(&["space", "ls"]).text(), "no spaces");
+    assert!(served.stop().0.success());
+}
+
+/// The same verbs with the same output, whoever has the store.
+fn set_get_history_status(served: bool) {
+    let home = Home::new();
+    let doc = home.with_document("list");
+    let process = served.then(|| home.serve(&["serve"]));
+    let changed = home.run(&["set", "list", "items", "[\"milk\"]", "--json"]).json();
+    assert_eq!((&changed["doc"], &changed["changed"]), (&json!(doc), &json!(true)));
+    assert_eq!(changed["heads"].as_array().unwrap().len(), 1);
+    assert_eq!(home.run(&["set", "list", "items", "[\"milk\"]", "--json"]).json()["changed"], false);
+    home.run(&["set", &doc[..8], "items/-", "\"bread\""]).text();
+    let got = home.run(&["get", "list", "--json"]).json();
+    assert_eq!(got["value"], json!({"items": ["milk", "bread"]}));
+    assert_eq!(home.run(&["get", &doc, "items/1"]).json(), json!("bread"));
+    home.run(&["edit", "list", "--patch", "{\"items\": null, \"n\": {\"a\": 1}}"]).text();
+    assert_eq!(home.run(&["get", "list"]).json(), json!({"n": {"a": 1}}));
+
+    let history = home.run(&["history", "list", "--json"]).json();
+    let history = history.as_array().unwrap();
+    assert_eq!(history.len(), 3);
+    for field in ["id", "chain", "number", "operations", "author", "time", "message"] {
+        assert!(history[0].get(field).is_some(), "{field}");
+    }
+    assert_eq!(home.run(&["history", "list", "--last", "1", "--json"]).json().as_array().unwrap()[0], history[2]);
+    let status = home.run(&["status", "list", "--json"]).json();
+    assert_eq!((&status["saved_here"], &status["heads"]), (&json!(true), &json!([history[2]["id"]])));
+    assert_eq!((&status["acknowledged"], &status["cost"]["changes"]), (&json!([]), &json!(3)));
+    let whole = home.run(&["status", "--json"]).json();
+    assert_eq!((whole["spaces"].as_array().unwrap().len(), &whole["peers"]), (1, &json!([])));
+
+    let listed = home.run(&["doc", "ls", "--json"]).json();
+    assert_eq!((&listed[0]["id"], &listed[0]["name"], &listed[0]["deleted"]), (&json!(doc), &json!("list"), &json!(false)));
+    home.run(&["doc", "rm", "list"]).text();
+    assert_eq!(home.run(&["doc", "ls", "--json"]).json(), json!([]));
+    home.run(&["get", "list"]).fails(5, &["no document \"list\"", "doc ls"]);
+    if let Some(process) = process {
+        assert!(process.stop().0.success());
+    }
+}
+
+#[test]
+fn verbs_work_on_a_store_that_nobody_serves() {
+    set_get_history_status(false);
+}
+
+#[test]
+fn verbs_work_through_the_process_that_serves_the_store() {
+    set_get_history_status(true);
+}
+
+#[test]
+fn one_joins_and_reads_what_another_serves() {
+    let (origin, home) = (Home::new(), Home::new());
+    let served = origin.serve(&[]);
+    origin.run(&["doc", "new", "--name", "notes"]).text();
+    origin.run(&["set", "notes", "title", "\"shared\""]).text();
+    let joined = home.run(&["join", served.invite(), "--wait", "50", "--json"]).json();
+    assert_eq!((&joined["space"], &joined["level"]), (&served.facts["space"], &json!(true)));
+    assert_eq!(home.run(&["get", "notes", "title"]).json(), json!("shared"));
+    // An edit of one command reaches the origin when asked to.
+    home.run(&["set", "notes", "title", "\"edited\"", "--sync=50"]).text();
+    assert_eq!(origin.run(&["get", "notes", "title"]).json(), json!("edited"));
+    // And a served peer by itself, in both directions.
+    let second = home.serve(&["serve"]);
+    origin.run(&["set", "notes", "title", "\"again\""]).text();
+    until("the edit", || (home.run(&["get", "notes", "title"]).out.trim() == "\"again\"").then_some(()));
+    assert_eq!(home.run(&["peers", "--json"]).json()[0]["peer"], served.facts["peer"]);
+    home.run(&["status", "notes", "--wait", "50"]).text();
+    assert!(second.stop().0.success() && served.stop().0.success());
+}
+
+#[test]
+fn a_space_where_writers_are_granted_refuses_the_others_until_they_are() {
+    let (origin, home) = (Home::new(), Home::new());
+    origin.with_document("notes");
+    let served = origin.serve(&["serve"]);
+    home.run(&["join", served.invite(), "--wait", "50"]).text();
+    home.run(&["set", "notes", "x", "1"]).fails(1, &["grant"]);
+    let status = home.run(&["status", "--json"]).json();
+    let peer = status["me"]["peer"].as_str().unwrap();
+    origin.run(&["space", "grant", served.facts["space"].as_str().unwrap(), peer]).text();
+    home.run(&["status", "--wait", "50"]).text();
+    home.run(&["set", "notes", "x", "1", "--sync=50"]).text();
+    assert_eq!(origin.run(&["get", "notes"]).json(), json!({"x": 1}));
+    origin.run(&["space", "grant", &served.facts["space"].as_str().unwrap()[..6], "abc"]).fails(2, &["64 hex digits"]);
+}
+
+#[test]
+fn watch_shows_the_document_and_then_its_changes() {
+    let home = Home::new();
+    home.with_document("list");
+    let _served = home.serve(&["serve"]);
+    home.run(&["set", "list", "a", "1"]).text();
+    let mut watch = home.command();
+    watch.args(["watch", "list", "--count", "2", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watch = watch.spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(watch.stdout.take().unwrap()));
+    let mut next = || -> serde_json::Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let first = next();
+    assert_eq!((&first["origin"], &first["patches"][0]["value"]), (&json!("reset"), &json!({"a": 1})));
+    home.run(&["set", "list", "a", "2"]).text();
+    let second = next();
+    assert_eq!(second["origin"], "local");
+    assert_eq!((&second["patches"][0]["path"], &second["patches"][0]["value"]), (&json!(["a"]), &json!(2)));
+    assert!(watch.wait().unwrap().success());
+}
+
+#[test]
+fn a_file_carries_a_document_to_another_peer() {
+    for served in [false, true] {
+        let (one, other) = (Home::new(), Home::new());
+        one.with_document("notes");
+        one.run(&["set", "notes", "text", "\"on a stick\""]).text();
+        let processes = served.then(|| (one.serve(&["serve"]), other.serve(&["serve"])));
+        let file = one.path("stick.commonhold");
+        let exported = one.run(&["export", file.to_str().unwrap(), "--json"]).json();
+        assert_eq!(exported["documents"], 1);
+        assert_eq!(exported["bytes"], fs::metadata(&file).unwrap().len());
+        let imported = other.run(&["import", file.to_str().unwrap(), "--json"]).json();
+        assert_eq!(imported["documents"].as_array().unwrap().len(), 1);
+        assert_eq!(other.run(&["get", "notes", "text"]).json(), json!("on a stick"));
+        // Through pipes, too.
+        let piped = finish(one.command().args(["export", "-"]).stdout(fs::File::create(one.path("piped")).unwrap()));
+        assert_eq!(piped.code, 0, "{}", piped.err);
+        let again = finish(other.command().args(["import", "-"]).stdin(fs::File::open(one.path("piped")).unwrap()));
+        assert_eq!(again.code, 0, "{}", again.err);
+        fs::write(&file, "no export").unwrap();
+        other.run(&["import", file.to_str().unwrap()]).fails(1, &["not imported"]);
+        drop(processes);
+    }
+}
+
+#[test]
+fn an_edit_in_the_editor_is_applied_and_a_bad_one_is_kept() {
+    let home = Home::new();
+    home.with_document("list");
+    home.run(&["set", "list", "a", "1"]).text();
+    let edit = |editor: &str| finish(home.command().args(["edit", "list"]).env_remove("VISUAL").env("EDITOR", editor));
+    edit("sed -i s/1/7/").text();
+    assert_eq!(home.run(&["get", "list"]).json(), json!({"a": 7}));
+    assert!(edit("true").text().contains("nothing to change"));
+    let bad = edit("sed -i s/7/7,,/");
+    bad.fails(1, &["not JSON", "your text is kept in "]);
+    let kept = bad.err.split("kept in ").nth(1).unwrap().trim();
+    assert!(fs::read_to_string(kept).unwrap().contains("7,,"));
+    fs::remove_dir_all(std::path::Path::new(kept).parent().unwrap()).unwrap();
+    edit("false").fails(1, &["nothing was changed"]);
+    edit("").fails(2, &["EDITOR"]);
+}
+
+#[test]
+fn fifty_commands_edit_one_document_in_one_chain() {
+    let home = Home::new();
+    home.with_document("counter");
+    let begun = Instant::now();
+    for n in 1..=50 {
+        home.run(&["set", "counter", "n", &n.to_string()]).text();
+    }
+    println!("50 processes took {:?}", begun.elapsed());
+    let history = home.run(&["history", "counter", "--last", "1000", "--json"]).json();
+    let history = history.as_array().unwrap();
+    assert_eq!(history.len(), 50);
+    let chains: std::collections::BTreeSet<_> = history.iter().map(|change| change["chain"].as_str().unwrap()).collect();
+    assert_eq!(chains.len(), 1, "a clean close lets the next run continue the chain");
+    assert_eq!(home.run(&["get", "counter", "n"]).json(), json!(50));
+}
+
+#[test]
+fn two_commands_at_once_wait_for_each_other() {
+    let home = Home::new();
+    home.with_document("list");
+    std::thread::scope(|scope| {
+        for key in ["a", "b", "c"] {
+            let home = &home;
+            scope.spawn(move || home.run(&["set", "list", key, "1"]).text().to_owned());
+        }
+    });
+    assert_eq!(home.run(&["get", "list"]).json(), json!({"a": 1, "b": 1, "c": 1}));
+}
+
+#[test]
+fn completions_and_help_need_no_store() {
+    let home = Home::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(home.run(&["completions", shell]).text().contains("commonhold"));
+    }
+    assert!(home.run(&["--help"]).text().contains("Exit codes"));
+    assert!(!home.data().exists());
+}

@@ -1,0 +1,135 @@
+//! What must be true once everything works again. Knows nothing of what went wrong before.
+
+use std::collections::BTreeMap;
+
+use commonhold_sync::id::{DocId, SpaceId};
+use commonhold_sync::peer::{Load, Loaded};
+
+use super::app;
+use super::host::{Host, Run};
+use super::world::World;
+
+fn running(host: &Host) -> Result<&Run, String> {
+    host.run.as_ref().ok_or_else(|| format!("peer {} is down", host.index))
+}
+
+/// Whether all hold the same, and nothing is under way in any of them.
+pub(super) fn agree(world: &World) -> Result<(), String> {
+    for (space, ..) in &world.spaces {
+        let mut prints = Vec::new();
+        for host in &world.hosts {
+            let run = running(host)?;
+            let held = run.peer.space(space).ok_or_else(|| format!("peer {} lacks {space:?}", host.index))?;
+            prints.push(held.fingerprint.to_bytes());
+        }
+        if prints.windows(2).any(|pair| pair[0] != pair[1]) {
+            let prints: Vec<_> = prints.iter().map(|p| format!("{:02x}{:02x}", p[0], p[1])).collect();
+            return Err(format!("fingerprints of {space:?} differ: {prints:?}"));
+        }
+    }
+    for host in &world.hosts {
+        let run = running(host)?;
+        if let Some((key, _)) = run.app.docs.iter().find(|(_, open)| !open.is_settled()) {
+            return Err(format!("the view of {:?} at peer {} is not settled", key.1, host.index));
+        }
+        if !run.commits.is_empty() || run.committing {
+            return Err(format!("peer {} is still storing", host.index));
+        }
+        if run.peer.waiting_bytes() > 0 {
+            return Err(format!("{} bytes wait at peer {}", run.peer.waiting_bytes(), host.index));
+        }
+    }
+    Ok(())
+}
+
+/// Everything that must hold at the end of a run.
+pub(super) fn everything(world: &World) -> Result<(), String> {
+    agree(world)?;
+    same_documents(world)?;
+    nothing_promised_is_missing(world)?;
+    for host in &world.hosts {
+        patches_rebuild(host)?;
+        disk_says_the_same(world, host)?;
+        world.ledger.check_store(host.index, &running(host)?.storage)?;
+    }
+    world.check_tampered()
+}
+
+/// The same documents, at the same heads, with the same content.
+fn same_documents(world: &World) -> Result<(), String> {
+    let mut first: Option<BTreeMap<_, _>> = None;
+    for host in &world.hosts {
+        let docs = running(host)?.app.docs.iter().map(|(key, open)| (*key, (open.view.heads(), open.view.to_json())));
+        let docs: BTreeMap<_, _> = docs.collect();
+        let Some(first) = &first else {
+            first = Some(docs);
+            continue;
+        };
+        let keys: (Vec<_>, Vec<_>) = (first.keys().collect(), docs.keys().collect());
+        if keys.0 != keys.1 {
+            return Err(format!("peer {} shows documents {:?}, peer 0 {:?}", host.index, keys.1, keys.0));
+        }
+        if let Some((key, shown)) = docs.iter().find(|(key, shown)| first[*key] != **shown) {
+            return Err(format!("peer {} shows {:?} as {shown:?}, peer 0 as {:?}", host.index, key.1, first[key]));
+        }
+    }
+    Ok(())
+}
+
+fn nothing_promised_is_missing(world: &World) -> Result<(), String> {
+    let ledger = &world.ledger;
+    for host in &world.hosts {
+        let (at, run) = (host.index, running(host)?);
+        let missing = |key: &(SpaceId, DocId)| {
+            !run.app.docs.contains_key(key) && !(ledger.perhaps_deleted.contains(key) && run.app.deleted.contains(key))
+        };
+        if let Some((_, doc)) = ledger.documents.iter().find(|key| missing(key)) {
+            return Err(format!("peer {at} lacks document {doc:?}, which was saved"));
+        }
+        if let Some((_, doc)) = ledger.deleted.iter().find(|key| !run.app.deleted.contains(key)) {
+            return Err(format!("peer {at} still shows {doc:?}, whose deletion was saved"));
+        }
+        for ((space, doc), ids) in &ledger.entries {
+            let Some(open) = run.app.docs.get(&(*space, *doc)) else { continue };
+            if let Some(id) = ids.iter().find(|id| !open.view.contains(id)) {
+                return Err(format!("peer {at} does not show entry {id:?} of {doc:?}, which was saved"));
+            }
+        }
+        for (space, device) in &ledger.grants {
+            if run.peer.space(space).is_none_or(|s| s.grant(device).is_none()) {
+                return Err(format!("peer {at} does not know of a grant to {device:?}, which was saved"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn patches_rebuild(host: &Host) -> Result<(), String> {
+    for ((_, doc), open) in &running(host)?.app.docs {
+        open.check().map_err(|why| format!("peer {}, {doc:?}: {why}", host.index))?;
+    }
+    Ok(())
+}
+
+/// The store holds what is shown, and its fingerprint is the sum of its logs.
+fn disk_says_the_same(world: &World, host: &Host) -> Result<(), String> {
+    let run = running(host)?;
+    for ((space, doc), open) in &run.app.docs {
+        let read = app::view_from(&run.storage, *space, *doc, &world.plan.limits)?;
+        if read.heads() != open.view.heads() {
+            return Err(format!("peer {} shows another {doc:?} than its disk holds", host.index));
+        }
+    }
+    for held in run.peer.spaces() {
+        let load = run.storage.load(&Load::Digests { space: held.id() }).map_err(|e| e.to_string())?;
+        let Loaded::Digests(digests) = load.value else { return Err("digests were asked for".into()) };
+        let mut sum = commonhold_sync::clock::Fingerprint::default();
+        digests.iter().for_each(|(doc, digest)| sum.add(doc, digest));
+        let own = commonhold_sync::log::digest_of(false, || held.clock());
+        own.iter().for_each(|digest| sum.add(&held.id().authority(), digest));
+        if sum != held.fingerprint {
+            return Err(format!("the fingerprint of peer {} is not the sum of its logs", host.index));
+        }
+    }
+    Ok(())
+}

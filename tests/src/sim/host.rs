@@ -1,0 +1,121 @@
+//! One machine: what outlives a crash (disk, key), and what does not (peer, app, work under way).
+
+use std::collections::VecDeque;
+
+use commonhold_engine::storage::{Facts, Storage};
+use commonhold_engine::store::Batch;
+use commonhold_engine::store::faulty::Rng;
+use commonhold_sync::id::{DeviceId, SpaceId, StoreId};
+use commonhold_sync::peer::{OpId, Peer, Start, StoreOp};
+use commonhold_sync::record::Genesis;
+use ed25519_dalek::SigningKey;
+
+use super::app::App;
+use super::disk::{CommitFault, Committed, Disk};
+use super::ledger::Ledger;
+use super::plan::{Canary, Plan};
+
+pub(super) struct Host {
+    pub(super) index: usize,
+    key: SigningKey,
+    pub(super) disk: Disk,
+    /// Counts runs, so that work of an earlier one is told apart.
+    pub(super) boot: u64,
+    /// The last run ended as it should, and its chains go on.
+    pub(super) clean: bool,
+    salt: [u8; 8],
+    /// Spaces that the app has joined; said again at each start.
+    pub(super) joined: Vec<(SpaceId, Option<Genesis>)>,
+    pub(super) run: Option<Run>,
+    segments_stored: u64,
+}
+
+/// A process.
+pub(super) struct Run {
+    pub(super) peer: Peer,
+    pub(super) storage: Storage,
+    pub(super) app: App,
+    /// What the peer wants stored, oldest first.
+    pub(super) commits: VecDeque<(OpId, Vec<StoreOp>)>,
+    /// A commit is under way.
+    pub(super) committing: bool,
+}
+
+impl Host {
+    pub(super) fn new(index: usize, plan: &Plan, canary: Option<Canary>) -> Host {
+        let lies = canary == Some(Canary::NeverSyncs) && index == 0;
+        Host {
+            index,
+            key: SigningKey::from_bytes(&[index as u8 + 1; 32]),
+            disk: Disk::new(plan.redb, !lies),
+            boot: 0,
+            clean: false,
+            salt: [0; 8],
+            joined: Vec::new(),
+            run: None,
+            segments_stored: 0,
+        }
+    }
+
+    pub(super) fn device(&self) -> DeviceId {
+        DeviceId(self.key.verifying_key().to_bytes())
+    }
+
+    /// Starts a process on what the disk holds. After a crash the chains of the last run are left, and the sequence leaps.
+    pub(super) fn start(&mut self, plan: &Plan, ledger: &Ledger, rng: &mut Rng) -> Result<(), String> {
+        self.boot += 1;
+        let storage = Storage::new(self.disk.open()?);
+        ledger.check_store(self.index, &storage)?;
+        if !self.clean {
+            self.salt = rng.next_u64().to_be_bytes();
+            let facts = Facts { salt: Some(self.salt), ..Facts::default() };
+            storage.put_facts(&facts, self.boot > 1).map_err(|e| e.to_string())?;
+        }
+        self.clean = false;
+        let stored = storage.start().map_err(|e| e.to_string())?;
+        let app = App::open(&storage, &plan.limits)?;
+        let seed = rng.bytes(32);
+        let peer = Peer::new(Start {
+            key: self.key.clone(),
+            store: StoreId([self.index as u8 + 1; 16]),
+            salt: self.salt,
+            seed: seed.try_into().expect("32 bytes were drawn"),
+            roles: 0,
+            agent: "simulator".into(),
+            addresses: Vec::new(),
+            limits: plan.limits.clone(),
+            spaces: stored.spaces,
+            cursors: stored.cursors,
+        });
+        self.run = Some(Run { peer, storage, app, commits: VecDeque::new(), committing: false });
+        Ok(())
+    }
+
+    /// Writes the next operations, several in one transaction if it falls out so. Says which, and how it ended.
+    pub(super) fn commit(&mut self, fault: CommitFault, canary: Option<Canary>, rng: &mut Rng) -> (Vec<OpId>, Committed) {
+        let Some(run) = &mut self.run else { return (Vec::new(), Committed::Done) };
+        let most = 1 + rng.below(4) as usize;
+        let (mut batch, mut done) = (Batch::new(), Vec::new());
+        while done.len() < most {
+            // What reads back what was written before comes first in its transaction.
+            let reads = |op: &StoreOp| matches!(op, StoreOp::Snapshot { .. } | StoreOp::Drop { .. });
+            if !done.is_empty() && run.commits.front().is_some_and(|(_, ops)| ops.iter().any(reads)) {
+                break;
+            }
+            let Some((op, mut ops)) = run.commits.pop_front() else { break };
+            if canary == Some(Canary::DropsThirdSegment) && self.index == 0 {
+                ops.retain(|op| {
+                    let segment = matches!(op, StoreOp::Segment { .. });
+                    self.segments_stored += u64::from(segment);
+                    !segment || self.segments_stored % 3 != 0
+                });
+            }
+            done.push(op);
+            if run.storage.write(ops, &mut batch).is_err() {
+                return (done, Committed::Failed);
+            }
+        }
+        let ended = self.disk.commit(&**run.storage.store(), batch, fault, rng);
+        (done, ended)
+    }
+}

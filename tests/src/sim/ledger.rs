@@ -1,0 +1,74 @@
+//! What was promised: everything that a peer said it had saved, or that another peer acknowledged.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use commonhold_engine::storage::Storage;
+use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
+use commonhold_sync::peer::{Load, Loaded};
+use commonhold_sync::record::Record;
+
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// Entries that their author saved.
+    pub(super) entries: BTreeMap<(SpaceId, DocId), BTreeSet<EntryId>>,
+    /// Documents whose header was saved.
+    pub(super) documents: BTreeSet<(SpaceId, DocId)>,
+    /// Documents whose tombstone was saved; those that somebody deleted, saved or not.
+    pub(super) deleted: BTreeSet<(SpaceId, DocId)>,
+    pub(super) perhaps_deleted: BTreeSet<(SpaceId, DocId)>,
+    pub(super) grants: BTreeSet<(SpaceId, DeviceId)>,
+    /// By peer: how much of each chain it said that it holds.
+    pub(super) held: BTreeMap<usize, BTreeMap<(SpaceId, DocId, ChainId), u64>>,
+}
+
+impl Ledger {
+    pub(super) fn hold(&mut self, host: usize, space: SpaceId, doc: DocId, chain: ChainId, n: u64) {
+        let most = self.held.entry(host).or_default().entry((space, doc, chain)).or_default();
+        *most = n.max(*most);
+    }
+
+    pub(super) fn saved(&mut self, space: SpaceId, records: &[Record], ids: &[EntryId]) {
+        for (record, id) in records.iter().zip(ids) {
+            match record {
+                Record::Header { .. } => drop(self.documents.insert((space, DocId(id.0)))),
+                Record::Grant { device, .. } => drop(self.grants.insert((space, *device))),
+                Record::Tombstone { doc } => drop(self.deleted.insert((space, *doc))),
+                Record::Unknown { .. } => {}
+            }
+        }
+    }
+
+    /// Whether a store holds what its peer said that it holds.
+    pub(super) fn check_store(&self, host: usize, storage: &Storage) -> Result<(), String> {
+        let Some(held) = self.held.get(&host) else { return Ok(()) };
+        for ((space, doc, chain), n) in held {
+            if self.perhaps_deleted.contains(&(*space, *doc)) {
+                continue;
+            }
+            let found = chain_on_disk(storage, *space, *doc, chain)?;
+            if found < *n {
+                return Err(format!(
+                    "peer {host} acknowledged {doc:?} {chain:?} up to {n}, and its disk holds it up to {found}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Up to where a store holds a chain without a gap.
+fn chain_on_disk(storage: &Storage, space: SpaceId, doc: DocId, chain: &ChainId) -> Result<u64, String> {
+    let read = storage.load(&Load::Raw { space, docs: vec![doc] }).map_err(|e| e.to_string())?;
+    let Loaded::Logs(mut logs) = read.value else { return Err("logs were asked for".into()) };
+    let Some((image, segments)) = logs.pop().and_then(|(_, found)| found) else { return Ok(0) };
+    let line = image.lines.iter().find(|line| line.opening.chain(&space, &doc) == *chain);
+    let Some(branch) = line.and_then(|line| line.branches.first()) else { return Ok(0) };
+    // Records are never covered by a snapshot; their base only says that single ids are forgotten.
+    let mut at = if doc == space.authority() { 0 } else { branch.base.len() };
+    for stored in segments.iter().filter(|s| s.branch == 0 && s.segment.opening.chain(&space, &doc) == *chain) {
+        if stored.segment.first <= at + 1 {
+            at = at.max(stored.segment.tip.n);
+        }
+    }
+    Ok(at.min(branch.len()))
+}

@@ -1,0 +1,165 @@
+//! What a seed decides before anything moves: how many peers, how they are connected, how often what fails.
+
+use commonhold_engine::store::faulty::Rng;
+use commonhold_sync::limits::Limits;
+use commonhold_sync::record::Writers;
+
+/// A peer that breaks a rule, or a disk that lies. The checks must catch each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Canary {
+    /// Peer 0's disk says that it has synced, and has not.
+    NeverSyncs,
+    /// Peer 0 says "stored" seconds before it writes.
+    EarlyStored,
+    /// Peer 0 leaves every third segment out when it stores.
+    DropsThirdSegment,
+    /// Peer 0's view does not show one of the entries.
+    HidesEntry,
+}
+
+/// Who is connected to whom while all is well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// Everybody to everybody.
+    Complete,
+    /// Each to the next.
+    Line,
+    /// A line whose ends meet.
+    Ring,
+    /// Everybody to peer 0.
+    Star,
+}
+
+impl Shape {
+    /// Whether two peers (the lower number first) of `count` are neighbours.
+    pub(super) fn joins(self, a: usize, b: usize, count: usize) -> bool {
+        match self {
+            Shape::Complete => true,
+            Shape::Line => b == a + 1,
+            Shape::Ring => b == a + 1 || (a == 0 && b == count - 1),
+            Shape::Star => a == 0,
+        }
+    }
+}
+
+/// Chances, in thousandths, per occasion.
+#[derive(Clone, Debug, Default)]
+pub struct Chances {
+    /// A connection breaks; per connection and 100 ms.
+    pub breaks: u64,
+    /// A connection stands still for seconds.
+    pub stalls: u64,
+    /// Two peers cannot reach each other for seconds; per pair and 100 ms.
+    pub partitions: u64,
+    /// A frame is damaged, repeated or swapped with the next.
+    pub tampers: u64,
+    /// A peer loses power; per peer and 100 ms.
+    pub crashes: u64,
+    /// A peer is shut down and started again; per peer and 100 ms.
+    pub restarts: u64,
+    /// A commit fails.
+    pub commit_fails: u64,
+    /// A commit meets a power cut.
+    pub commit_cut: u64,
+    /// A dial finds the pair connected and dials all the same.
+    pub double_dials: u64,
+}
+
+/// A whole run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed that all of it, and everything random later, comes from.
+    pub seed: u64,
+    /// Peers, 2 to 6.
+    pub peers: usize,
+    /// Who may write in each space, and whose space it is.
+    pub spaces: Vec<(Writers, usize)>,
+    /// Whether the stores are redb over the faulty disk, or maps.
+    pub redb: bool,
+    /// Connections while healing.
+    pub shape: Shape,
+    /// Connections during the faults.
+    pub faulty_shape: Shape,
+    /// Length of the phase of faults, ms.
+    pub faults_ms: u64,
+    /// Mean time between two actions of an app, ms.
+    pub app_ms: u64,
+    /// When each peer is started for the first time, ms.
+    pub starts: Vec<u64>,
+    /// What fails how often.
+    pub chances: Chances,
+    /// Bytes a millisecond of the slowest links; 0 if all are fast.
+    pub slow_bytes_per_ms: u64,
+    /// Longest time that a commit takes, ms.
+    pub commit_ms: u64,
+    /// Every peer's limits.
+    pub limits: Limits,
+}
+
+impl Plan {
+    /// What a seed means.
+    pub fn of(seed: u64) -> Plan {
+        let rng = &mut Rng::new(seed ^ 0x5eed_0001);
+        let peers = 2 + rng.below(5) as usize;
+        let spaces = 1 + usize::from(rng.below(3) == 0);
+        let spaces = (0..spaces).map(|_| {
+            let writers = if rng.below(2) == 0 { Writers::Granted } else { Writers::Anyone };
+            (writers, rng.below(peers as u64) as usize)
+        });
+        let spaces = spaces.collect();
+        let shapes = [Shape::Complete, Shape::Line, Shape::Ring, Shape::Star];
+        let shape = |rng: &mut Rng| shapes[rng.below(4) as usize];
+        let (shape, faulty_shape) = (shape(rng), shape(rng));
+        let faults_ms = 5_000 + rng.below(25_000);
+        let starts = (0..peers).map(|_| if rng.below(3) == 0 { rng.below(faults_ms) } else { rng.below(100) });
+        let starts = starts.collect();
+        // Each kind of fault is absent, rare or frequent, each by itself: rare combinations are where the faults are.
+        let mut chance = |most: u64| [0, 0, most.div_ceil(4), most][rng.below(4) as usize];
+        let chances = Chances {
+            breaks: chance(30),
+            stalls: chance(20),
+            partitions: chance(10),
+            tampers: chance(10),
+            crashes: chance(12),
+            restarts: chance(12),
+            commit_fails: chance(20),
+            commit_cut: chance(20),
+            double_dials: chance(50),
+        };
+        let mut limits = Limits::default();
+        if rng.below(4) == 0 {
+            limits.resident_bytes_max = 4 << 10;
+        }
+        if rng.below(4) == 0 {
+            limits.waiting_bytes_per_peer = 2 << 10;
+            limits.waiting_bytes_total = 4 << 10;
+        }
+        if rng.below(6) == 0 {
+            limits.unsolicited_entries_per_s = 4;
+        }
+        if rng.below(4) == 0 {
+            limits.ride_bytes = 200;
+        }
+        if rng.below(4) == 0 {
+            limits.send_queue_bytes_max = 1 << 10;
+        }
+        if rng.below(6) == 0 {
+            limits.handles_per_connection = 2;
+        }
+        Plan {
+            seed,
+            peers,
+            spaces,
+            redb: seed % 2 == 1,
+            shape,
+            faulty_shape,
+            faults_ms,
+            app_ms: [60, 200, 600][rng.below(3) as usize],
+            starts,
+            chances,
+            slow_bytes_per_ms: [0, 0, 1, 20][rng.below(4) as usize],
+            commit_ms: [1, 5, 40, 800][rng.below(4) as usize],
+            limits,
+        }
+    }
+}
