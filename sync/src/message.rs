@@ -538,6 +538,17 @@ fn frame(tag: u8, body: Vec<u8>) -> Vec<u8> {
 }
 
 impl Message {
+    /// Bytes of a message's body once it is inflated, as the message says.
+    pub fn inflated_len(bytes: &[u8]) -> usize {
+        match bytes.split_first() {
+            Some((tag, body)) if tag & COMPRESSED != 0 => {
+                body.first_chunk::<4>().map_or(0, |size| u32::from_be_bytes(*size) as usize)
+            }
+            Some((_, body)) => body.len(),
+            None => 0,
+        }
+    }
+
     /// Decodes one message. The inflated size is checked against `limits` before anything is inflated.
     pub fn from_bytes(bytes: &[u8], limits: &Limits) -> Result<Message, MessageError> {
         let (tag, body) = bytes.split_first().ok_or(MessageError::Empty)?;

@@ -6,6 +6,8 @@
 mod bytes;
 #[path = "hostile/chains.rs"]
 mod chains;
+#[path = "hostile/forge.rs"]
+mod forge;
 #[path = "hostile/harness.rs"]
 mod harness;
 #[path = "hostile/meaning.rs"]

@@ -41,7 +41,9 @@ pub(super) struct Connection {
     /// Spaces of the other side that this one does not know.
     unmatched: Vec<SpaceHello>,
     pub(super) links: BTreeMap<SpaceId, Link>,
-    pub(super) inbox: VecDeque<Message>,
+    pub(super) inbox: VecDeque<(Message, usize)>,
+    /// Inflated bytes of the messages in it.
+    inbox_bytes: usize,
     openings_out: BTreeMap<Opening, u32>,
     next_opening: u32,
     pub(super) openings_in: BTreeMap<u32, Opening>,
@@ -228,6 +230,23 @@ impl Connection {
         OpeningRef::New(handle, opening.clone())
     }
 
+    fn next_message(&mut self) -> Option<(Message, usize)> {
+        let (message, size) = self.inbox.pop_front()?;
+        self.inbox_bytes -= size;
+        Some((message, size))
+    }
+
+    /// Takes a genesis out of the inbox, past what came before it.
+    pub(super) fn take_genesis(&mut self) -> Option<GenesisOf> {
+        let at = self.inbox.iter().position(|(m, _)| matches!(m, Message::GenesisOf(_)))?;
+        let (message, size) = self.inbox.remove(at)?;
+        self.inbox_bytes -= size;
+        match message {
+            Message::GenesisOf(genesis) => Some(genesis),
+            _ => None,
+        }
+    }
+
     pub(super) fn send(&mut self, message: &Message) {
         self.channel.send(&message.to_bytes());
     }
@@ -260,6 +279,7 @@ impl Peer {
             unmatched: Vec::new(),
             links: BTreeMap::new(),
             inbox: VecDeque::new(),
+            inbox_bytes: 0,
             openings_out: BTreeMap::new(),
             next_opening: 0,
             openings_in: BTreeMap::new(),
@@ -300,10 +320,14 @@ impl Peer {
             match Message::from_bytes(&bytes, &self.limits) {
                 Ok(message) => {
                     let Some(connection) = self.connections.get_mut(&conn) else { return };
-                    if connection.inbox.len() >= INBOX_MAX {
+                    let size = Message::inflated_len(&bytes);
+                    // A whole snapshot may come while its document is read.
+                    let bytes_max = self.limits.snapshot_bytes_max + 2 * self.limits.in_flight_bytes_per_peer;
+                    if connection.inbox.len() >= INBOX_MAX || connection.inbox_bytes + size > bytes_max {
                         return self.close(conn, "P.flood", "too many messages are waiting", true);
                     }
-                    connection.inbox.push_back(message);
+                    connection.inbox_bytes += size;
+                    connection.inbox.push_back((message, size));
                     self.busy.insert(conn);
                 }
                 Err(error) => return self.close(conn, "P.message", &error.to_string(), true),
@@ -552,12 +576,13 @@ impl Peer {
     /// Processes messages in order until one has to wait for a load.
     pub(super) fn run_inboxes(&mut self) {
         for conn in core::mem::take(&mut self.busy) {
-            while let Some(message) = self.connections.get_mut(&conn).and_then(|c| c.inbox.pop_front()) {
+            while let Some((message, size)) = self.connections.get_mut(&conn).and_then(Connection::next_message) {
                 match self.message(conn, message) {
                     Ok(None) => {}
                     Ok(Some(later)) => {
                         if let Some(connection) = self.connections.get_mut(&conn) {
-                            connection.inbox.push_front(later);
+                            connection.inbox_bytes += size;
+                            connection.inbox.push_front((later, size));
                             self.blocked.insert(conn);
                         }
                         break;

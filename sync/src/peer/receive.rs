@@ -65,8 +65,7 @@ impl Peer {
             // The genesis is on its way, on this connection or another; it may overtake. Until then nothing of the space
             // is looked at.
             let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
-            let at = connection.inbox.iter().position(|m| matches!(m, Message::GenesisOf(_)));
-            if let Some(Message::GenesisOf(genesis)) = at.and_then(|at| connection.inbox.remove(at)) {
+            if let Some(genesis) = connection.take_genesis() {
                 self.on_genesis(conn, genesis)?;
                 return self.on_data(conn, data);
             }

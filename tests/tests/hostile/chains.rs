@@ -245,7 +245,7 @@ fn dependencies_are_sorted_and_distinct() {
             sorted.deps.dedup();
             bytes_of(sorted)
         };
-        let bytes = super::bytes::with_deps(&sorted, &change.deps);
+        let bytes = super::forge::with_deps(&sorted, &change.deps);
         let lies = vec![stage.honest.clone(), forger.seal(vec![bytes])];
         stage.refuses("S3.deps-order", lies);
     }

@@ -609,6 +609,16 @@ impl Intruder {
         self.pull(world);
     }
 
+    /// The frames of a message, not delivered yet: so that delivering them can be measured alone.
+    pub fn frames(&mut self, message: &[u8]) -> Vec<Vec<u8>> {
+        self.channel.send(message);
+        let mut frames = Vec::new();
+        while let Some(bytes) = self.channel.poll_frame() {
+            frames.extend(self.split(bytes));
+        }
+        frames
+    }
+
     /// Entries under one tip, as a live push.
     pub fn push(&mut self, world: &mut World, segments: Vec<Segment>) {
         let message = self.data(segments, false);

@@ -5,7 +5,7 @@ use commonhold_sync::chain::{Opening, Tip};
 use commonhold_sync::message::{Covered, Data, Have, Message, SnapshotPart};
 use commonhold_sync::peer::Event;
 
-use super::bytes::chunk;
+use super::forge::document_bomb;
 use super::harness::*;
 
 /// A document in which the liar's chain has several entries, as the liar would honestly serve it.
@@ -155,67 +155,6 @@ fn garbage_in_place_of_a_snapshot_is_refused() {
     packed[at] ^= 1;
     served.view = View::new();
     served.refused("S1.snapshot", packed);
-}
-
-/// A document chunk with one change of `ops` operations, in a handful of bytes, packed without compression.
-pub(crate) fn document_bomb(ops: u64) -> Vec<u8> {
-    let leb = |mut n: u64| {
-        let mut out = Vec::new();
-        while n > 0x7f {
-            out.push((n & 0x7f) as u8 | 0x80);
-            n >>= 7;
-        }
-        out.push(n as u8);
-        out
-    };
-    let sleb = |n: u64| {
-        let mut out = leb(n);
-        if n > 0 && out.last().is_some_and(|b| b & 0x40 != 0) {
-            *out.last_mut().unwrap() |= 0x80;
-            out.push(0);
-        }
-        out
-    };
-    let run = |value: &[u8]| [sleb(ops), value.to_vec()].concat();
-    // Change columns: actor 0; seq 1; max op; time 0; no message; no deps; no extra.
-    let one = |value: &[u8]| [vec![0x7f], value.to_vec()].concat();
-    let changes: Vec<(u64, Vec<u8>)> = vec![
-        (0x01, one(&[0])),
-        (0x03, one(&[1])),
-        (0x13, one(&sleb(ops))),
-        (0x23, one(&[0])),
-        (0x35, vec![0, 1]),
-        (0x40, one(&[0])),
-        (0x56, one(&[7])),
-    ];
-    let operations: Vec<(u64, Vec<u8>)> = vec![
-        (0x15, run(b"\x01x")),
-        (0x21, run(&[0])),
-        (0x23, run(&[1])),
-        (0x34, leb(ops)),
-        (0x42, run(&[1])),
-        (0x56, run(&[0])),
-        (0x80, run(&[0])),
-    ];
-    let mut data = vec![1, 16];
-    data.extend([5; 16]);
-    data.extend([1]);
-    data.extend([9; 32]);
-    for columns in [&changes, &operations] {
-        data.extend(leb(columns.len() as u64));
-        for (spec, bytes) in columns {
-            data.extend(leb(*spec));
-            data.extend(leb(bytes.len() as u64));
-        }
-    }
-    changes.iter().chain(&operations).for_each(|(_, bytes)| data.extend_from_slice(bytes));
-    data.push(0);
-    let raw = chunk(0, &data);
-    let mut out = b"CHsn".to_vec();
-    out.extend([1, 0]);
-    out.extend((raw.len() as u64).to_le_bytes());
-    out.extend(raw);
-    out
 }
 
 #[test]
