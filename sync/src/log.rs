@@ -353,6 +353,9 @@ impl Log {
         if opens && !self.has_room_for_chain(&segment.opening, metas.first(), limits) {
             return Admission::NotHeld("live-chains");
         }
+        if opens && self.is_own_actor(&segment.opening.kind) {
+            return Admission::NotHeld("foreign-claim");
+        }
         self.lines.apply(chain, place, &segment, &ids);
         for (id, meta) in ids[skip..].iter().zip(metas) {
             self.index.insert(*id, meta);
@@ -433,6 +436,13 @@ impl Log {
         let metas = deps.iter().map(|dep| self.index.get(dep).ok_or(*dep)).collect::<Result<Vec<_>, _>>()?;
         let shared = self.lines.all()[line as usize].branches[usize::from(branch)].shared;
         Ok(merge_past(line, branch, shared, &self.no_past, metas.into_iter()))
+    }
+
+    /// Whether a foreign chain goes by the name of a device's own, which is held here and beats it.
+    fn is_own_actor(&self, kind: &Kind) -> bool {
+        let Kind::Foreign(actor) = kind else { return false };
+        let line = ChainId::try_from(&actor[..]).ok().and_then(|chain| self.lines.get(&chain));
+        line.is_some_and(|(_, line)| line.opening.kind == Kind::Own)
     }
 
     /// A chain is live until another chain of the same device has its end in its past.

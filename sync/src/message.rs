@@ -21,6 +21,9 @@ pub const SPACES_MAX: usize = 4_096;
 /// Documents in one list of a message.
 pub const LIST_MAX: usize = 16_384;
 
+/// Bytes of an entry, at least: the header of a change. Nothing that is shorter takes up a vector of its own.
+const ENTRY_BYTES_MIN: usize = 10;
+
 /// Bytes that are not a message. The connection that sent them is closed with this reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
@@ -57,7 +60,7 @@ pub struct Hello {
     #[n(3)]
     pub agent: String,
     /// Addresses at which the sender can be dialled.
-    #[n(4)]
+    #[cbor(n(4), decode_with = "list::<_, _, 1_024>")]
     pub addresses: Vec<String>,
     /// The first page of spaces.
     #[n(5)]
@@ -260,10 +263,10 @@ pub struct Ack {
     #[n(0)]
     pub data: u64,
     /// Places in the sender's own sequence up to which the receiver has been sent everything: (handle, number).
-    #[n(1)]
+    #[cbor(n(1), decode_with = "list::<_, _, 32_768>")]
     pub marks: Vec<(u32, u64)>,
     /// Of the counted messages, those that are not stored: something in them waits, or is not held here.
-    #[n(2)]
+    #[cbor(n(2), decode_with = "list::<_, _, 32_768>")]
     pub except: Vec<u64>,
 }
 
@@ -369,6 +372,13 @@ pub struct Bye {
     pub text: String,
 }
 
+/// A list of small items, of which a message could otherwise hold millions: one byte there is many in memory.
+fn list<'b, C, T: Decode<'b, C>, const MAX: usize>(d: &mut Decoder<'b>, c: &mut C) -> Result<Vec<T>, decode::Error> {
+    let count = d.array()?.filter(|count| *count <= MAX as u64);
+    let count = count.ok_or_else(|| decode::Error::message("a list has more items than the protocol allows"))?;
+    (0..count).map(|_| T::decode(d, c)).collect()
+}
+
 /// How a segment names its log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DocRef {
@@ -469,7 +479,11 @@ impl<'b, C> Decode<'b, C> for WireSegment {
         let (first, tip) = (d.u64()?, Tip::decode(d, c)?);
         let count = d.array()?.ok_or_else(|| decode::Error::message("entries come in a definite array"))?;
         // Grows with what is there, not with what is declared.
-        let entries = (0..count).map(|_| d.bytes().map(<[u8]>::to_vec)).collect::<Result<_, _>>()?;
+        let entries = (0..count).map(|_| match d.bytes()? {
+            entry if entry.len() < ENTRY_BYTES_MIN => Err(decode::Error::message("an entry has at least 10 bytes")),
+            entry => Ok(entry.to_vec()),
+        });
+        let entries = entries.collect::<Result<_, _>>()?;
         Ok(WireSegment { doc, opening, first, tip, entries })
     }
 }
@@ -553,7 +567,7 @@ mod tests {
 
     #[test]
     fn a_message_survives_its_encoding_with_and_without_compression() {
-        for entries in [vec![vec![1, 2, 3]], vec![vec![0; 4_000]; 4]] {
+        for entries in [vec![vec![1; 12]], vec![vec![0; 4_000]; 4]] {
             let message = Message::Data(Data {
                 space: 1,
                 segments: vec![WireSegment {

@@ -179,15 +179,20 @@ impl Space {
         self.grants.get(device).map(|g| g.right).max(open)
     }
 
-    /// Whether a device may write. False may become true: unknown authority means wait.
-    pub fn may_write(&self, opening: &Opening) -> bool {
+    /// Whether a device may write, in a document of `creator` if it is about one. False may become true: unknown authority
+    /// means wait.
+    ///
+    /// To vouch for a foreign chain is a right of its own, because a foreign actor can be anything, the name of a device's
+    /// own chain as well, and what comes second under a name is not shown. Where anyone may write, only the creator of
+    /// a document may do it there, who could delete the document too.
+    pub fn may_write(&self, opening: &Opening, creator: Option<&DeviceId>) -> bool {
         let foreign = matches!(opening.kind, crate::chain::Kind::Foreign(_));
-        let gateway = |genesis: &Genesis| {
+        let vouches = |genesis: &Genesis| {
             genesis.root == opening.device
-                || genesis.writers == Writers::Anyone
+                || (genesis.writers == Writers::Anyone && creator == Some(&opening.device))
                 || self.grants.get(&opening.device).is_some_and(|g| g.gateway)
         };
-        self.right_of(&opening.device) >= Some(Right::Write) && (!foreign || self.genesis.as_ref().is_some_and(gateway))
+        self.right_of(&opening.device) >= Some(Right::Write) && (!foreign || self.genesis.as_ref().is_some_and(vouches))
     }
 
     /// The rights records that a tip of `device` should name: the one that lets it write.
@@ -227,7 +232,7 @@ impl Space {
         let doc = self.id.authority();
         let chain = segment.opening.chain(&self.id, &doc);
         let device = segment.opening.device;
-        if !self.may_write(&segment.opening) || !self.knows_rights(&segment.tip.rights) {
+        if !self.may_write(&segment.opening, None) || !self.knows_rights(&segment.tip.rights) {
             return RecordAdmission::WaitsForRight;
         }
         let ids: Vec<EntryId> = segment.entries.iter().map(|bytes| Record::id(&self.id, &device, bytes)).collect();

@@ -9,6 +9,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use automerge as am;
+use commonhold_sync::change::{DocumentCaps, walk_document};
 use commonhold_sync::id::EntryId;
 use commonhold_sync::limits::{Limits, Rules};
 
@@ -40,6 +41,9 @@ pub struct SnapshotCaps {
     pub ratio_max: usize,
     /// Whether operation numbers may exceed the past by a bounded jump, as foreign chains' do.
     pub foreign: bool,
+    /// What loading the content may take, found out before it is loaded. Without it anything may be loaded: for a file that the
+    /// user chose, which may be in any form that Automerge writes.
+    pub document: Option<DocumentCaps>,
 }
 
 impl SnapshotCaps {
@@ -50,6 +54,8 @@ impl SnapshotCaps {
             raw_bytes_max: 64 << 20,
             ratio_max: limits.inflate_ratio_max,
             foreign: false,
+            // Twice what the largest editing trace takes, with one change for each keystroke.
+            document: Some(DocumentCaps { memory: 512 << 20, ..DocumentCaps::default() }),
         }
     }
 }
@@ -78,6 +84,9 @@ pub enum SnapshotFault {
     /// The content does not inflate, or to another length than stated.
     #[error("content does not inflate")]
     Inflate,
+    /// The content is malformed, or would take too much to load.
+    #[error("content is not loaded: {0}")]
+    Document(#[source] commonhold_sync::change::Fault),
     /// The CRDT library does not load the content.
     #[error("content does not load: {0}")]
     Load(String),
@@ -122,7 +131,9 @@ impl View {
     /// find for each chain a verified tip with exactly these ids. Rule M1 is checked before the first remote entry (`View::verify`).
     pub fn from_snapshot(bytes: &[u8], caps: &SnapshotCaps) -> Result<(View, Vec<SnapshotEntry>), SnapshotFault> {
         let raw = unpack(bytes, caps)?;
-        // The slot for `sync::change::walk_document`: its caps on changes, operations and chains come before any load.
+        if let Some(caps) = &caps.document {
+            walk_document(&raw, &Rules::V1, caps).map_err(SnapshotFault::Document)?;
+        }
         let loaded = guarded(|| {
             let options = am::LoadOptions::new().text_encoding(am::TextEncoding::UnicodeCodePoint);
             Ok(am::Automerge::load_with_options(&raw, options))

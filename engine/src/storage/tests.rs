@@ -28,7 +28,7 @@ fn segment(doc: DocId, n: u64, bytes: usize, source: Option<StoreId>) -> StoreOp
 
 fn document(doc: DocId) -> StoreOp {
     let header = Header { creator: DeviceId([4; 32]), kind: "note".into(), name: "name".into() };
-    let covered = Covered { bytes: 3, entries: 0, heads: vec![], tips: vec![], seq: 0 };
+    let covered = Covered { bytes: 3, entries: 0, heads: vec![], tips: vec![] };
     let image = Image { covered: Some(covered), ..Image::of_header(header) };
     StoreOp::Document { space: SPACE, doc, digest: Some([8; 32]), image }
 }

@@ -21,6 +21,10 @@ use crate::violation::Violation;
 const ACK_DELAY_MS: u64 = 250;
 /// Own entries whose acknowledgement is awaited, per connection; beyond it the status is learnt at the next reconnect.
 const UNACKED_MAX: usize = 8_192;
+/// Addresses in a hello.
+const ADDRESSES_MAX: usize = 64;
+/// Bytes of an address, and of the name of a program.
+const TEXT_MAX: usize = 256;
 /// Messages that wait for loads, per connection. The transport is not read meanwhile, so this is a backstop.
 const INBOX_MAX: usize = 4_096;
 
@@ -114,6 +118,8 @@ pub(super) struct Link {
     /// This side held nothing when it said hello.
     pub(super) fresh: bool,
     pub(super) whole: BTreeSet<ChainId>,
+    /// Documents asked for in a way that a snapshot may answer.
+    pub(super) due: BTreeSet<DocId>,
     pub(super) snapshot: Option<Incoming>,
     pub(super) pushes: Vec<Arc<Segment>>,
     pub(super) repair: Repair,
@@ -152,7 +158,10 @@ pub(super) enum Ask {
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) first: SnapshotPart,
-    pub(super) bytes: Vec<u8>,
+    /// Bytes that came.
+    pub(super) len: u64,
+    /// The same, unless it is not held here.
+    pub(super) bytes: Option<Vec<u8>>,
 }
 
 impl Link {
@@ -172,6 +181,7 @@ impl Link {
             wants_genesis: false,
             fresh: false,
             whole: BTreeSet::new(),
+            due: BTreeSet::new(),
             snapshot: None,
             pushes: Vec::new(),
             repair: Repair::default(),
@@ -400,7 +410,7 @@ impl Peer {
             let spaces = self.space_hellos(conn, &[id]);
             if let Some(connection) = self.connections.get_mut(&conn) {
                 connection.send(&Message::Spaces(Spaces { spaces }));
-                let again: Vec<SpaceHello> = connection.unmatched.clone();
+                let again: Vec<SpaceHello> = core::mem::take(&mut connection.unmatched);
                 self.match_spaces(conn, again);
             }
         }
@@ -412,7 +422,8 @@ impl Peer {
         if connection.store.replace(hello.store).is_some() {
             return Err(Violation::OutOfPlace("a second hello"));
         }
-        if hello.spaces.len() > SPACES_MAX || hello.addresses.len() > 64 || hello.agent.len() > 256 {
+        let addresses_fit = hello.addresses.len() <= ADDRESSES_MAX && hello.addresses.iter().all(|a| a.len() <= TEXT_MAX);
+        if !spaces_fit(&hello.spaces) || !addresses_fit || hello.agent.len() > TEXT_MAX {
             return Err(Violation::ListTooLong);
         }
         let named = connection.dialled && connection.expected.is_none();
@@ -432,7 +443,7 @@ impl Peer {
     }
 
     pub(super) fn on_spaces(&mut self, conn: ConnId, spaces: Spaces) -> Result<(), Violation> {
-        if spaces.spaces.len() > SPACES_MAX {
+        if !spaces_fit(&spaces.spaces) {
             return Err(Violation::ListTooLong);
         }
         self.match_spaces(conn, spaces.spaces);
@@ -448,12 +459,19 @@ impl Peer {
             let found = candidates.copied().find(|id| Self::tag(&session, from_dialler, id) == hello.tag);
             let Some(id) = found else {
                 // Kept for a space that is joined later on this connection.
-                if connection.unmatched.len() < LIST_MAX {
+                let docs = |h: &SpaceHello| h.filter.as_ref().map_or(0, Vec::len);
+                if connection.unmatched.len() < SPACES_MAX
+                    && connection.unmatched.iter().map(docs).sum::<usize>() + docs(&hello) <= LIST_MAX
+                {
                     connection.unmatched.push(hello);
                 }
                 continue;
             };
             connection.unmatched.retain(|h| h.tag != hello.tag);
+            if connection.links.contains_key(&id) {
+                // Named twice. To begin again would buy a page, or lose what is under way, for a hundred bytes.
+                continue;
+            }
             connection.links.insert(id, Link::new(hello.handle, hello.filter.clone()));
             self.connections.link(conn, id);
             if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&id)) {
@@ -756,6 +774,11 @@ impl Peer {
     pub(super) fn fingerprint(&self, space: &SpaceId) -> Fingerprint {
         self.spaces.get(space).map(|s| s.fingerprint).unwrap_or_default()
     }
+}
+
+fn spaces_fit(spaces: &[SpaceHello]) -> bool {
+    let fits = |h: &SpaceHello| h.filter.as_ref().is_none_or(|docs| docs.len() <= LIST_MAX);
+    spaces.len() <= SPACES_MAX && spaces.iter().all(fits)
 }
 
 /// How a segment travels on a connection.

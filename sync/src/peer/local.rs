@@ -105,7 +105,8 @@ impl Peer {
         mut entries: Vec<Vec<u8>>,
     ) -> Result<(), LocalError> {
         let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;
-        if !held.may_write(&opening) {
+        let creator = self.log(space, doc).map(|log| log.header().creator);
+        if !held.may_write(&opening, creator.as_ref()) {
             return Err(LocalError::NotAllowed("write"));
         }
         let rules = held.rules().ok_or(LocalError::SpaceNotReady)?;

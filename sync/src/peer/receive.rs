@@ -204,7 +204,8 @@ impl Peer {
         let (doc, opening) = (segment.doc, segment.opening.clone());
         let Some(held) = self.spaces.get(&space) else { return Ok(Outcome::Pending) };
         let Some(rules) = held.rules() else { return Ok(Outcome::Pending) };
-        let allowed = held.may_write(&opening) && held.knows_rights(&segment.tip.rights);
+        let creator = self.log(space, doc).map(|log| log.header().creator);
+        let allowed = held.may_write(&opening, creator.as_ref()) && held.knows_rights(&segment.tip.rights);
         let Some(log) = self.log(space, doc) else {
             self.wait(space, segment, from, Blocker::Header);
             return Ok(Outcome::Pending);
@@ -472,6 +473,10 @@ impl Peer {
         let Some(link) = connection.links.get_mut(&space) else { return };
         docs.retain(|have| link.wanted.len() < LIST_MAX && link.wanted.insert(have.doc));
         if !docs.is_empty() {
+            link.due.extend(docs.iter().map(|have| have.doc));
+            while link.due.len() > LIST_MAX {
+                link.due.pop_first();
+            }
             let want = Want { space: link.theirs, docs, no_snapshot: false };
             connection.send(&Message::Want(want));
         }
@@ -543,37 +548,50 @@ impl Peer {
             return Ok(Some(part));
         }
         let max = self.limits.snapshot_bytes_max as u64;
+        let checking = self.checking.values().filter(|c| c.conn == conn).map(|c| c.bytes.len() as u64).sum::<u64>();
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
         let Some(link) = connection.links.get_mut(&space) else { return Ok(None) };
         if part.offset == 0 {
             if part.total > max || part.chains.len() > LIST_MAX {
                 return Err(Violation::BadSnapshot("larger than this peer takes".into()));
             }
-            let bytes = part.bytes.to_vec();
-            link.snapshot = Some(Incoming { first: SnapshotPart { bytes: Vec::new().into(), ..part }, bytes });
+            // A check is the most costly thing that a peer can cause: only of what was asked for, and not many at once.
+            let asked = link.due.remove(&part.doc) || (link.fresh && link.ask == Ask::Paging);
+            let bytes = (asked && checking + part.total <= max).then(|| part.bytes.to_vec());
+            let len = part.bytes.len() as u64;
+            link.snapshot = Some(Incoming { first: SnapshotPart { bytes: Vec::new().into(), ..part }, len, bytes });
         } else {
-            let fits = |i: &&mut Incoming| i.first.doc == part.doc && i.bytes.len() as u64 == part.offset;
+            let fits = |i: &&mut Incoming| i.first.doc == part.doc && i.len == part.offset;
             let incoming = link.snapshot.as_mut().filter(fits);
             let incoming = incoming.ok_or(Violation::OutOfPlace("a piece of a snapshot that does not fit"))?;
-            incoming.bytes.extend_from_slice(&part.bytes);
+            incoming.len += part.bytes.len() as u64;
+            if let Some(bytes) = &mut incoming.bytes {
+                bytes.extend_from_slice(&part.bytes);
+            }
         }
         let Some(incoming) = &link.snapshot else { return Ok(None) };
-        match (incoming.bytes.len() as u64).cmp(&incoming.first.total) {
+        match incoming.len.cmp(&incoming.first.total) {
             core::cmp::Ordering::Less => return Ok(None),
             core::cmp::Ordering::Greater => return Err(Violation::OutOfPlace("a snapshot longer than it said")),
             core::cmp::Ordering::Equal => {}
         }
         let Some(incoming) = link.snapshot.take() else { return Ok(None) };
         let doc = incoming.first.doc;
-        link.wanted.insert(doc);
         connection.data_in += 1;
         let number = connection.data_in;
         connection.unstored.insert(number);
+        let Some(bytes) = incoming.bytes else {
+            // Counted, because its sender counts it.
+            link.wanted.remove(&doc);
+            self.note_unstored(conn, number);
+            return Ok(None);
+        };
+        link.wanted.insert(doc);
         let op = self.op();
         let chains = incoming.first.chains.into_iter().map(|c| (c.opening, c.tip)).collect();
-        let checking = Checking { conn, number, space, doc, chains, bytes: incoming.bytes.clone() };
+        let checking = Checking { conn, number, space, doc, chains, bytes: bytes.clone() };
         self.checking.insert(op, checking);
-        self.outputs.push_back(Output::Emit(Event::CheckSnapshot { op, bytes: incoming.bytes }));
+        self.outputs.push_back(Output::Emit(Event::CheckSnapshot { op, bytes }));
         Ok(None)
     }
 
@@ -633,7 +651,7 @@ impl Peer {
             let (chain, actor) = (opening.chain(&space, &doc), opening.actor(&space, &doc));
             let ids = content.chains.iter().find(|(a, _)| *a == actor).map(|(_, ids)| ids);
             let ids = ids.ok_or("it lacks a chain that its tips sign")?;
-            if !held.may_write(&opening) {
+            if !held.may_write(&opening, Some(&log.header().creator)) {
                 return Err("a device without the right to write signed a part of it".into());
             }
             let frontier = frontier_of(ids);

@@ -259,7 +259,7 @@ impl Peer {
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
         let Some(link) = connection.links.get_mut(&space) else { return Ok(None) };
         if let Some(local) = local {
-            let max = 4 * (local.len() as u64 + symbols.set) + 1_024;
+            let max = (local.len() as u64).saturating_add(symbols.set).saturating_mul(4).saturating_add(1_024);
             let max = usize::try_from(max).unwrap_or(usize::MAX).min(reconcile::SYMBOLS_MAX);
             let decoder = Box::new(Decoder::new(&symbols.seed, local.iter().map(|(e, _)| *e), max));
             link.repair.session = Some(Session::Decoding { seed: symbols.seed, decoder, local });

@@ -163,12 +163,13 @@ fn ids(docs: &[String]) -> Result<Vec<DocId>> {
 
 /// The main function of a child.
 pub async fn serve_child() -> Result<()> {
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    let mut stdout = tokio::io::stdout();
+    let (line, mut lines) = tokio::sync::mpsc::unbounded_channel::<String>();
+    // The end of the parent closes the input, and with it the child.
+    std::thread::spawn(move || std::io::stdin().lines().map_while(|l| l.ok()).try_for_each(|l| line.send(l)));
     let mut node: Option<Node> = None;
     let mut peers: Vec<Node> = Vec::new();
     let (latency, mut latencies) = tokio::sync::mpsc::unbounded_channel::<f64>();
-    while let Some(line) = lines.next_line().await? {
+    while let Some(line) = lines.recv().await {
         let answer = match serde_json::from_str(&line)? {
             ChildCommand::Serve { data, keys } => {
                 let listen: Vec<Address> = vec!["ws://127.0.0.1:0/".parse()?];
@@ -225,9 +226,7 @@ pub async fn serve_child() -> Result<()> {
                 serde_json::to_string(&seen)?
             }
         };
-        stdout.write_all(answer.as_bytes()).await?;
-        stdout.write_all(b"\n").await?;
-        stdout.flush().await?;
+        println!("{answer}");
     }
     Ok(())
 }
