@@ -7,9 +7,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 /// Documents that peers share: offline, directly, and with or without a server
 #[derive(Debug, Parser)]
 #[command(name = "commonhold", version, propagate_version = true, max_term_width = 110)]
-#[command(after_help = "Without a verb, commonhold serves the store of the default data folder and makes one on the first run.\n\
+#[command(
+    after_help = "Without a verb, commonhold serves the store of the default data folder and makes one on the first run.\n\
     Spaces and documents are named by id, by the first digits of an id (4 or more), or by name.\n\
-    Exit codes: 0 done, 1 failed, 2 usage or config, 3 store, 4 in use, 5 not found, 6 not reachable in time.")]
+    Exit codes: 0 done, 1 failed, 2 usage or config, 3 store, 4 in use, 5 not found, 6 not reachable in time."
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,

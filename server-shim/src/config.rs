@@ -162,17 +162,13 @@ fn defaults(folders: &Folders) -> BTreeMap<&'static str, Setting> {
     let default = |key: &Key| match key.name {
         // A service without a home has to name its folders; `Key::check` refuses an empty path when they are needed.
         "store.data" => folders.data.clone().map(|dir| dir.display().to_string()).into_iter().collect(),
-        "store.keys" => {
-            folders.config.clone().map(|dir| dir.join("keys").display().to_string()).into_iter().collect()
-        }
+        "store.keys" => folders.config.clone().map(|dir| dir.join("keys").display().to_string()).into_iter().collect(),
         _ => key.default_texts(),
     };
     KEYS.iter().map(|key| (key.name, Setting { texts: default(key), origin: Origin::Default })).collect()
 }
 
-fn variables(
-    all: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<Vec<(&'static Key, Setting)>, Failure> {
+fn variables(all: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(&'static Key, Setting)>, Failure> {
     let mut found = Vec::new();
     for (name, value) in all {
         let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX) && *name != CONFIG_VARIABLE) else {
@@ -183,7 +179,9 @@ fn variables(
             match nearest(name, known.iter().map(String::as_str)) {
                 Some(near) => return Err(unknown(&format!("variable {name}"), Some(near))),
                 // Not ours, such as those that Kubernetes sets for a service of this name.
-                None if !keys::sections().any(|s| name[PREFIX.len()..].starts_with(&format!("{}_", s.to_uppercase()))) => {
+                None if !keys::sections()
+                    .any(|s| name[PREFIX.len()..].starts_with(&format!("{}_", s.to_uppercase()))) =>
+                {
                     continue;
                 }
                 None => return Err(unknown(&format!("variable {name}"), None)),

@@ -29,7 +29,9 @@ pub(crate) async fn run(keep: bool, json: bool) -> Result<(), Failure> {
             let seconds = begun.elapsed().as_secs_f64();
             match json {
                 true => print::out(&format!("{}\n", json!({"ok": true, "steps": steps, "seconds": seconds}))),
-                false => print::out(&format!("\n✓ All {steps} steps worked, in {seconds:.1} s. To start your own: commonhold\n")),
+                false => print::out(&format!(
+                    "\n✓ All {steps} steps worked, in {seconds:.1} s. To start your own: commonhold\n"
+                )),
             }
             cleared
         }
@@ -45,7 +47,7 @@ async fn play(stage: &mut Stage) -> Result<(), Failure> {
     origin.found_space().await?;
     origin.ask(Request::NewDocument { space: None, kind: "list".into(), name: "groceries".into() }).await?;
     let invite = origin.invite().await?;
-    stage.show(&format!("listening at {}", origin.address()));
+    stage.show(&format!("   listening at {}", origin.address()));
     stage.done(&format!("an invite to paste: {}…", &invite[..28.min(invite.len())]));
 
     stage.step("Alice and Bob join with that invite, each with a device key and a store of their own.");

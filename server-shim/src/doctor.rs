@@ -103,7 +103,10 @@ fn line(finding: &Finding) -> String {
 }
 
 fn config(settings: &Settings) -> Finding {
-    Finding::ok("config", settings.file.as_ref().map_or_else(|| "no file; defaults".into(), |path| path.display().to_string()))
+    Finding::ok(
+        "config",
+        settings.file.as_ref().map_or_else(|| "no file; defaults".into(), |path| path.display().to_string()),
+    )
 }
 
 fn data_folder(data: &Path) -> Finding {
@@ -169,7 +172,9 @@ fn device_key(keys: &Path) -> Finding {
             ),
         },
         Ok(false) => Finding::warning("device key", "none yet", "`commonhold` makes one"),
-        Err(error) => Finding::fault("device key", Exit::Usage, error.to_string(), "check the permissions of the keys folder"),
+        Err(error) => {
+            Finding::fault("device key", Exit::Usage, error.to_string(), "check the permissions of the keys folder")
+        }
     }
 }
 
@@ -191,7 +196,10 @@ async fn store(settings: &Settings) -> (Vec<Finding>, bool) {
     let mut reach = match Reach::find(settings, Dial::No, false).await {
         Ok(reach) => reach,
         Err(failure) if failure.code == "no_store" => {
-            return (vec![Finding::warning("store", "none yet", "`commonhold`, or `commonhold join INVITE`, makes one")], false);
+            return (
+                vec![Finding::warning("store", "none yet", "`commonhold`, or `commonhold join INVITE`, makes one")],
+                false,
+            );
         }
         Err(failure) => return (vec![Finding::of("store", failure)], false),
     };
@@ -239,13 +247,18 @@ fn lineage(me: &Me) -> Finding {
 }
 
 fn rows(checked: &Checked) -> Finding {
-    let all = format!("{} spaces, {} documents, {} changes, all read", checked.spaces, checked.documents, checked.entries);
+    let all =
+        format!("{} spaces, {} documents, {} changes, all read", checked.spaces, checked.documents, checked.entries);
     match &checked.faults[..] {
         [] => Finding::ok("rows", all),
         faults => Finding::fault(
             "rows",
             Exit::Store,
-            format!("{all}; {} faults: {}", faults.len(), faults.iter().take(5).cloned().collect::<Vec<_>>().join("; ")),
+            format!(
+                "{all}; {} faults: {}",
+                faults.len(),
+                faults.iter().take(5).cloned().collect::<Vec<_>>().join("; ")
+            ),
             "connect to a peer that has the same spaces: what is damaged is fetched again",
         ),
     }
@@ -277,7 +290,11 @@ mod tests {
 
     #[test]
     fn a_fault_gives_its_exit_code_and_its_cure() {
-        let findings = [Finding::ok("a", "x"), Finding::warning("b", "y", "z"), Finding::fault("c", Exit::InUse, "taken", "free it")];
+        let findings = [
+            Finding::ok("a", "x"),
+            Finding::warning("b", "y", "z"),
+            Finding::fault("c", Exit::InUse, "taken", "free it"),
+        ];
         let failure = report(&findings, true).unwrap_err();
         assert_eq!((failure.exit, failure.remedy.as_str()), (Exit::InUse, "free it"));
         assert!(report(&findings[..2], false).is_ok());

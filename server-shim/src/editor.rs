@@ -19,32 +19,52 @@ pub(crate) struct Draft {
 impl Draft {
     /// Shows a value in the editor and reads what became of it.
     pub(crate) fn edit(name: &str, before: &Json) -> Result<(Draft, Json), Failure> {
-        let Some(editor) = ["VISUAL", "EDITOR"].into_iter().filter_map(std::env::var_os).find(|value| !value.is_empty())
+        let Some(editor) =
+            ["VISUAL", "EDITOR"].into_iter().filter_map(std::env::var_os).find(|value| !value.is_empty())
         else {
-            return Err(Failure::usage("no_editor", "neither VISUAL nor EDITOR is set", "set one, or give the change with --patch"));
+            return Err(Failure::usage(
+                "no_editor",
+                "neither VISUAL nor EDITOR is set",
+                "set one, or give the change with --patch",
+            ));
         };
         let draft = Draft::write(name, before)?;
         // Through a shell, as everybody does: the variable may hold arguments. The path is an argument of its own.
         let mut line = editor.clone();
         line.push(" \"$1\"");
         let status = Command::new("sh").arg("-c").arg(line).arg("sh").arg(&draft.path).status().map_err(|error| {
-            Failure::failed("editor", format!("cannot start {}: {error}", editor.display()), "set EDITOR to a program that is there")
+            Failure::failed(
+                "editor",
+                format!("cannot start {}: {error}", editor.display()),
+                "set EDITOR to a program that is there",
+            )
         })?;
         if !status.success() {
             draft.discard();
-            return Err(Failure::failed("editor", format!("{} ended with {status}", editor.display()), "nothing was changed; edit again"));
+            return Err(Failure::failed(
+                "editor",
+                format!("{} ended with {status}", editor.display()),
+                "nothing was changed; edit again",
+            ));
         }
-        let text = std::fs::read_to_string(&draft.path)
-            .map_err(|error| Failure::failed("editor", format!("cannot read the edited text: {error}"), "edit again"))?;
+        let text = std::fs::read_to_string(&draft.path).map_err(|error| {
+            Failure::failed("editor", format!("cannot read the edited text: {error}"), "edit again")
+        })?;
         match serde_json::from_str(&text) {
             Ok(after) => Ok((draft, after)),
-            Err(error) => Err(draft.kept(Failure::failed("bad_json", format!("the edited text is not JSON: {error}"), ""))),
+            Err(error) => {
+                Err(draft.kept(Failure::failed("bad_json", format!("the edited text is not JSON: {error}"), "")))
+            }
         }
     }
 
     fn write(name: &str, before: &Json) -> Result<Draft, Failure> {
         let cannot = |error: std::io::Error| {
-            Failure::failed("editor", format!("cannot make a file to edit: {error}"), "check the temporary folder (TMPDIR)")
+            Failure::failed(
+                "editor",
+                format!("cannot make a file to edit: {error}"),
+                "check the temporary folder (TMPDIR)",
+            )
         };
         let folder = private_folder("edit").map_err(cannot)?;
         let short: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).take(40).collect();
@@ -62,7 +82,12 @@ impl Draft {
 
     /// The edit did not work out: the person's text must not be lost.
     pub(crate) fn kept(&self, failure: Failure) -> Failure {
-        let remedy = format!("{}{}your text is kept in {}", failure.remedy, if failure.remedy.is_empty() { "" } else { "; " }, self.path.display());
+        let remedy = format!(
+            "{}{}your text is kept in {}",
+            failure.remedy,
+            if failure.remedy.is_empty() { "" } else { "; " },
+            self.path.display()
+        );
         Failure { remedy, ..failure }
     }
 }

@@ -38,9 +38,12 @@ fn main() -> ExitCode {
             runtime.shutdown_background();
             done
         }
-        Err(error) => {
-            Err(Failure::new(Exit::Failed, "runtime", format!("cannot start threads: {error}"), "raise the limits of this user"))
-        }
+        Err(error) => Err(Failure::new(
+            Exit::Failed,
+            "runtime",
+            format!("cannot start threads: {error}"),
+            "raise the limits of this user",
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -63,7 +63,11 @@ pub(crate) fn show(path: &[Prop]) -> String {
 
 /// Nothing stands there.
 pub(crate) fn nothing_at(path: &[Prop]) -> Failure {
-    Failure::not_found("no_such_place", format!("nothing stands at {}", show(path)), "`commonhold get DOC` shows what there is")
+    Failure::not_found(
+        "no_such_place",
+        format!("nothing stands at {}", show(path)),
+        "`commonhold get DOC` shows what there is",
+    )
 }
 
 fn missing_object(path: &[Prop]) -> Failure {

@@ -33,7 +33,13 @@ pub(crate) fn note(text: &str) {
 fn human(reply: &Reply) -> String {
     match reply {
         Reply::Me(me) => {
-            format!("peer     {}\nstore    {}\nprocess  {}\nlistens  {}\n", me.peer, me.store, me.pid, list(&me.addresses))
+            format!(
+                "peer     {}\nstore    {}\nprocess  {}\nlistens  {}\n",
+                me.peer,
+                me.store,
+                me.pid,
+                list(&me.addresses)
+            )
         }
         Reply::Space(space) => format!("{}\n", space.id),
         Reply::Spaces(spaces) => spaces_table(spaces),

@@ -97,7 +97,11 @@ impl Reach {
         to: &mut (dyn Write + Send),
     ) -> Answered {
         let cannot_write = |error: std::io::Error| {
-            Failure::failed("export_file", format!("cannot write the export: {error}"), "check the folder and the free space")
+            Failure::failed(
+                "export_file",
+                format!("cannot write the export: {error}"),
+                "check the folder and the free space",
+            )
         };
         match self {
             Reach::Served(client) => {
@@ -213,9 +217,11 @@ fn has_store(data: &Path) -> Result<bool, Failure> {
 fn call_failure(error: LocalError) -> Failure {
     match error {
         LocalError::Json(_) => other_version(),
-        LocalError::TooLong(_) => {
-            Failure::failed("too_large", error, "ask for a part: commonhold get DOC PATH, or stop the serving process first")
-        }
+        LocalError::TooLong(_) => Failure::failed(
+            "too_large",
+            error,
+            "ask for a part: commonhold get DOC PATH, or stop the serving process first",
+        ),
         LocalError::Refused(_) => Failure::failed("refused", error, "try again in a moment"),
         error => Failure::failed(
             "broke_off",

@@ -26,30 +26,74 @@ pub(crate) type Answered = Result<Reply, Failure>;
 pub(crate) enum Request {
     Me,
     Spaces,
-    NewSpace { writers: WritersArg },
-    Invite { space: Option<String> },
-    Grant { space: String, device: String, right: RightArg },
-    Join { invite: String, wait_ms: u64 },
-    Documents { space: Option<String>, kind: Option<String>, deleted: bool },
-    NewDocument { space: Option<String>, kind: String, name: String },
+    NewSpace {
+        writers: WritersArg,
+    },
+    Invite {
+        space: Option<String>,
+    },
+    Grant {
+        space: String,
+        device: String,
+        right: RightArg,
+    },
+    Join {
+        invite: String,
+        wait_ms: u64,
+    },
+    Documents {
+        space: Option<String>,
+        kind: Option<String>,
+        deleted: bool,
+    },
+    NewDocument {
+        space: Option<String>,
+        kind: String,
+        name: String,
+    },
     DeleteDocument(Doc),
-    Get { doc: Doc, path: String },
-    Set { doc: Doc, path: String, value: Json },
+    Get {
+        doc: Doc,
+        path: String,
+    },
+    Set {
+        doc: Doc,
+        path: String,
+        value: Json,
+    },
     /// JSON merge patch.
-    Patch { doc: Doc, patch: Json },
+    Patch {
+        doc: Doc,
+        patch: Json,
+    },
     /// What the person was shown and what they made of it.
-    Edit { doc: Doc, before: Json, after: Json },
+    Edit {
+        doc: Doc,
+        before: Json,
+        after: Json,
+    },
     Watch(Doc),
-    History { doc: Doc, last: usize },
+    History {
+        doc: Doc,
+        last: usize,
+    },
     Status(Doc),
     Peers,
     /// Wait until every peer that is dialled is connected and level with this space, or all spaces.
-    Level { space: Option<String>, wait_ms: u64 },
+    Level {
+        space: Option<String>,
+        wait_ms: u64,
+    },
     Check,
     /// A stream of [`Reply::Bytes`], then [`Reply::Exported`].
-    Export { space: Option<String>, docs: Vec<String> },
+    Export {
+        space: Option<String>,
+        docs: Vec<String>,
+    },
     /// Then any number of [`Request::Bytes`] and one [`Request::End`], on the same connection.
-    Import { space: Option<String> },
+    Import {
+        space: Option<String>,
+    },
     /// Hex digits.
     Bytes(String),
     End,
@@ -282,7 +326,9 @@ mod tests {
     fn requests_and_answers_survive_the_socket() {
         let request = Request::Set { doc: Doc { space: None, doc: "a".into() }, path: "b".into(), value: Json::Null };
         let text = serde_json::to_string(&Envelope { version: VERSION, request }).unwrap();
-        assert!(matches!(serde_json::from_str::<Envelope>(&text).unwrap().request, Request::Set { path, .. } if path == "b"));
+        assert!(
+            matches!(serde_json::from_str::<Envelope>(&text).unwrap().request, Request::Set { path, .. } if path == "b")
+        );
         let answered: Answered = Err(Failure::failed("c", "w", "r"));
         let text = serde_json::to_string(&answered).unwrap();
         assert_eq!(serde_json::from_str::<Answered>(&text).unwrap().unwrap_err().code, "c");

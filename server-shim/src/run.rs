@@ -48,7 +48,9 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Some(Verb::Watch { doc, count }) => watch(&settings, doc, count, json).await,
         Some(Verb::Edit { doc, patch, sync }) => {
             let request = match patch {
-                Some(patch) => Request::Patch { doc: named(doc), patch: parse_json("the patch", &text_or_stdin(patch)?)? },
+                Some(patch) => {
+                    Request::Patch { doc: named(doc), patch: parse_json("the patch", &text_or_stdin(patch)?)? }
+                }
                 None => return edit(&settings, named(doc), sync.sync, json).await,
             };
             once(&settings, request, sync.sync, json).await
@@ -140,7 +142,13 @@ fn writes(request: &Request) -> bool {
     use Request::{DeleteDocument, Edit, Grant, NewDocument, NewSpace, Patch, Set};
     matches!(
         request,
-        NewSpace { .. } | Grant { .. } | NewDocument { .. } | DeleteDocument(_) | Set { .. } | Patch { .. } | Edit { .. }
+        NewSpace { .. }
+            | Grant { .. }
+            | NewDocument { .. }
+            | DeleteDocument(_)
+            | Set { .. }
+            | Patch { .. }
+            | Edit { .. }
     )
 }
 
@@ -208,7 +216,11 @@ async fn watch(settings: &Settings, doc: DocRef, count: Option<u64>, json: bool)
                 seen += 1;
             }
             Some(Ok(None)) => {
-                break Err(Failure::failed("watch_ended", "the document was deleted, or the serving process stopped", "watch again"));
+                break Err(Failure::failed(
+                    "watch_ended",
+                    "the document was deleted, or the serving process stopped",
+                    "watch again",
+                ));
             }
             Some(Err(failure)) => break Err(failure),
         }
@@ -303,6 +315,10 @@ fn text_or_stdin(text: String) -> Result<String, Failure> {
 
 fn parse_json(what: &str, text: &str) -> Result<Json, Failure> {
     serde_json::from_str(text).map_err(|error| {
-        Failure::usage("bad_json", format!("{what} is not JSON: {error}"), "quote strings for JSON and for the shell: '\"milk\"'")
+        Failure::usage(
+            "bad_json",
+            format!("{what} is not JSON: {error}"),
+            "quote strings for JSON and for the shell: '\"milk\"'",
+        )
     })
 }

@@ -25,11 +25,16 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<(&'static Key, Settin
         if !keys::sections().any(|known| known == name) {
             let near = nearest(name, keys::sections()).map(|near| format!("[{near}]"));
             // A key before the first section is the commoner slip.
-            let near = near.or_else(|| KEYS.iter().find(|key| key.short() == name).map(|key| format!("[{}]", key.section())));
+            let near =
+                near.or_else(|| KEYS.iter().find(|key| key.short() == name).map(|key| format!("[{}]", key.section())));
             return Err(at(&place(section.span().start), unknown(&format!("section {name}"), near.as_deref())));
         }
         let DeValue::Table(body) = body.get_ref() else {
-            let failure = Failure::usage("config_value", format!("{name} is a section"), format!("write [{name}] above its keys"));
+            let failure = Failure::usage(
+                "config_value",
+                format!("{name} is a section"),
+                format!("write [{name}] above its keys"),
+            );
             return Err(at(&place(section.span().start), failure));
         };
         for (short, value) in body {

@@ -41,21 +41,66 @@ pub(crate) struct Key {
 /// Every key. `docs/operating.md` shows this table, and a test compares the two.
 pub(crate) const KEYS: &[Key] = &[
     key_of("store.data", Kind::Path, "$XDG_DATA_HOME/commonhold", "data folder: the store, its lock, the local socket"),
-    key_of("store.keys", Kind::Path, "$XDG_CONFIG_HOME/commonhold/keys", "folder of the device's secret and the lineage; never in a backup"),
+    key_of(
+        "store.keys",
+        Kind::Path,
+        "$XDG_CONFIG_HOME/commonhold/keys",
+        "folder of the device's secret and the lineage; never in a backup",
+    ),
     key_of("store.cache_mib", Kind::Number(1, 65_536), "64", "memory for the store's cache, MiB"),
     key_of("store.views_mib", Kind::Number(1, 65_536), "256", "memory for documents that are open but idle, MiB"),
     key_of("store.flush_ms", Kind::Number(1, 10_000), "50", "edits within this time become one change, milliseconds"),
-    key_of("peer.listen", Kind::List(Item::Address), "ws://127.0.0.1:7340/", "addresses to listen at; port 0 lets the system choose"),
-    key_of("peer.advertise", Kind::List(Item::Address), "", "addresses put into invites; empty: those that are listened at"),
-    key_of("peer.connect", Kind::List(Item::Peer), "", "peers to stay connected to; ADDRESS#PEERID refuses any other peer there"),
-    key_of("peer.frame_ms", Kind::Number(1, 1_000), "16", "remote changes reach watchers at most this often, milliseconds"),
-    key_of("limits.waiting_mib_per_peer", Kind::Number(1, 4_096), "4", "changes of one peer that wait for what comes before them, MiB"),
+    key_of(
+        "peer.listen",
+        Kind::List(Item::Address),
+        "ws://127.0.0.1:7340/",
+        "addresses to listen at; port 0 lets the system choose",
+    ),
+    key_of(
+        "peer.advertise",
+        Kind::List(Item::Address),
+        "",
+        "addresses put into invites; empty: those that are listened at",
+    ),
+    key_of(
+        "peer.connect",
+        Kind::List(Item::Peer),
+        "",
+        "peers to stay connected to; ADDRESS#PEERID refuses any other peer there",
+    ),
+    key_of(
+        "peer.frame_ms",
+        Kind::Number(1, 1_000),
+        "16",
+        "remote changes reach watchers at most this often, milliseconds",
+    ),
+    key_of(
+        "limits.waiting_mib_per_peer",
+        Kind::Number(1, 4_096),
+        "4",
+        "changes of one peer that wait for what comes before them, MiB",
+    ),
     key_of("limits.waiting_mib", Kind::Number(1, 16_384), "64", "the same over all peers, MiB"),
-    key_of("limits.unsolicited_entries_per_s", Kind::Number(1, 1_000_000), "2000", "changes a second that one peer may push unasked"),
+    key_of(
+        "limits.unsolicited_entries_per_s",
+        Kind::Number(1, 1_000_000),
+        "2000",
+        "changes a second that one peer may push unasked",
+    ),
     key_of("limits.unsolicited_kib_per_s", Kind::Number(1, 1_048_576), "4096", "the same in KiB a second"),
-    key_of("limits.send_queue_kib", Kind::Number(64, 1_048_576), "4096", "outgoing bytes queued for one connection, KiB"),
+    key_of(
+        "limits.send_queue_kib",
+        Kind::Number(64, 1_048_576),
+        "4096",
+        "outgoing bytes queued for one connection, KiB",
+    ),
     key_of("log.format", Kind::Choice(&["text", "json"]), "text", "form of the log on standard error"),
-    key_of("log.level", Kind::Filter, "warn", "off, error, warn, info, debug, trace, or a filter such as `commonhold_engine=debug`"),
+    key_of(
+        "log.level",
+        Kind::Filter,
+        "warn",
+        "off, error, warn, info, debug, trace, or a filter such as `commonhold_engine=debug`",
+    ),
 ];
 
 const fn key_of(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
@@ -123,10 +168,14 @@ impl Kind {
         match self {
             Kind::Path => "the path of a folder".into(),
             Kind::Choice(words) => format!("one of: {}", words.join(", ")),
-            Kind::Filter => "one of: off, error, warn, info, debug, trace; or a filter such as commonhold_engine=debug".into(),
+            Kind::Filter => {
+                "one of: off, error, warn, info, debug, trace; or a filter such as commonhold_engine=debug".into()
+            }
             Kind::Number(least, most) => format!("a whole number from {least} to {most}"),
             Kind::List(Item::Address) => "addresses such as ws://127.0.0.1:7340/".into(),
-            Kind::List(Item::Peer) => "addresses such as ws://example.org:7340/ or ws://example.org:7340/#PEERID".into(),
+            Kind::List(Item::Peer) => {
+                "addresses such as ws://example.org:7340/ or ws://example.org:7340/#PEERID".into()
+            }
         }
     }
 }

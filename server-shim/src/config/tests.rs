@@ -55,7 +55,8 @@ fn a_value_of_the_wrong_sort_is_refused_with_its_line() {
 
 #[test]
 fn every_key_has_a_variable_and_unknown_ones_are_refused() {
-    let settings = vars(&[("COMMONHOLD_STORE_FLUSH_MS", "7"), ("COMMONHOLD_PEER_CONNECT", "ws://a/, ws://b:1/x")]).unwrap();
+    let settings =
+        vars(&[("COMMONHOLD_STORE_FLUSH_MS", "7"), ("COMMONHOLD_PEER_CONNECT", "ws://a/, ws://b:1/x")]).unwrap();
     assert_eq!(settings.number("store.flush_ms"), 7);
     assert_eq!(settings.connect().len(), 2);
     let failure = vars(&[("COMMONHOLD_STORE_FLUSHMS", "7")]).unwrap_err();

@@ -23,7 +23,11 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// A step that did not work.
 pub(super) fn failed(what: impl std::fmt::Display) -> Failure {
-    Failure::failed("demo", what, "run it again with --keep and look at the .log files; if it fails again, please report it")
+    Failure::failed(
+        "demo",
+        what,
+        "run it again with --keep and look at the .log files; if it fails again, please report it",
+    )
 }
 
 /// Where the demo plays.
@@ -38,7 +42,8 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn set(keep: bool, quiet: bool) -> Result<Stage, Failure> {
         let program = std::env::current_exe().map_err(|error| failed(format!("cannot find this program: {error}")))?;
-        let folder = private_folder("demo").map_err(|error| failed(format!("cannot make a temporary folder: {error}")))?;
+        let folder =
+            private_folder("demo").map_err(|error| failed(format!("cannot make a temporary folder: {error}")))?;
         // An empty config file, so that the person's own does not play along.
         std::fs::write(folder.join("config.toml"), "").map_err(|error| failed(format!("cannot write: {error}")))?;
         Ok(Stage { folder, program, keep, quiet, steps: 0 })
@@ -109,7 +114,8 @@ impl Stage {
                 return Err(failed(format!("{name} ended at once with {status}")));
             }
         };
-        let facts = serde_json::from_str(&text).map_err(|error| failed(format!("the ready file of {name}: {error}")))?;
+        let facts =
+            serde_json::from_str(&text).map_err(|error| failed(format!("the ready file of {name}: {error}")))?;
         let data = home.join("data");
         let client = LocalClient::connect(&data).await.map_err(failed)?;
         let client = client.ok_or_else(|| failed(format!("{name} does not answer")))?;
@@ -140,9 +146,11 @@ impl Drop for Stage {
     fn drop(&mut self) {
         if !self.keep {
             // A process that was killed a moment ago may still be writing: the folder is tried again until it is empty.
-            let _ = (0..100).any(|_| gone(&self.folder) || {
-                std::thread::sleep(LOOK);
-                false
+            let _ = (0..100).any(|_| {
+                gone(&self.folder) || {
+                    std::thread::sleep(LOOK);
+                    false
+                }
             });
         }
     }

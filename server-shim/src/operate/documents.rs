@@ -1,8 +1,8 @@
 //! Documents: reading, editing, history, status.
 
 use commonhold_engine::{
-    Change as Update, DocId, Document, DocumentInfo, DocumentQuery, Edit, EditError, EditFailure, EntryId, Error, Node, ObjId,
-    Origin, Prop, SpaceId,
+    Change as Update, DocId, Document, DocumentInfo, DocumentQuery, Edit, EditError, EditFailure, EntryId, Error, Node,
+    ObjId, Origin, Prop, SpaceId,
 };
 use serde_json::Value as Json;
 
@@ -69,14 +69,22 @@ pub(super) async fn set(document: &Document, path: &str, value: Json) -> Answere
 
 pub(super) async fn patch(document: &Document, patch: Json) -> Answered {
     if !patch.is_object() {
-        return Err(Failure::usage("bad_patch", "the patch is not a JSON object", "a document is a map: '{\"key\": value}', null removes"));
+        return Err(Failure::usage(
+            "bad_patch",
+            "the patch is not a JSON object",
+            "a document is a map: '{\"key\": value}', null removes",
+        ));
     }
     apply(document, |now| Ok(place::changes(now, &place::merge(now, &patch)))).await
 }
 
 pub(super) async fn edit(document: &Document, before: Json, after: Json) -> Answered {
     if !after.is_object() {
-        return Err(Failure::usage("bad_document", "the edited text is not a JSON object", "a document is a map: {\"key\": value}"));
+        return Err(Failure::usage(
+            "bad_document",
+            "the edited text is not a JSON object",
+            "a document is a map: {\"key\": value}",
+        ));
     }
     apply(document, |now| {
         place::rebase(&before, &after, now).map_err(|path| {

@@ -19,12 +19,15 @@ pub(crate) fn failure(error: &Error) -> Failure {
             Exit::Unreachable,
             "let a peer that has the space be reached: `commonhold serve`, then `commonhold status --wait 30`",
         ),
-        Error::NotAllowed(_) => {
-            (Exit::Failed, "ask an administrator for: commonhold space grant SPACE DEVICE (`commonhold peers --json` on their side lists devices)")
-        }
+        Error::NotAllowed(_) => (
+            Exit::Failed,
+            "ask an administrator for: commonhold space grant SPACE DEVICE (`commonhold peers --json` on their side lists devices)",
+        ),
         Error::Invite(_) => (Exit::Usage, "copy the whole invite, from commonhold1 to its last character"),
         Error::Damaged { .. } => (Exit::Store, "run `commonhold doctor`; other peers still have the document"),
-        Error::Edit(_) | Error::TooMuch { .. } | Error::DoesNotFit(_) => (Exit::Failed, "change the value and try again"),
+        Error::Edit(_) | Error::TooMuch { .. } | Error::DoesNotFit(_) => {
+            (Exit::Failed, "change the value and try again")
+        }
         Error::Import(_) => (Exit::Failed, "check that the file is a whole export, or an .automerge file"),
         Error::Closed => (Exit::Failed, "the process is stopping; try again in a moment"),
         _ => (Exit::Failed, "try again; `commonhold doctor` looks at everything"),
@@ -49,12 +52,16 @@ pub(crate) fn open_failure(error: &OpenError, settings: &Settings) -> Failure {
             chain(error),
             "choose another with --listen ws://127.0.0.1:0/ (any free port), or stop the program that has it",
         ),
-        OpenError::Listen { .. } => {
-            Failure::usage(error.code(), chain(error), "check --listen and peer.listen: an address of this machine, such as ws://127.0.0.1:7340/")
-        }
-        OpenError::NoKeys | OpenError::Keys(_) => {
-            Failure::usage(error.code(), chain(error), "check the keys folder (--keys): its owner, its mode 700, its files' mode 600")
-        }
+        OpenError::Listen { .. } => Failure::usage(
+            error.code(),
+            chain(error),
+            "check --listen and peer.listen: an address of this machine, such as ws://127.0.0.1:7340/",
+        ),
+        OpenError::NoKeys | OpenError::Keys(_) => Failure::usage(
+            error.code(),
+            chain(error),
+            "check the keys folder (--keys): its owner, its mode 700, its files' mode 600",
+        ),
         OpenError::Data { .. } | OpenError::Lineage(_) | OpenError::Local(_) => Failure::new(
             Exit::Store,
             error.code(),
@@ -72,7 +79,9 @@ fn store_failure(error: &StoreError) -> Failure {
         StoreError::Full { .. } => (Exit::Store, "free some space; nothing that was saved is lost"),
         StoreError::ReadOnly => (Exit::Store, "make the data folder writable, or name another with --data"),
         StoreError::NewerFormat { .. } => (Exit::Store, "use a newer version of commonhold; nothing was changed"),
-        StoreError::NotAStore { .. } => (Exit::Store, "check the path, or put a backup in its place; nothing was changed"),
+        StoreError::NotAStore { .. } => {
+            (Exit::Store, "check the path, or put a backup in its place; nothing was changed")
+        }
         StoreError::Damaged { .. } | StoreError::DamagedFile { .. } => (
             Exit::Store,
             "move the file away and join the space again (peers fill it), or restore a backup; `commonhold doctor` says more",

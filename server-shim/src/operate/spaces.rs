@@ -62,7 +62,11 @@ pub(super) fn invite(node: &Node, space: SpaceId) -> Answered {
 
 pub(super) async fn grant(node: &Node, space: SpaceId, device: &str, right: RightArg) -> Answered {
     let id: DeviceId = device.parse().map_err(|error| {
-        Failure::usage("bad_device", error, "a device is named by its peer id: 64 hex digits, as `commonhold serve` prints them there")
+        Failure::usage(
+            "bad_device",
+            error,
+            "a device is named by its peer id: 64 hex digits, as `commonhold serve` prints them there",
+        )
     })?;
     let given = match right {
         RightArg::Relay => Right::Relay,
@@ -98,7 +102,11 @@ pub(super) async fn join(node: &Node, text: &str, wait: Duration) -> Answered {
         return Err(Failure::new(
             Exit::Unreachable,
             "not_level",
-            format!("the invite is stored, but the space did not arrive within {} s from {}", wait.as_secs(), shown.join(", ")),
+            format!(
+                "the invite is stored, but the space did not arrive within {} s from {}",
+                wait.as_secs(),
+                shown.join(", ")
+            ),
             "start the inviting peer, then run `commonhold serve` here: it goes on trying",
         ));
     }
