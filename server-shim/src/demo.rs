@@ -47,7 +47,7 @@ async fn play(stage: &mut Stage) -> Result<(), Failure> {
     origin.found_space().await?;
     origin.ask(Request::NewDocument { space: None, kind: "list".into(), name: "groceries".into() }).await?;
     let invite = origin.invite().await?;
-    stage.show(&format!("listening at {}", origin.address()));
+    stage.show(&format!("   listening at {}", origin.address()));
     stage.done(&format!("an invite to paste: {}…", &invite[..28.min(invite.len())]));
 
     stage.step("Alice and Bob join with that invite, each with a device key and a store of their own.");

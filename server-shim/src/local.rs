@@ -45,6 +45,14 @@ async fn serve(
             }
             Ok(Request::Export { space, docs }) => return export(node, space, docs, connection).await,
             Ok(Request::Import { space }) => import(node, space, connection, draining).await?,
+            Ok(request @ (Request::Level { .. } | Request::Join { .. })) => {
+                let answered = tokio::select! {
+                    answered = operate::perform(node, request) => answered,
+                    // What only waits need not be waited for.
+                    _ = draining.wait_for(|draining| *draining) => Err(stopping()),
+                };
+                connection.reply(&answered).await?;
+            }
             // A request runs to its end even if the client hangs up: half a change would be worse.
             Ok(request) => connection.reply(&operate::perform(node, request).await).await?,
         }
@@ -73,6 +81,10 @@ pub(crate) fn other_version() -> Failure {
         "the process that serves this store is of another version",
         "stop it and start it again with the same program as this command",
     )
+}
+
+fn stopping() -> Failure {
+    Failure::failed("stopping", "the process that serves this store is stopping", "try again in a moment")
 }
 
 async fn fail(connection: &mut LocalConnection, failure: Failure) -> Result<(), LocalError> {
@@ -137,9 +149,8 @@ async fn import(
     draining: &mut watch::Receiver<bool>,
 ) -> Result<(), LocalError> {
     let (reader, mut writer) = tokio::io::duplex(CHUNK);
-    let (node, mut importing) = (node.clone(), None);
-    let task = tokio::spawn(async move { operate::import(&node, space, reader).await });
-    let task = Aborting(task);
+    let node = node.clone();
+    let task = Aborting(tokio::spawn(async move { operate::import(&node, space, reader).await }));
     connection.reply(&Answered::Ok(Reply::Ready)).await?;
     while let Some(request) = next(connection, draining).await? {
         match request {
@@ -155,18 +166,14 @@ async fn import(
                 connection.reply(&accepted).await?;
             }
             Ok(Request::End) => {
-                importing = Some(());
-                break;
+                drop(writer);
+                let imported = task.join().await;
+                return connection.reply(&imported).await;
             }
             _ => return connection.reply(&Answered::Err(other_version())).await,
         }
     }
-    if importing.is_none() {
-        return Ok(());
-    }
-    drop(writer);
-    let imported = task.join().await;
-    connection.reply(&imported).await
+    Ok(())
 }
 
 /// A task that ends with whoever waits for it: a client that leaves in the middle of a file must not have half of it imported as if

@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
-use common::{Home, finish, until};
+use common::{Home, finish, mode, until};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -24,8 +24,8 @@ fn a_typo_in_the_config_is_refused_with_its_line() {
         home.command().args(["config", "check"]).env("COMMONHOLD_LOG_LEVL", "info").env_remove("COMMONHOLD_CONFIG"),
     );
     variable.fails(2, &["COMMONHOLD_LOG_LEVL", "did you mean COMMONHOLD_LOG_LEVEL?"]);
-    home.run(&["sevre"]).err.contains("serve");
-    assert_eq!(home.run(&["sevre"]).code, 2);
+    let slip = home.run(&["sevre"]);
+    assert!(slip.code == 2 && slip.err.contains("'serve'"), "{}", slip.err);
     let missing = home.path("gone.toml");
     home.run(&["config", "check", "--config", missing.to_str().unwrap()]).fails(2, &["gone.toml"]);
 }
@@ -67,7 +67,8 @@ fn an_occupied_port_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("ws://{}/", taken.local_addr().unwrap());
     home.run(&["serve", "--listen", &address]).fails(4, &[&address, "--listen"]);
-    home.run(&["doctor", "--listen", &address]).err.contains(&address);
+    let doctor = home.run(&["--listen", &address, "doctor"]);
+    assert!(doctor.code == 4 && doctor.out.contains(&format!("{address} is in use")), "{}{}", doctor.out, doctor.err);
 }
 
 #[test]
@@ -132,21 +133,22 @@ fn a_data_folder_that_cannot_be_written_is_a_store_problem() {
         finish(command.args(arguments))
     };
     run(&["space", "ls"]).text();
-    let mode = |folder: &str, mode: u32| fs::set_permissions(home.path(folder), Permissions::from_mode(mode)).unwrap();
+    let set_mode =
+        |folder: &str, mode: u32| fs::set_permissions(home.path(folder), Permissions::from_mode(mode)).unwrap();
     for file in fs::read_dir(home.data()).unwrap() {
         fs::set_permissions(file.unwrap().path(), Permissions::from_mode(0o400)).unwrap();
     }
-    mode("data", 0o500);
+    set_mode("data", 0o500);
     run(&["space", "new"]).fails(3, &["data"]);
     run(&["serve"]).fails(3, &["data"]);
     let doctor = run(&["doctor"]);
     assert!(doctor.code == 3 && doctor.out.contains("not writable"), "{}{}", doctor.out, doctor.err);
-    mode("data", 0o700);
+    set_mode("data", 0o700);
     // No folder can be made there.
-    mode("", 0o500);
+    set_mode("", 0o500);
     let nowhere = home.path("new");
     run(&["space", "new", "--data", nowhere.to_str().unwrap()]).fails(3, &["new"]);
-    mode("", 0o700);
+    set_mode("", 0o700);
 }
 
 #[test]
@@ -164,13 +166,16 @@ fn a_store_that_is_none_is_left_alone() {
 #[test]
 fn a_store_of_a_newer_format_is_left_alone() {
     let home = Home::new();
-    home.run(&["space", "new"]).text();
+    home.with_document("list");
+    home.run(&["set", "list", "a", "1"]).text();
     let path = home.data().join("store.redb");
     set_format(&path, 99);
-    let before = fs::read(&path).unwrap();
     home.run(&["serve"]).fails(3, &["format 99", "newer version"]);
-    home.run(&["doctor"]).err.contains("newer version");
-    assert_eq!(fs::read(&path).unwrap(), before);
+    let doctor = home.run(&["doctor"]);
+    assert!(doctor.code == 3 && doctor.err.contains("newer version"), "{}", doctor.err);
+    // The newer version finds everything as it left it.
+    set_format(&path, 1);
+    assert_eq!(home.run(&["get", "list"]).json(), json!({"a": 1}));
 }
 
 /// Writes the row that docs/storage.md describes under "Format version".
@@ -262,4 +267,53 @@ fn a_watcher_does_not_keep_a_process_from_stopping() {
     std::io::BufRead::read_line(&mut lines, &mut first).unwrap();
     assert!(served.stop().0.success());
     assert_eq!(until("the watcher", || watch.try_wait().unwrap()).code(), Some(1));
+}
+
+/// What the guide says about backups.
+#[test]
+fn a_restored_copy_is_noticed_and_goes_on_as_a_new_store() {
+    let home = Home::new();
+    home.with_document("list");
+    home.run(&["set", "list", "a", "1"]).text();
+    let path = home.data().join("store.redb");
+    let copy = fs::read(&path).unwrap();
+    home.run(&["set", "list", "a", "2"]).text();
+    let before = home.run(&["status", "--json"]).json();
+    assert_eq!(before["me"]["opened"], "continue");
+
+    // Over the same file, so that only the token tells.
+    fs::write(&path, &copy).unwrap();
+    let after = home.run(&["status", "--json"]).json();
+    assert_eq!((&after["me"]["opened"], &after["me"]["peer"]), (&json!("restored"), &before["me"]["peer"]));
+    assert_ne!(after["me"]["store"], before["me"]["store"]);
+    home.run(&["set", "list", "a", "3"]).text();
+    let history = home.run(&["history", "list", "--json"]).json();
+    assert_ne!(history[0]["chain"], history[1]["chain"], "the old chain is not continued");
+
+    // Without the keys it is whole, under another device.
+    let keys = home.path("other keys");
+    let other = home.run(&["status", "--json", "--keys", keys.to_str().unwrap()]).json();
+    assert_eq!((&other["me"]["opened"], &other["spaces"][0]["documents"]), (&json!("restored"), &json!(1)));
+    assert_ne!(other["me"]["peer"], before["me"]["peer"]);
+}
+
+#[test]
+fn the_files_have_the_modes_that_the_guide_promises() {
+    let home = Home::new();
+    let served = home.serve(&["--log", "json", "--log-level", "info"]);
+    for (file, expected) in [
+        ("data/store.redb", 0o600),
+        ("data/store.redb.lock", 0o600),
+        ("data/peer.sock", 0o600),
+        ("keys", 0o700),
+        ("keys/device.key", 0o600),
+        ("ready.json", 0o600),
+    ] {
+        assert_eq!(mode(&home.path(file)), expected, "{file}");
+    }
+    let lineage = fs::read_dir(home.path("keys")).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    assert_eq!(lineage.filter(|name| name.starts_with("lineage-")).count(), 1);
+    let (_, _, log) = served.stop();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(!lines.is_empty());
 }

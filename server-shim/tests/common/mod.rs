@@ -14,38 +14,38 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 
 /// For anything that should happen soon, on a machine that has much else to do.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The folders of one peer.
-pub struct Home {
+pub(crate) struct Home {
     folder: TempDir,
 }
 
 /// What a finished process said.
-pub struct Said {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Said {
     /// Standard output as JSON, after a success.
     #[track_caller]
-    pub fn json(&self) -> Json {
+    pub(crate) fn json(&self) -> Json {
         assert_eq!(self.code, 0, "{}", self.err);
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
     }
 
     /// Standard output, after a success.
     #[track_caller]
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         assert_eq!(self.code, 0, "{}", self.err);
         self.out.trim()
     }
 
     /// A failure with this exit code, in two lines that hold these words.
     #[track_caller]
-    pub fn fails(&self, code: i32, words: &[&str]) {
+    pub(crate) fn fails(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code, code, "{}{}", self.out, self.err);
         let lines: Vec<&str> = self.err.lines().filter(|line| !line.contains(" WARN ")).collect();
         assert_eq!(lines.len(), 2, "{}", self.err);
@@ -57,26 +57,26 @@ impl Said {
 }
 
 impl Home {
-    pub fn new() -> Home {
+    pub(crate) fn new() -> Home {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("config.toml"), "[peer]\nlisten = ['ws://127.0.0.1:0/']\n").unwrap();
         Home { folder }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.path("data")
     }
 
     /// The program with this home's folders, and nothing of the person who runs the tests.
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         self.command_of(env!("CARGO_BIN_EXE_commonhold"))
     }
 
-    pub fn command_of(&self, program: impl AsRef<OsStr>) -> Command {
+    pub(crate) fn command_of(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("COMMONHOLD_") {
@@ -90,18 +90,18 @@ impl Home {
     }
 
     /// Runs a verb to its end.
-    pub fn run(&self, arguments: &[&str]) -> Said {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Said {
         finish(self.command().args(arguments))
     }
 
     /// A space, and a document of this name in it.
-    pub fn with_document(&self, name: &str) -> String {
+    pub(crate) fn with_document(&self, name: &str) -> String {
         self.run(&["space", "new"]).text();
         self.run(&["doc", "new", "--name", name]).text().to_owned()
     }
 
     /// Starts a serving process and waits until it is ready.
-    pub fn serve(&self, arguments: &[&str]) -> Served {
+    pub(crate) fn serve(&self, arguments: &[&str]) -> Served {
         let ready = self.path("ready.json");
         let _ = fs::remove_file(&ready);
         let mut command = self.command();
@@ -116,7 +116,7 @@ impl Home {
 }
 
 /// Runs a command to its end.
-pub fn finish(command: &mut Command) -> Said {
+pub(crate) fn finish(command: &mut Command) -> Said {
     let output = command.output().unwrap();
     Said {
         code: output.status.code().unwrap_or(-1),
@@ -126,32 +126,32 @@ pub fn finish(command: &mut Command) -> Said {
 }
 
 /// A serving process. Killed when dropped.
-pub struct Served {
+pub(crate) struct Served {
     child: Option<Child>,
-    pub facts: Json,
+    pub(crate) facts: Json,
 }
 
 impl Served {
-    pub fn invite(&self) -> &str {
+    pub(crate) fn invite(&self) -> &str {
         self.facts["invite"].as_str().unwrap()
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_raw(self.pid().cast_signed()).unwrap(), signal).unwrap();
     }
 
     /// Tells it to stop; how it ended and what it had printed.
-    pub fn stop(self) -> (ExitStatus, String, String) {
+    pub(crate) fn stop(self) -> (ExitStatus, String, String) {
         self.signal(Signal::TERM);
         self.ended()
     }
 
     /// Waits for its end.
-    pub fn ended(mut self) -> (ExitStatus, String, String) {
+    pub(crate) fn ended(mut self) -> (ExitStatus, String, String) {
         let mut child = self.child.take().unwrap();
         let status = until("the end of a process", || child.try_wait().unwrap());
         let (out, err) = rest(&mut child);
@@ -177,7 +177,7 @@ fn rest(child: &mut Child) -> (String, String) {
 
 /// Looks again and again until something is there.
 #[track_caller]
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -188,7 +188,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-pub fn mode(path: &Path) -> u32 {
+pub(crate) fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt;
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
