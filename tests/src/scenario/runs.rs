@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use automerge::transaction::Transactable;
 use automerge::{AutoCommit, Automerge, ObjType, ROOT, ReadDoc};
-use commonhold_engine::{Address, Config, DeviceId, DocId, Document, EditError, Invite, Node, ObjKind, SpaceId, Writers};
+use commonhold_engine::{
+    Address, Config, DeviceId, DocId, Document, EditError, Invite, Node, ObjKind, SpaceId, Writers,
+};
 use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
@@ -331,10 +333,8 @@ async fn reconnect(count: usize, changed: usize) -> Result<Report> {
         gone(&node, device).await;
         let theirs = &built.docs[round * changed..(round + 1) * changed];
         let ours: Vec<DocId> = built.docs.iter().rev().skip(round * changed).take(changed).copied().collect();
-        let edit = ChildCommand::Edit {
-            space: built.space.to_string(),
-            docs: theirs.iter().map(DocId::to_string).collect(),
-        };
+        let edit =
+            ChildCommand::Edit { space: built.space.to_string(), docs: theirs.iter().map(DocId::to_string).collect() };
         let their_bytes: u64 = origin.call(&edit).await?;
         let our_bytes = set_fields(&node, built.space, &ours, "changed here").await?;
         report.payload_bytes = Some(their_bytes + our_bytes);
@@ -534,10 +534,8 @@ async fn ingest() -> Result<Report> {
     report.per_s = Some(total as f64 / acknowledged.as_secs_f64());
 
     let (mut origin, ..) = built.origin().await?;
-    let count = ChildCommand::Count {
-        space: built.space.to_string(),
-        docs: built.docs.iter().map(DocId::to_string).collect(),
-    };
+    let count =
+        ChildCommand::Count { space: built.space.to_string(), docs: built.docs.iter().map(DocId::to_string).collect() };
     let counts: Vec<usize> = origin.call(&count).await?;
     // Each document had one change before.
     report.lost_after_kill = Some(counts.iter().map(|n| (CHANGES + 1).saturating_sub(*n) as u64).sum());
@@ -552,7 +550,8 @@ async fn many(count: usize) -> Result<Report> {
     origin.kill().await?;
     let begun = Instant::now();
     let (mut origin, ..) = built.origin().await?;
-    let mut report = Report { size: count as u64, ready_seconds: Some(begun.elapsed().as_secs_f64()), ..Report::default() };
+    let mut report =
+        Report { size: count as u64, ready_seconds: Some(begun.elapsed().as_secs_f64()), ..Report::default() };
     report.origin_rss_kb = Some(origin.rss_kb()?);
     let mut latencies = Vec::new();
     for n in 0..20 {

@@ -266,11 +266,7 @@ fn scribble(edit: &mut commonhold_engine::document::Edit<'_>, rng: &mut Rng) -> 
     }
 }
 
-fn child(
-    edit: &mut commonhold_engine::document::Edit<'_>,
-    key: &str,
-    kind: ObjKind,
-) -> Result<ObjId, EditError> {
+fn child(edit: &mut commonhold_engine::document::Edit<'_>, key: &str, kind: ObjKind) -> Result<ObjId, EditError> {
     match edit.get(&ObjId::ROOT, key) {
         Some(Value::Object(found, id)) if found == kind => Ok(id),
         _ => edit.put_object(&ObjId::ROOT, key, kind),

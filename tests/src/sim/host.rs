@@ -92,7 +92,12 @@ impl Host {
     }
 
     /// Writes the next operations, several in one transaction if it falls out so. Says which, and how it ended.
-    pub(super) fn commit(&mut self, fault: CommitFault, canary: Option<Canary>, rng: &mut Rng) -> (Vec<OpId>, Committed) {
+    pub(super) fn commit(
+        &mut self,
+        fault: CommitFault,
+        canary: Option<Canary>,
+        rng: &mut Rng,
+    ) -> (Vec<OpId>, Committed) {
         let Some(run) = &mut self.run else { return (Vec::new(), Committed::Done) };
         let most = 1 + rng.below(4) as usize;
         let (mut batch, mut done) = (Batch::new(), Vec::new());

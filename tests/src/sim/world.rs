@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use commonhold_engine::store::faulty::Rng;
 use commonhold_sync::id::{DocId, SpaceId};
-use commonhold_sync::peer::{ConnId, Event, Input, Load, LocalError, Loaded, Now, OpId, Output};
+use commonhold_sync::peer::{ConnId, Event, Input, Load, Loaded, LocalError, Now, OpId, Output};
 use commonhold_sync::record::{Genesis, Privacy};
 
 use super::app::Asked;
@@ -81,33 +81,69 @@ pub struct Failure {
 impl core::fmt::Display for Failure {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let Failure { seed, at_ms, what } = self;
-        write!(f, "seed {seed}, at {at_ms} ms: {what}\nreplay: cargo run -p commonhold-tests --bin sim -- --seed {seed}")
+        write!(
+            f,
+            "seed {seed}, at {at_ms} ms: {what}\nreplay: cargo run -p commonhold-tests --bin sim -- --seed {seed}"
+        )
     }
 }
 
 /// What happens at a moment.
 pub(super) enum Step {
     /// A frame reaches an end of a connection.
-    Frame { conn: ConnId, end: usize, bytes: Vec<u8> },
+    Frame {
+        conn: ConnId,
+        end: usize,
+        bytes: Vec<u8>,
+    },
     /// An end of a connection hears that it is over.
-    Closed { conn: ConnId, end: usize },
+    Closed {
+        conn: ConnId,
+        end: usize,
+    },
     /// A commit finishes.
-    Commit { host: usize, boot: u64 },
+    Commit {
+        host: usize,
+        boot: u64,
+    },
     /// A peer is told too early (a canary).
-    Early { host: usize, boot: u64, op: OpId },
+    Early {
+        host: usize,
+        boot: u64,
+        op: OpId,
+    },
     /// A read finishes.
-    Loaded { host: usize, boot: u64, op: OpId, load: Load },
+    Loaded {
+        host: usize,
+        boot: u64,
+        op: OpId,
+        load: Load,
+    },
     /// A snapshot has been checked.
-    Checked { host: usize, boot: u64, op: OpId, bytes: Vec<u8> },
+    Checked {
+        host: usize,
+        boot: u64,
+        op: OpId,
+        bytes: Vec<u8>,
+    },
     /// An app shows what has come.
-    Show { host: usize, boot: u64, space: SpaceId, doc: DocId },
+    Show {
+        host: usize,
+        boot: u64,
+        space: SpaceId,
+        doc: DocId,
+    },
     /// An app does something.
-    Act { host: usize },
+    Act {
+        host: usize,
+    },
     /// Faults.
     Weather,
     /// Who should be connected is.
     Mend,
-    Start { host: usize },
+    Start {
+        host: usize,
+    },
     Heal,
 }
 
@@ -147,8 +183,7 @@ impl World {
         let hosts: Vec<Host> = (0..plan.peers).map(|i| Host::new(i, &plan, options.canary)).collect();
         let space = |(i, (writers, root)): (usize, &(_, usize))| {
             let (root_device, nonce) = (hosts[*root].device(), [i as u8; 16]);
-            let genesis =
-                Genesis { root: root_device, privacy: Privacy::Public, writers: *writers, rules: 1, nonce };
+            let genesis = Genesis { root: root_device, privacy: Privacy::Public, writers: *writers, rules: 1, nonce };
             (genesis.space(), genesis, *root)
         };
         let spaces = plan.spaces.iter().enumerate().map(space).collect();
@@ -200,7 +235,9 @@ impl World {
         self.later(plan.faults_ms, Step::Heal);
         self.until(|world| world.healing)?;
         let healed = self.now;
-        self.until(|world| world.now >= healed + AGREE_MS || (world.now > healed + 500 && check::agree(world).is_ok()))?;
+        self.until(|world| {
+            world.now >= healed + AGREE_MS || (world.now > healed + 500 && check::agree(world).is_ok())
+        })?;
         check::agree(self).map_err(|why| format!("no agreement {AGREE_MS} ms after the last fault: {why}"))?;
         self.report.agreed_after_ms = self.now - healed;
         let agreed = self.now;
