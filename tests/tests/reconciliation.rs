@@ -96,14 +96,13 @@ fn a_hundred_thousand_differences_decode_exactly() {
 fn symbols_that_are_no_set_end_within_the_work_bound() {
     let seed = [4; 16];
     let local = elements(&seed, (0..1_000).map(|n| (n, 0)));
-        for lie in 0..4 {
+    for lie in 0..4 {
         let mut decoder = Decoder::new(&seed, local.iter().copied(), 1 << 16);
         let theirs = elements(&seed, (0..if lie == 3 { 2_000 } else { 100_000 }).map(|n| (n, 7)));
         let mark = Encoder::new(&seed, theirs.iter().copied()).mark();
         let outcome = loop {
             let (from, count) = (decoder.received(), decoder.wanted().clamp(1, BATCH_SYMBOLS_MAX));
-            let mut symbols =
-                coded_range(&seed, from..from + count, theirs.iter().copied());
+            let mut symbols = coded_range(&seed, from..from + count, theirs.iter().copied());
             // The first symbol is held against the size and checksum of the whole set, so that one is honest.
             let lies = &mut symbols[usize::from(from == 0)..];
             match lie {

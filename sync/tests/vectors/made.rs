@@ -1,0 +1,241 @@
+//! What is hashed and signed.
+
+use automerge::transaction::{CommitOptions, Transactable};
+use automerge::{ActorId, Automerge, ROOT};
+use commonhold_sync::chain::{Kind, Opening, Tip, tip_bytes};
+use commonhold_sync::change;
+use commonhold_sync::clock::{Clock, Fingerprint};
+use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
+use commonhold_sync::limits::Rules;
+use commonhold_sync::merkle::{Frontier, Head};
+use commonhold_sync::message::{DocRef, OpeningRef, WireSegment};
+use commonhold_sync::reconcile::{BATCH_SYMBOLS_MAX, Encoder, decode_symbols, element, encode_symbols};
+use commonhold_sync::record::{Genesis, Privacy, Record, Right, Writers};
+use serde_json::{Value, json};
+
+use super::{check, device, doc, genesis, header, hex, key, opening, session, space};
+
+#[test]
+fn records_match_the_vectors() {
+    let geneses = [
+        genesis(),
+        Genesis {
+            root: DeviceId([5; 32]),
+            privacy: Privacy::Private,
+            writers: Writers::Anyone,
+            rules: 7,
+            nonce: [6; 16],
+        },
+    ];
+    let genesis_of = |g: &Genesis| {
+        json!({
+            "root": hex(g.root.0), "privacy": g.privacy as u8, "writers": g.writers as u8, "rules": g.rules,
+            "nonce": hex(g.nonce), "bytes": hex(g.to_bytes()), "space": hex(g.space().0),
+        })
+    };
+    let records = [
+        ("header", header()),
+        ("header without kind and name", Record::Header { nonce: [7; 16], kind: String::new(), name: String::new() }),
+        ("grant", Record::Grant { device: DeviceId([8; 32]), right: Right::Write, gateway: true }),
+        ("tombstone", Record::Tombstone { doc: doc() }),
+    ];
+    let record_of = |(what, record): &(&str, Record)| {
+        let bytes = record.to_bytes();
+        let id = Record::id(&space(), &device(), &bytes);
+        json!({ "what": what, "bytes": hex(&bytes), "id": hex(id.0) })
+    };
+    let vectors = json!({
+        "geneses": geneses.iter().map(genesis_of).collect::<Vec<_>>(),
+        "space": hex(space().0),
+        "device": hex(device().0),
+        "records": records.iter().map(record_of).collect::<Vec<_>>(),
+    });
+    check("records", &vectors);
+}
+
+fn numbered(n: u64) -> EntryId {
+    EntryId(*blake3::hash(&n.to_be_bytes()).as_bytes())
+}
+
+#[test]
+fn heads_match_the_vectors() {
+    let head = |n: u64| {
+        let mut frontier = Frontier::default();
+        (1..=n).for_each(|i| frontier.push(&numbered(i)));
+        json!({ "entries": n, "head": hex(frontier.head().0), "frontier": hex(frontier.to_bytes()) })
+    };
+    let sizes = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 31, 32, 33, 1_000, 4_097];
+    check("merkle", &json!({ "entry": "BLAKE3 of the number, 8 bytes big-endian, from 1", "heads": sizes.map(head) }));
+}
+
+#[test]
+fn chains_and_tips_match_the_vectors() {
+    let foreign = |salt: u8| Opening { device: device(), salt: [salt; 8], kind: Kind::Foreign(vec![9; 20]) };
+    let openings = [opening(), Opening { salt: [2; 8], ..opening() }, foreign(1), foreign(2)];
+    let opening_json = |o: &Opening| {
+        let foreign = match &o.kind {
+            Kind::Own => Value::Null,
+            Kind::Foreign(actor) => json!(hex(actor)),
+        };
+        json!({ "device": hex(o.device.0), "salt": hex(o.salt), "foreign": foreign, "cbor": hex(minicbor::to_vec(o).unwrap()) })
+    };
+    let logs = [doc(), space().authority()];
+    let chains: Vec<Value> = openings
+        .iter()
+        .flat_map(|o| logs.map(|log| (o, log)))
+        .map(|(o, log)| {
+            json!({
+                "opening": opening_json(o), "doc": hex(log.0), "chain": hex(o.chain(&space(), &log).0),
+                "actor": hex(o.actor(&space(), &log)),
+            })
+        })
+        .collect();
+    let tip = |(o, n, rights): (&Opening, u64, Vec<EntryId>)| {
+        let mut frontier = Frontier::default();
+        (1..=n).for_each(|i| frontier.push(&numbered(i)));
+        let head = frontier.head();
+        let tip = Tip::sign(&key(), &space(), &doc(), o, n, &head, rights.clone());
+        assert!(tip.verifies(&space(), &doc(), o, &head));
+        json!({
+            "opening": opening_json(o), "n": n, "head": hex(head.0), "rights": rights.iter().map(|r| hex(r.0)).collect::<Vec<_>>(),
+            "signed": hex(tip_bytes(&space(), &doc(), o, n, &head, &rights)), "signature": hex(tip.signature),
+            "cbor": hex(minicbor::to_vec(&tip).unwrap()),
+        })
+    };
+    let tips = [
+        (&openings[0], 1, vec![]),
+        (&openings[0], 1_000, vec![EntryId([1; 32]), EntryId([2; 32])]),
+        (&openings[2], 5, vec![EntryId([3; 32])]),
+    ];
+    let vectors = json!({
+        "space": hex(space().0), "doc": hex(doc().0), "secret": hex(session::FOUNDER),
+        "chains": chains, "tips": tips.map(tip),
+    });
+    check("chains", &vectors);
+}
+
+fn clock(chains: u8) -> Clock {
+    let mut clock = Clock::default();
+    for i in 0..chains {
+        clock.insert(ChainId([i; 16]), u64::from(i) * 1_000 + 1, Head([i ^ 0xff; 32]));
+    }
+    clock
+}
+
+#[test]
+fn clocks_and_fingerprints_match_the_vectors() {
+    let mut forked = clock(2);
+    forked.insert(ChainId([1; 16]), 40, Head([7; 32]));
+    let clocks = [Clock::default(), clock(1), clock(3), forked];
+    let clock_of = |clock: &Clock| {
+        let chains = clock.0.iter().map(|(chain, branches)| {
+            let branches = branches.iter().map(|(n, head)| json!([n, hex(head.0)])).collect::<Vec<_>>();
+            json!({ "chain": hex(chain.0), "branches": branches })
+        });
+        let chains: Vec<Value> = chains.collect();
+        json!({ "chains": chains, "cbor": hex(minicbor::to_vec(clock).unwrap()), "digest": hex(clock.digest()) })
+    };
+    // The second sum is larger than 2^256 several times over.
+    let fingerprint = |count: u8| {
+        let logs: Vec<(DocId, [u8; 32])> = (0..count).map(|i| (DocId([i; 32]), clock(i % 4 + 1).digest())).collect();
+        let mut sum = Fingerprint::default();
+        logs.iter().for_each(|(doc, digest)| sum.add(doc, digest));
+        let logs: Vec<Value> = logs.iter().map(|(doc, digest)| json!([hex(doc.0), hex(digest)])).collect();
+        json!({ "logs": logs, "fingerprint": hex(sum.to_bytes()) })
+    };
+    let vectors = json!({
+        "clocks": clocks.iter().map(clock_of).collect::<Vec<_>>(),
+        "deleted": hex(commonhold_sync::log::digest_of(true, Clock::default).unwrap()),
+        "fingerprints": [fingerprint(0), fingerprint(1), fingerprint(20)],
+    });
+    check("clocks", &vectors);
+}
+
+/// The changes of the session, made by Automerge.
+pub(super) fn changes() -> Vec<Vec<u8>> {
+    let mut automerge = Automerge::new();
+    automerge.set_actor(ActorId::from(opening().actor(&space(), &doc())));
+    let mut commit = |key: &str, value: automerge::ScalarValue| {
+        let mut tx = automerge.transaction();
+        tx.put(ROOT, key, value).unwrap();
+        tx.commit_with(CommitOptions::default().with_time(0));
+        automerge.get_last_local_change().unwrap().raw_bytes().to_vec()
+    };
+    vec![commit("title", "tea".into()), commit("done", true.into())]
+}
+
+#[test]
+fn a_segment_matches_the_vectors() {
+    let changes = changes();
+    assert_eq!(changes.iter().map(hex).collect::<Vec<_>>(), session::CHANGES, "the constants of the session");
+    let mut frontier = Frontier::default();
+    let entries: Vec<Value> = changes
+        .iter()
+        .map(|bytes| {
+            let head = change::walk(bytes, &Rules::V1).unwrap();
+            frontier.push(&head.id);
+            json!({
+                "bytes": hex(bytes), "id": hex(head.id.0), "actor": hex(&head.actor[..]), "seq": head.seq,
+                "start_op": head.start_op, "ops": head.ops, "deps": head.deps.iter().map(|d| hex(d.0)).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    let head = frontier.head();
+    let tip = Tip::sign(&key(), &space(), &doc(), &opening(), 2, &head, vec![]);
+    let wire = WireSegment {
+        doc: DocRef::Id(doc()),
+        opening: OpeningRef::New(0, opening()),
+        first: 1,
+        tip: tip.clone(),
+        entries: changes,
+    };
+    let vectors = json!({
+        "space": hex(space().0), "doc": hex(doc().0), "chain": hex(opening().chain(&space(), &doc()).0),
+        "entries": entries, "head": hex(head.0),
+        "signed": hex(tip_bytes(&space(), &doc(), &opening(), 2, &head, &[])), "signature": hex(tip.signature),
+        "cbor": hex(minicbor::to_vec(&wire).unwrap()),
+    });
+    check("segment", &vectors);
+}
+
+#[test]
+fn reconciliation_matches_the_vectors() {
+    let seed = [0x5e; 16];
+    let set: Vec<(DocId, [u8; 32])> =
+        (0..40u64).map(|i| (DocId(numbered(i).0), *blake3::hash(&[i as u8]).as_bytes())).collect();
+    let elements: Vec<_> = set.iter().map(|(doc, digest)| element(&seed, doc, digest)).collect();
+    let mut encoder = Encoder::new(&seed, elements.iter().copied());
+    let mark = encoder.mark();
+    let symbols = encoder.next_symbols(96);
+    let encoded = encode_symbols(mark, 0, &symbols);
+    assert_eq!(decode_symbols(&encoded, BATCH_SYMBOLS_MAX).unwrap().symbols, symbols);
+    let tail = encode_symbols(mark, 64, &symbols[64..]);
+    let set_json = |((doc, digest), element): (&(DocId, [u8; 32]), &commonhold_sync::reconcile::Element)| json!({ "doc": hex(doc.0), "digest": hex(digest), "element": hex(element.0) });
+    let vectors = json!({
+        "seed": hex(seed),
+        "set": set.iter().zip(&elements).map(set_json).collect::<Vec<_>>(),
+        "mark": { "len": mark.len, "check": hex(mark.check.to_le_bytes()) },
+        "symbols": hex(&encoded),
+        "symbols_from_64": hex(&tail),
+    });
+    check("reconciliation", &vectors);
+}
+
+#[test]
+fn space_hellos_are_tagged_as_in_the_vectors() {
+    let session = *blake3::hash(b"a session").as_bytes();
+    let of = |from_dialler: bool, space: SpaceId| {
+        let mut hasher = blake3::Hasher::new_keyed(&session);
+        hasher.update(b"commonhold space tag 1").update(&[u8::from(from_dialler)]).update(&space.0);
+        let prefix = blake3::hash(&space.0);
+        json!({
+            "space": hex(space.0), "from_dialler": from_dialler, "tag": hex(&hasher.finalize().as_bytes()[..16]),
+            "prefix": u16::from_be_bytes([prefix.as_bytes()[0], prefix.as_bytes()[1]]),
+        })
+    };
+    // The code's own tags are in the session's hellos, where they are recomputed.
+    check(
+        "tags",
+        &json!({ "session": hex(session), "tags": [of(true, space()), of(false, space()), of(true, SpaceId([1; 32]))] }),
+    );
+}

@@ -1,0 +1,291 @@
+//! Messages, and a whole session.
+
+use blake3::derive_key;
+use commonhold_sync::chain::Tip;
+use commonhold_sync::clock::{Clock, Fingerprint};
+use commonhold_sync::id::{ChainId, DocId, EntryId, StoreId};
+use commonhold_sync::limits::Limits;
+use commonhold_sync::merkle::Head;
+use commonhold_sync::message::{
+    Ack, Bye, Check, Covered, Cursor, Data, Difference, DocRef, GenesisOf, Have, Hello, Message, Notice, OpeningRef,
+    Since, SnapshotPart, SpaceHello, Spaces, Symbols, SymbolsWanted, Want, WireSegment,
+};
+use commonhold_sync::secure::Channel;
+use ed25519_dalek::SigningKey;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde_json::{Value, json};
+
+use super::{bytes, check, device, doc, genesis, hex, opening, session};
+
+fn tip(n: u64) -> Tip {
+    Tip { n, rights: vec![EntryId([6; 32])], signature: [7; 64] }
+}
+
+fn tip_json(n: u64) -> Value {
+    json!([n, [bytes([6; 32])], bytes([7; 64])])
+}
+
+fn opening_json() -> Value {
+    json!([bytes(device().0), bytes([1; 8]), null])
+}
+
+fn have() -> Have {
+    let mut clock = Clock::default();
+    clock.insert(ChainId([1; 16]), 300, Head([2; 32]));
+    Have { doc: doc(), clock }
+}
+
+fn have_json() -> Value {
+    json!({ "0": bytes(doc().0), "1": { "pairs": [[bytes([1; 16]), [300, bytes([2; 32])]]] } })
+}
+
+fn fingerprint() -> Fingerprint {
+    Fingerprint::from_bytes(&[0xab; 32])
+}
+
+fn space_hello(full: bool) -> (SpaceHello, Value) {
+    let hello = SpaceHello {
+        handle: 3,
+        prefix: 0xbeef,
+        tag: [9; 16],
+        cursor: full.then_some(Cursor { store: StoreId([8; 16]), seq: 70_000 }),
+        fingerprint: fingerprint(),
+        ride: 65_536,
+        fresh: !full,
+        filter: full.then(|| vec![doc()]),
+        wants_genesis: !full,
+    };
+    let mut json = json!({
+        "0": 3, "1": 0xbeef, "2": bytes([9; 16]), "4": bytes([0xab; 32]), "5": 65_536, "6": !full, "8": !full,
+    });
+    if full {
+        json["3"] = json!({ "0": bytes([8; 16]), "1": 70_000 });
+        json["7"] = json!([bytes(doc().0)]);
+    }
+    (hello, json)
+}
+
+fn messages() -> Vec<(&'static str, Message, Value)> {
+    let ((known, known_json), (new, new_json)) = (space_hello(true), space_hello(false));
+    let segment = |doc, opening, entries| WireSegment { doc, opening, first: 1, tip: tip(2), entries };
+    let segments = vec![
+        segment(DocRef::Authority, OpeningRef::New(5, opening()), vec![vec![1], vec![2]]),
+        segment(DocRef::Header(0), OpeningRef::Known(5), vec![vec![3; 30], vec![4]]),
+        segment(DocRef::Id(doc()), OpeningRef::Known(5), vec![vec![5], vec![6]]),
+    ];
+    let segments_json = json!([
+        [null, [5, opening_json()], 1, tip_json(2), [bytes([1]), bytes([2])]],
+        [0, 5, 1, tip_json(2), [bytes([3; 30]), bytes([4])]],
+        [bytes(doc().0), 5, 1, tip_json(2), [bytes([5]), bytes([6])]],
+    ]);
+    let hello = Hello {
+        features: 0,
+        roles: 3,
+        store: StoreId([1; 16]),
+        agent: "commonhold/0.1.0".into(),
+        addresses: vec!["ws://192.0.2.1:7777/".into()],
+        spaces: vec![known.clone()],
+    };
+    let data = |segments, haves, upto, fingerprint, asked, absent| {
+        Message::Data(Data { space: 3, segments, haves, upto, fingerprint, asked, absent })
+    };
+    let long = vec![vec![0x61; 700]];
+    let part = SnapshotPart {
+        space: 3,
+        doc: doc(),
+        offset: 0,
+        total: 4,
+        bytes: vec![1, 2, 3, 4].into(),
+        chains: vec![Covered { opening: opening(), tip: tip(9) }],
+    };
+    vec![
+        (
+            "Hello",
+            Message::Hello(hello),
+            json!({ "0": 0, "1": 3, "2": bytes([1; 16]), "3": "commonhold/0.1.0", "4": ["ws://192.0.2.1:7777/"], "5": [known_json] }),
+        ),
+        ("Spaces", Message::Spaces(Spaces { spaces: vec![known, new] }), json!({ "0": [known_json, new_json] })),
+        (
+            "GenesisOf",
+            Message::GenesisOf(GenesisOf { space: 3, genesis: genesis().to_bytes().into() }),
+            json!({ "0": 3, "1": bytes(genesis().to_bytes()) }),
+        ),
+        (
+            "Since",
+            Message::Since(Since { space: 3, after: 70_000, ride: 65_536, fresh: true }),
+            json!({ "0": 3, "1": 70_000, "2": 65_536, "3": true }),
+        ),
+        (
+            "Data, last page",
+            data(segments, vec![have()], Some(70_003), Some(fingerprint()), true, vec![]),
+            json!({ "0": 3, "1": segments_json, "2": [have_json()], "3": 70_003, "4": bytes([0xab; 32]), "5": true, "6": [] }),
+        ),
+        (
+            "Data, pushed",
+            data(
+                vec![segment(DocRef::Id(doc()), OpeningRef::Known(5), vec![vec![5], vec![6]])],
+                vec![],
+                None,
+                None,
+                false,
+                vec![],
+            ),
+            json!({ "0": 3, "1": [segments_json[2]], "2": [], "5": false, "6": [] }),
+        ),
+        (
+            "Data, absent",
+            data(vec![], vec![], None, None, true, vec![doc()]),
+            json!({ "0": 3, "1": [], "2": [], "5": true, "6": [bytes(doc().0)] }),
+        ),
+        (
+            "Data, compressed",
+            data(
+                vec![WireSegment { tip: tip(1), ..segment(DocRef::Id(doc()), OpeningRef::Known(5), long.clone()) }],
+                vec![],
+                None,
+                None,
+                false,
+                vec![],
+            ),
+            json!({ "0": 3, "1": [[bytes(doc().0), 5, 1, tip_json(1), [bytes(&long[0])]]], "2": [], "5": false, "6": [] }),
+        ),
+        (
+            "Want",
+            Message::Want(Want { space: 3, docs: vec![have()], no_snapshot: false }),
+            json!({ "0": 3, "1": [have_json()], "2": false }),
+        ),
+        (
+            "SnapshotPart",
+            Message::SnapshotPart(part),
+            json!({
+                "0": 3, "1": bytes(doc().0), "2": 0, "3": 4, "4": bytes([1, 2, 3, 4]),
+                "5": [{ "0": opening_json(), "1": tip_json(9) }],
+            }),
+        ),
+        (
+            "Ack",
+            Message::Ack(Ack { data: 12, marks: vec![(3, 70_003)], except: vec![11] }),
+            json!({ "0": 12, "1": [[3, 70_003]], "2": [11] }),
+        ),
+        (
+            "Check",
+            Message::Check(Check { space: 3, fingerprint: fingerprint(), docs: 9, seq: 70_003, answer: false }),
+            json!({ "0": 3, "1": bytes([0xab; 32]), "2": 9, "3": 70_003, "4": false }),
+        ),
+        (
+            "SymbolsWanted",
+            Message::SymbolsWanted(SymbolsWanted { space: 3, from: 64, count: 128, seed: Some(vec![5; 16].into()) }),
+            json!({ "0": 3, "1": 64, "2": 128, "3": bytes([5; 16]) }),
+        ),
+        (
+            "Symbols",
+            Message::Symbols(Symbols { space: 3, seed: [5; 16], set: 9, symbols: vec![1, 2, 3].into() }),
+            json!({ "0": 3, "1": bytes([5; 16]), "2": 9, "3": bytes([1, 2, 3]) }),
+        ),
+        (
+            "Difference",
+            Message::Difference(Difference { space: 3, seed: [5; 16], elements: vec![6; 32].into() }),
+            json!({ "0": 3, "1": bytes([5; 16]), "2": bytes([6; 32]) }),
+        ),
+        (
+            "Notice",
+            Message::Notice(Notice {
+                space: Some(3),
+                doc: Some(doc()),
+                code: "live-chains".into(),
+                text: "a local limit".into(),
+            }),
+            json!({ "0": 3, "1": bytes(doc().0), "2": "live-chains", "3": "a local limit" }),
+        ),
+        (
+            "Bye",
+            Message::Bye(Bye { code: "T2.tip".into(), text: "the tip does not verify over the entries".into() }),
+            json!({ "0": "T2.tip", "1": "the tip does not verify over the entries" }),
+        ),
+    ]
+}
+
+#[test]
+fn messages_match_the_vectors() {
+    let one = |(what, message, fields): (&str, Message, Value)| {
+        let bytes = message.to_bytes();
+        assert_eq!(Message::from_bytes(&bytes, &Limits::default()).as_ref(), Ok(&message), "{what}");
+        json!({ "what": what, "type": bytes[0] & 0x7f, "bytes": hex(&bytes), "fields": fields })
+    };
+    check("messages", &json!({ "messages": messages().into_iter().map(one).collect::<Vec<_>>() }));
+}
+
+/// The keys of one side of the session, from the seed that its peer drew first.
+fn noise_keys(secret: [u8; 32], peer_seed: u8, role: u8) -> ([u8; 32], Value) {
+    let mut seed = [0; 32];
+    ChaCha20Rng::from_seed([peer_seed; 32]).fill_bytes(&mut seed);
+    let material = [&seed[..], &secret[..], &[role]].concat();
+    let mut rng = ChaCha20Rng::from_seed(derive_key("commonhold channel 1 ephemeral keys", &material));
+    let (mut fixed, mut ephemeral) = ([0; 32], [0; 32]);
+    rng.fill_bytes(&mut fixed);
+    rng.fill_bytes(&mut ephemeral);
+    let device = SigningKey::from_bytes(&secret).verifying_key().to_bytes();
+    let keys =
+        json!({ "device": hex(device), "secret": hex(secret), "static": hex(fixed), "ephemeral": hex(ephemeral) });
+    (seed, keys)
+}
+
+#[test]
+fn a_session_matches_the_vectors() {
+    let session = session::run();
+    assert_eq!((session.admitted, session.level > 0), (2, true), "the newcomer got the document, and both know it");
+    assert_eq!((session.space, session.doc), (super::space(), doc()));
+    let limits = Limits::default();
+    let (dialler_seed, dialler) = noise_keys(session::NEWCOMER, 2, 0);
+    let (acceptor_seed, acceptor) = noise_keys(session::FOUNDER, 1, 1);
+    // The same channels again, which now read what the peers wrote.
+    let key = |secret| SigningKey::from_bytes(secret);
+    let expected = Some(session::devices()[1]);
+    let mut channels = [
+        Channel::dial(&key(&session::NEWCOMER), expected, dialler_seed, &limits),
+        Channel::accept(&key(&session::FOUNDER), acceptor_seed, &limits),
+    ];
+    let mut frames = Vec::new();
+    for (at, frame) in session.frames.iter().enumerate() {
+        let (from, to) = if frame.from_dialler { (0, 1) } else { (1, 0) };
+        if at < 2 {
+            let again = channels[from].poll_frame();
+            assert_eq!(again.as_deref(), Some(&frame.bytes[..]), "flight {} is made of the keys", at + 1);
+        }
+        channels[to].receive(&frame.bytes, &limits).unwrap();
+        let mut messages = Vec::new();
+        while let Some(message) = channels[to].poll_message() {
+            let decoded = Message::from_bytes(&message, &limits).unwrap();
+            let name = format!("{decoded:?}").split('(').next().unwrap_or_default().to_owned();
+            messages.push(json!({ "what": name, "bytes": hex(message) }));
+        }
+        frames.push(json!({ "from_dialler": frame.from_dialler, "bytes": hex(&frame.bytes), "messages": messages }));
+    }
+    let vectors = json!({
+        "space": hex(session.space.0),
+        "doc": hex(session.doc.0),
+        "dialler": dialler,
+        "acceptor": acceptor,
+        "session_hash": hex(channels[0].session_hash().unwrap()),
+        "digest": hex(&session_digest(&session)[..8]),
+        "frames": frames,
+    });
+    check("session", &vectors);
+}
+
+/// What the wasm probe must find as well.
+fn session_digest(session: &session::Session) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    session.frames.iter().for_each(|frame| {
+        hasher.update(&frame.bytes);
+    });
+    *hasher.finalize().as_bytes()
+}
+
+#[test]
+fn the_session_fits_the_opening_of_its_document() {
+    let session = session::run();
+    assert_eq!(session.opening, opening());
+    assert_ne!(session.doc, DocId([0; 32]));
+}
