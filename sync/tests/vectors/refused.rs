@@ -61,7 +61,9 @@ fn refused_statements_match_the_vectors() {
         (0..rights).for_each(|_| out.extend([&[0x58, 32][..], &[1; 32]].concat()));
         out.extend([0x58, signature as u8]);
         out.extend(vec![1; signature]);
-        out.extend([0x81, 0x41, 1, 2, 0x80, 5, 0xf5, 6, 0x80]);
+        out.extend([0x81, 0x4a]);
+        out.extend([1; 10]);
+        out.extend([2, 0x80, 5, 0xf5, 6, 0x80]);
         out
     };
     let mut fields = tip(8, 64);
