@@ -54,7 +54,7 @@ fn runs(bytes: &[u8]) -> Result<Vec<Run>, String> {
     let mut packed = b"CHsn\x01\x00".to_vec();
     packed.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
     packed.extend_from_slice(bytes);
-    let caps = SnapshotCaps { foreign: true, ..SnapshotCaps::default() };
+    let caps = SnapshotCaps { foreign: true, document: None, ..SnapshotCaps::default() };
     let (mut view, _) = View::from_snapshot(&packed, &caps).map_err(|fault| fault.to_string())?;
     view.verify().map_err(|(id, fault)| format!("change {id}: {fault}"))?;
     let mut waiting: BTreeMap<Vec<u8>, VecDeque<(EntryId, Vec<EntryId>)>> = BTreeMap::new();

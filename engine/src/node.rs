@@ -48,7 +48,13 @@ struct Inner {
     transport: Arc<TransportConfig>,
     lineage: Mutex<Option<Lineage>>,
     local: Mutex<Option<LocalServer>>,
-    dialled: Mutex<BTreeMap<Address, (Option<DeviceId>, watch::Sender<bool>)>>,
+    dialled: Mutex<BTreeMap<Address, Dialled>>,
+}
+
+/// An address that is kept dialled.
+struct Dialled {
+    expected: Option<DeviceId>,
+    stop: watch::Sender<bool>,
 }
 
 impl Drop for Inner {
@@ -283,7 +289,7 @@ impl Node {
         let stop = watch::Sender::new(false);
         let (shared, config) = (self.shared().clone(), self.inner.transport.clone());
         tokio::spawn(dial::keep_dialled(shared, config, address.clone(), expected, stop.subscribe()));
-        dialled.insert(address, (expected, stop));
+        dialled.insert(address, Dialled { expected, stop });
     }
 
     /// Ends the connections to a peer, and stops dialling it where it is known to be.
@@ -294,7 +300,7 @@ impl Node {
             .filter(|info| info.device == peer && info.dialled)
             .filter_map(|i| i.address.as_ref())
             .collect();
-        locked(&self.inner.dialled).retain(|address, (expected, stop)| {
+        locked(&self.inner.dialled).retain(|address, Dialled { expected, stop }| {
             let gone = *expected == Some(peer) || at.contains(&&address.to_string());
             if gone {
                 stop.send_replace(true);

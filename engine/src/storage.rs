@@ -45,6 +45,7 @@ const META_INVITE: &[u8] = b"invite:";
 #[derive(Debug, Default)]
 pub struct Stored {
     /// Spaces, with their records about rights.
+    #[allow(clippy::type_complexity, reason = "the shape that the core defines")]
     pub spaces: Vec<(SpaceId, SpaceRow, Vec<(DeviceId, Vec<u8>)>)>,
     /// How far other stores are held.
     pub cursors: Vec<(SpaceId, DeviceId, Cursor)>,

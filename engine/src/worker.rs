@@ -106,7 +106,7 @@ fn view_of(held: &Held, quarantined: &[EntryId]) -> Result<Made, String> {
 
 fn unpacked(bytes: &[u8]) -> Result<View, String> {
     // It was checked before it was stored; local caps that were lowered since must not lock the document away.
-    let caps = SnapshotCaps { foreign: true, packed_bytes_max: usize::MAX, ..SnapshotCaps::default() };
+    let caps = SnapshotCaps { foreign: true, packed_bytes_max: usize::MAX, document: None, ..SnapshotCaps::default() };
     View::from_snapshot(bytes, &caps).map(|(view, _)| view).map_err(|fault| fault.to_string())
 }
 
@@ -224,13 +224,13 @@ fn extracts_to(bytes: &[u8], view: &View) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::document::{ChainAuthor, EditError};
+    use crate::document::ChainAuthor;
 
     fn view_by(actors: &[u8]) -> View {
         let mut view = View::new();
         for (at, actor) in actors.iter().enumerate() {
             view.set_chain(ChainAuthor { actor: [*actor; 16], device: [*actor; 32] }).unwrap();
-            view.edit(|edit| edit.set(&[], &serde_json::json!({ "n": at })).map_err(EditError::from)).unwrap();
+            view.edit(|edit| edit.set(&[], &serde_json::json!({ "n": at }))).unwrap();
             view.flush().unwrap();
         }
         view
@@ -246,6 +246,23 @@ mod tests {
         let [head] = &content.heads[..] else { panic!("one head") };
         assert_eq!((head.id, head.n, &head.actor), (view.heads()[0], 3, &vec![7; 16]));
         assert_eq!(head.past, vec![(vec![3; 16], 2)]);
+    }
+
+    #[test]
+    fn chains_with_and_without_an_author_pack_together() {
+        use automerge::transaction::Transactable;
+        let mut file = automerge::AutoCommit::new().with_actor(automerge::ActorId::from([1u8; 16]));
+        file.put(automerge::ROOT, "a", 1).unwrap();
+        let bytes = file.get_last_local_change().unwrap().raw_bytes().to_vec();
+        let mut view = View::new();
+        assert_eq!(view.apply_remote(&[(change::id(&bytes).unwrap(), &bytes)], &mut |_| {}).applied, 1);
+        view.set_chain(ChainAuthor { actor: [9; 16], device: [9; 32] }).unwrap();
+        for n in 0..3 {
+            view.edit(|edit| edit.set(&["n".into()], &n)).unwrap();
+            view.flush().unwrap();
+        }
+        let content = check_snapshot(&view.to_snapshot().unwrap(), &Limits::default()).unwrap();
+        assert_eq!(content.chains.len(), 2);
     }
 
     #[test]

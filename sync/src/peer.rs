@@ -628,6 +628,9 @@ enum After {
     Level { peer: DeviceId, space: SpaceId },
 }
 
+/// A snapshot that the engine made: document, bytes, heads, chain ends by actor.
+type Made = (SpaceId, DocId, Vec<u8>, Vec<EntryId>, Vec<(Vec<u8>, u64)>);
+
 /// A snapshot that the engine checks.
 #[derive(Debug)]
 struct Checking {
@@ -681,6 +684,7 @@ pub struct Peer {
     burials: Vec<(SpaceId, DocId, DeviceId)>,
     rechecks: Vec<(OpId, Checking, Result<SnapshotContent, String>)>,
     snapshots_ready: Vec<(ConnId, SpaceId, DocId, Vec<u8>)>,
+    made: Vec<Made>,
     pushed: BTreeSet<(ConnId, SpaceId)>,
     sealing: BTreeSet<ConnId>,
     /// Cursors that ride with the next commit.
@@ -743,6 +747,7 @@ impl Peer {
             burials: Vec::new(),
             rechecks: Vec::new(),
             snapshots_ready: Vec::new(),
+            made: Vec::new(),
             pushed: BTreeSet::new(),
             sealing: BTreeSet::new(),
             late: Vec::new(),
@@ -829,6 +834,7 @@ impl Peer {
         self.run_burials();
         self.run_rechecks();
         self.run_snapshots();
+        self.run_made();
         self.run_offers();
         self.run_timers();
         self.flush();

@@ -12,6 +12,9 @@ use super::rows::{BodyRow, DocumentRow, LogRow, SnapshotHead, from_slice, to_vec
 use super::{Storage, ends_with, keys, split};
 use crate::store::{StoreError, Table};
 
+/// A row and its table.
+type TableRow = (Table, Vec<u8>, Vec<u8>);
+
 /// How often a document is read again when it changes meanwhile.
 const TRIES: usize = 16;
 
@@ -96,7 +99,7 @@ impl Storage {
     }
 
     /// Bodies, snapshot, and their places in the sequence.
-    fn rows_of(&self, space: &SpaceId, doc: &DocId) -> Result<Vec<(Table, Vec<u8>, Vec<u8>)>, StoreError> {
+    fn rows_of(&self, space: &SpaceId, doc: &DocId) -> Result<Vec<TableRow>, StoreError> {
         let prefix = keys::document(space, doc);
         let mut rows = Vec::new();
         let bodies = |key: Vec<u8>, value: Vec<u8>| {

@@ -153,6 +153,10 @@ impl Peer {
         heads: Vec<EntryId>,
         ends: Vec<(Vec<u8>, u64)>,
     ) {
+        if !self.ensure(space, [doc]) {
+            self.made.push((space, doc, bytes, heads, ends));
+            return;
+        }
         let Some(log) = self.log(space, doc) else { return };
         let lines = log.lines().all();
         let current = lines.iter().map(|line| (line.opening.actor(&space, &doc), line.branches[0].len()));
@@ -172,6 +176,13 @@ impl Peer {
             snapshot.chains.iter().map(|(o, f, _)| (o.chain(&space, &doc), f.len())).collect();
         self.change_log(space, doc, |log| log.cover(snapshot));
         self.batch.push(StoreOp::Snapshot { space, doc, seq: 0, source: None, ends, bytes });
+    }
+
+    /// Takes the snapshots whose logs have been read by now.
+    pub(super) fn run_made(&mut self) {
+        for (space, doc, bytes, heads, ends) in core::mem::take(&mut self.made) {
+            self.snapshot_made(space, doc, bytes, heads, ends);
+        }
     }
 
     pub(super) fn log(&self, space: SpaceId, doc: DocId) -> Option<&crate::log::Log> {

@@ -218,6 +218,7 @@ async fn cold_big(sizes: &Sizes) -> Result<Report> {
     let invite = node.invite(space)?;
     let doc = document.id();
     drop(document);
+    node.compact_now(space, doc).await?;
     node.close().await?;
     report.payload_bytes = Some(payload);
 

@@ -333,5 +333,5 @@ impl World {
 /// Whether this run may write in a space, as far as its peer knows.
 fn may_write(peer: &Peer, space: &SpaceId) -> bool {
     let opening = peer.own_opening(space, &DocId(EntryId([0; 32]).0));
-    peer.space(space).is_some_and(|s| s.rules().is_some() && s.may_write(&opening))
+    peer.space(space).is_some_and(|s| s.rules().is_some() && s.may_write(&opening, None))
 }
