@@ -1,5 +1,7 @@
 //! What can go wrong at start: each has its exit code, says what was wrong in one line, and what to do in another.
 
+#![allow(clippy::unwrap_used, reason = "this is all test code")]
+
 mod common;
 
 use std::fs::{self, Permissions};

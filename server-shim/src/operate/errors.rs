@@ -46,17 +46,20 @@ pub(crate) fn open_failure(error: &OpenError, settings: &Settings) -> Failure {
             failure.what = format!("{}: {}", data.display(), failure.what);
             failure
         }
-        OpenError::Listen { .. } if error.code() == "address_in_use" => Failure::new(
-            Exit::InUse,
-            error.code(),
-            chain(error),
-            "choose another with --listen ws://127.0.0.1:0/ (any free port), or stop the program that has it",
-        ),
-        OpenError::Listen { .. } => Failure::usage(
-            error.code(),
-            chain(error),
-            "check --listen and peer.listen: an address of this machine, such as ws://127.0.0.1:7340/",
-        ),
+        OpenError::Listen { address, source } => {
+            let what = format!("cannot listen on {address}: {}", chain(source));
+            match error.code() {
+                "address_in_use" => Failure::new(
+                    Exit::InUse,
+                    error.code(),
+                    what,
+                    "choose another with --listen ws://127.0.0.1:0/ (any free port), or stop the program that has it",
+                ),
+                code => {
+                    Failure::usage(code, what, "listen at an address of this machine, such as ws://127.0.0.1:7340/")
+                }
+            }
+        }
         OpenError::NoKeys | OpenError::Keys(_) => Failure::usage(
             error.code(),
             chain(error),
@@ -72,23 +75,37 @@ pub(crate) fn open_failure(error: &OpenError, settings: &Settings) -> Failure {
     }
 }
 
-/// What is wrong is the part of the engine's message before its advice, which stands in a line of its own here.
+/// The engine's messages end with advice; here advice has a line of its own.
 fn store_failure(error: &StoreError) -> Failure {
-    let (exit, remedy) = match error {
-        StoreError::InUse { .. } => (Exit::InUse, "stop the other process, or go through it"),
-        StoreError::Full { .. } => (Exit::Store, "free some space; nothing that was saved is lost"),
-        StoreError::ReadOnly => (Exit::Store, "make the data folder writable, or name another with --data"),
-        StoreError::NewerFormat { .. } => (Exit::Store, "use a newer version of commonhold; nothing was changed"),
-        StoreError::NotAStore { .. } => {
-            (Exit::Store, "check the path, or put a backup in its place; nothing was changed")
+    let (exit, what, remedy) = match error {
+        StoreError::InUse { .. } => (Exit::InUse, chain(error), "stop the other process, or go through it"),
+        StoreError::Full { source } => {
+            (Exit::Store, format!("the disk is full: {source}"), "free some space; nothing that was saved is lost")
         }
-        StoreError::Damaged { .. } | StoreError::DamagedFile { .. } => (
+        StoreError::ReadOnly => {
+            (Exit::Store, "the store is read-only".into(), "make the data folder writable, or name another with --data")
+        }
+        StoreError::NewerFormat { found, known } => (
             Exit::Store,
-            "move the file away and join the space again (peers fill it), or restore a backup; `commonhold doctor` says more",
+            format!("the store has format {found}, this program knows formats up to {known}"),
+            "use a newer version of commonhold; nothing in the store was changed",
         ),
-        StoreError::Io { .. } => (Exit::Store, "check the disk and the permissions of the data folder"),
-        StoreError::TooLarge { .. } => (Exit::Failed, "make it smaller"),
-        _ => (Exit::Store, "free the disk of its fault and start again; `commonhold doctor` looks at everything"),
+        StoreError::NotAStore { reason } => (
+            Exit::Store,
+            format!("not a store: {reason}"),
+            "check the path, or put a backup in its place; nothing was changed",
+        ),
+        StoreError::DamagedFile { detail } => (
+            Exit::Store,
+            format!("the store file is damaged: {detail}"),
+            "move the file away and join the space again (peers fill it), or restore a backup",
+        ),
+        StoreError::Damaged { .. } => (Exit::Store, chain(error), "`commonhold doctor` lists every damaged row"),
+        StoreError::Io { doing, source } => {
+            (Exit::Store, format!("{doing} failed: {source}"), "check the disk and the permissions of the data folder")
+        }
+        StoreError::TooLarge { .. } => (Exit::Failed, chain(error), "make it smaller"),
+        _ => (Exit::Store, chain(error), "check the disk, then start again; `commonhold doctor` looks at everything"),
     };
-    Failure::new(exit, error.code(), chain(error), remedy)
+    Failure::new(exit, error.code(), what, remedy)
 }

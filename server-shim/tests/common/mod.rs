@@ -1,6 +1,7 @@
 //! Real processes of the program, in temporary folders, on ports that the system chooses.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "this is all test code")]
 
 use std::ffi::OsStr;
 use std::fs;
