@@ -94,7 +94,7 @@ impl Peer {
             // Dropped, and learnt again at the next comparison.
             if let Some(link) = connection.links.get_mut(&space) {
                 link.ask = Ask::Fetching;
-                link.repair.mismatch(self.now);
+                link.repair.touch(self.now);
             }
             let theirs = connection.links.get(&space).map(|l| l.theirs);
             let text = "more unsolicited entries than this peer takes in a second; they are asked for later".into();
