@@ -692,8 +692,7 @@ pub struct Peer {
     batch: Vec<StoreOp>,
     changed: BTreeSet<(SpaceId, DocId)>,
     dirty_spaces: BTreeSet<SpaceId>,
-    /// Deletions, checked snapshots and snapshots to send that wait until their log is read.
-    burials: Vec<(SpaceId, DocId, DeviceId)>,
+    /// Checked snapshots and snapshots to send that wait until their log is read.
     rechecks: Vec<(OpId, Checking, Result<SnapshotContent, String>)>,
     snapshots_ready: Vec<(ConnId, SpaceId, DocId, Vec<u8>)>,
     made: Vec<Made>,
@@ -760,7 +759,6 @@ impl Peer {
             batch: Vec::new(),
             changed: BTreeSet::new(),
             dirty_spaces: BTreeSet::new(),
-            burials: Vec::new(),
             rechecks: Vec::new(),
             snapshots_ready: Vec::new(),
             made: Vec::new(),
@@ -848,7 +846,6 @@ impl Peer {
         self.run_retries();
         self.run_inboxes();
         self.run_retries();
-        self.run_burials();
         self.run_rechecks();
         self.run_snapshots();
         self.run_made();

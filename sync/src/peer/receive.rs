@@ -71,7 +71,8 @@ impl Peer {
             }
             return Ok(Some(data));
         }
-        if !self.ensure(space, docs.iter().copied()) {
+        let deleted: Vec<DocId> = segments.iter().flat_map(|s| tombstones(&space, s)).collect();
+        if !self.ensure(space, docs.iter().copied().chain(deleted)) {
             return Ok(Some(data));
         }
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
@@ -92,7 +93,7 @@ impl Peer {
             // Dropped, and learnt again at the next comparison.
             if let Some(link) = connection.links.get_mut(&space) {
                 link.ask = Ask::Fetching;
-                link.repair.mismatch(self.now);
+                link.repair.touch(self.now);
             }
             let theirs = connection.links.get(&space).map(|l| l.theirs);
             let text = "more unsolicited entries than this peer takes in a second; they are asked for later".into();
@@ -179,6 +180,12 @@ impl Peer {
     }
 
     fn take_record_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
+        // A deletion whose document is not known yet would be forgotten.
+        let unknown = tombstones(&space, &segment).into_iter().find(|doc| self.log(space, *doc).is_none());
+        if let Some(doc) = unknown {
+            self.wait(space, segment, from, Blocker::Entry(EntryId(doc.0)));
+            return Ok(Outcome::Pending);
+        }
         let Some(held) = self.spaces.get_mut(&space) else { return Ok(Outcome::Pending) };
         match held.admit(segment.clone(), &self.limits) {
             RecordAdmission::Admitted(admitted, records) => {
@@ -351,8 +358,12 @@ impl Peer {
     pub(super) fn run_retries(&mut self) {
         let mut later = VecDeque::new();
         while let Some(waiter) = self.retries.pop_front() {
-            let (space, doc) = (waiter.space, waiter.segment.doc);
-            if doc != space.authority() && !self.ensure(space, [doc]) {
+            let space = waiter.space;
+            let docs = match waiter.segment.doc {
+                doc if doc == space.authority() => tombstones(&space, &waiter.segment),
+                doc => vec![doc],
+            };
+            if !self.ensure(space, docs) {
                 later.push_back(waiter);
                 continue;
             }
@@ -396,6 +407,7 @@ impl Peer {
                     self.changed.insert((space, doc));
                     self.emit(Event::Document { space, doc, header });
                     self.unblock(space, doc, Blocker::Header);
+                    self.unblock(space, space.authority(), Blocker::Entry(id));
                 }
                 Record::Tombstone { doc } => self.bury(space, doc, device),
                 Record::Grant { .. } => {
@@ -414,11 +426,6 @@ impl Peer {
     }
 
     fn bury(&mut self, space: SpaceId, doc: DocId, by: DeviceId) {
-        if !self.slots.contains_key(&(space, doc)) {
-            // Its log is read first; see `buried`.
-            self.burials.push((space, doc, by));
-            return;
-        }
         let Some(creator) = self.log(space, doc).filter(|l| !l.is_deleted()).map(|l| l.header().creator) else {
             return;
         };
@@ -429,17 +436,6 @@ impl Peer {
         self.batch.push(StoreOp::Drop { space, doc });
         self.waiting.take_all(space, doc);
         self.emit(Event::Deleted { space, doc });
-    }
-
-    /// Carries out the deletions whose logs have been read by now.
-    pub(super) fn run_burials(&mut self) {
-        for (space, doc, by) in core::mem::take(&mut self.burials) {
-            if self.ensure(space, [doc]) {
-                self.bury(space, doc, by);
-            } else {
-                self.burials.push((space, doc, by));
-            }
-        }
     }
 
     /// New entries: stored, forwarded, told.
@@ -729,4 +725,22 @@ impl Peer {
             false => self.log(space, doc).map(Log::clock),
         }
     }
+}
+
+/// The documents that the records in a segment delete, but for those whose header the segment itself brings.
+fn tombstones(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
+    if segment.doc != space.authority() {
+        return Vec::new();
+    }
+    let (mut made, mut deleted) = (BTreeSet::new(), Vec::new());
+    for bytes in &segment.entries {
+        match Record::from_bytes(bytes) {
+            Ok(Record::Header { .. }) => {
+                made.insert(DocId(Record::id(space, &segment.opening.device, bytes).0));
+            }
+            Ok(Record::Tombstone { doc }) if !made.contains(&doc) => deleted.push(doc),
+            _ => {}
+        }
+    }
+    deleted
 }

@@ -73,6 +73,12 @@ impl Repair {
         self.check_at = Some(Now(now.0 + wait));
     }
 
+    /// What is compared is still changing: look again soon, however often it did.
+    fn moved(&mut self, now: Now) {
+        self.retries = 0;
+        self.check_at = Some(Now(now.0 + CHECK_AFTER_MS));
+    }
+
     /// Something changed: compare once it is quiet.
     pub(super) fn touch(&mut self, now: Now) {
         self.check_at.get_or_insert(Now(now.0 + CHECK_AFTER_MS));
@@ -180,9 +186,13 @@ impl Peer {
         if check.answer && dialled && !equal {
             // A difference that stands while neither side moves is a real one; otherwise things were in flight.
             let pair = Some((ours, check.fingerprint));
-            link.repair.stranger |= link.repair.differed == pair && link.wanted.is_empty();
+            if link.repair.differed == pair {
+                link.repair.stranger |= link.wanted.is_empty();
+                link.repair.mismatch(now);
+            } else {
+                link.repair.moved(now);
+            }
             link.repair.differed = pair;
-            link.repair.mismatch(now);
         }
         if equal {
             link.repair.settled();

@@ -23,7 +23,7 @@ pub(super) fn agree(world: &World) -> Result<(), String> {
             prints.push(held.fingerprint.to_bytes());
         }
         if prints.windows(2).any(|pair| pair[0] != pair[1]) {
-            return Err(format!("{space:?} differs: {}", differences(world, space)?));
+            return Err(format!("{space:?} is not the same everywhere"));
         }
     }
     for host in &world.hosts {
@@ -42,7 +42,12 @@ pub(super) fn agree(world: &World) -> Result<(), String> {
 }
 
 /// The logs of a space that are not the same everywhere, and what each peer has of them.
-fn differences(world: &World, space: &SpaceId) -> Result<String, String> {
+pub(super) fn differences(world: &World) -> Result<String, String> {
+    let all = world.spaces.iter().map(|(space, ..)| differences_in(world, space));
+    Ok(all.collect::<Result<Vec<_>, _>>()?.join("; "))
+}
+
+fn differences_in(world: &World, space: &SpaceId) -> Result<String, String> {
     let mut clocks: BTreeMap<DocId, BTreeMap<String, Vec<usize>>> = BTreeMap::new();
     for host in &world.hosts {
         let run = running(host)?;

@@ -20,6 +20,8 @@ use super::snapshot;
 /// Time within which everybody agrees once nothing fails any more, ms. A comparison that finds a difference is repeated
 /// after at most 60 s; two of those and what they ask for.
 const AGREE_MS: u64 = 150_000;
+/// Time between two looks whether everybody agrees, ms.
+const LOOK_MS: u64 = 500;
 /// Time without a frame that counts as silence, ms: ten times the quiet after which peers compare.
 const SILENCE_MS: u64 = 20_000;
 /// Time within which silence begins once everybody agrees, ms.
@@ -235,10 +237,20 @@ impl World {
         self.later(plan.faults_ms, Step::Heal);
         self.until(|world| world.healing)?;
         let healed = self.now;
-        self.until(|world| {
-            world.now >= healed + AGREE_MS || (world.now > healed + 500 && check::agree(world).is_ok())
-        })?;
-        check::agree(self).map_err(|why| format!("no agreement {AGREE_MS} ms after the last fault: {why}"))?;
+        let mut look = healed + LOOK_MS;
+        while self.now < healed + AGREE_MS {
+            self.step()?;
+            if self.now >= look {
+                look = self.now + LOOK_MS;
+                if check::agree(self).is_ok() {
+                    break;
+                }
+            }
+        }
+        if let Err(why) = check::agree(self) {
+            let what = check::differences(self)?;
+            return Err(format!("no agreement {AGREE_MS} ms after the last fault: {why}: {what}"));
+        }
         self.report.agreed_after_ms = self.now - healed;
         let agreed = self.now;
         self.note(|| "agreement".into());

@@ -1,0 +1,141 @@
+//! The simulator in CI: 500 seeds, found faults by name, and peers that break a rule and must be caught.
+//!
+//! `SIM_SEEDS=n` runs n seeds, `SIM_SEED=x` that one alone.
+
+use std::collections::BTreeSet;
+
+use commonhold_tests::sim::{Canary, Failure, Options, Report, run};
+
+/// Seeds of one full run; split over the tests below, which run side by side.
+const SEEDS: u64 = 500;
+const PARTS: u64 = 4;
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")))
+}
+
+fn part(part: u64) {
+    let seeds: Vec<u64> = match (variable("SIM_SEED"), variable("SIM_SEEDS").unwrap_or(SEEDS)) {
+        (Some(seed), _) => [seed].into_iter().filter(|seed| seed % PARTS == part).collect(),
+        (None, count) => (0..count).filter(|seed| seed % PARTS == part).collect(),
+    };
+    let failures: Vec<Failure> =
+        seeds.iter().filter_map(|seed| run(*seed, Options::default()).err()).take(5).collect();
+    let text: Vec<String> = failures.iter().map(Failure::to_string).collect();
+    assert!(failures.is_empty(), "{}", text.join("\n"));
+}
+
+fn passes(seed: u64) -> Report {
+    run(seed, Options::default()).unwrap_or_else(|failure| panic!("{failure}"))
+}
+
+/// Of a few seeds, most must notice: some are over before the fault can show.
+fn is_caught(canary: Canary, seeds: impl Iterator<Item = u64>, at_least: usize) {
+    let options = Options { canary: Some(canary), ..Options::default() };
+    let caught: BTreeSet<u64> = seeds.filter(|seed| run(*seed, options).is_err()).collect();
+    assert!(caught.len() >= at_least, "{canary:?} was caught on seeds {caught:?} alone");
+}
+
+#[test]
+fn peers_agree_and_lose_nothing_first_quarter() {
+    part(0);
+}
+
+#[test]
+fn peers_agree_and_lose_nothing_second_quarter() {
+    part(1);
+}
+
+#[test]
+fn peers_agree_and_lose_nothing_third_quarter() {
+    part(2);
+}
+
+#[test]
+fn peers_agree_and_lose_nothing_last_quarter() {
+    part(3);
+}
+
+#[test]
+fn a_seed_is_replayed_to_the_byte() {
+    for seed in 0..6 {
+        assert_eq!(passes(seed), passes(seed), "seed {seed}");
+    }
+}
+
+#[test]
+fn the_seeds_meet_every_kind_of_fault() {
+    let mut sum = Report::default();
+    for seed in 0..40 {
+        let report = passes(seed);
+        sum.crashes += report.crashes;
+        sum.restarts += report.restarts;
+        sum.breaks += report.breaks;
+        sum.tampered += report.tampered;
+        sum.snapshots += report.snapshots;
+        sum.deletions += report.deletions;
+        sum.acks += report.acks;
+    }
+    let Report { crashes, restarts, breaks, tampered, snapshots, deletions, acks, .. } = sum;
+    for (what, count) in [
+        ("crashes", crashes),
+        ("restarts", restarts),
+        ("breaks", breaks),
+        ("tampered frames", tampered),
+        ("snapshots", snapshots),
+        ("deletions", deletions),
+        ("acknowledgements", acks),
+    ] {
+        assert!(count >= 10, "40 seeds met {count} {what}");
+    }
+}
+
+#[test]
+fn a_disk_that_never_syncs_is_caught() {
+    is_caught(Canary::NeverSyncs, 0..12, 6);
+}
+
+#[test]
+fn a_peer_that_says_stored_too_early_is_caught() {
+    is_caught(Canary::EarlyStored, 0..12, 6);
+}
+
+#[test]
+fn a_store_that_drops_every_third_segment_is_caught() {
+    is_caught(Canary::DropsThirdSegment, 0..12, 6);
+}
+
+#[test]
+fn a_view_that_hides_an_entry_is_caught() {
+    is_caught(Canary::HidesEntry, 0..12, 6);
+}
+
+/// What the simulator has found, by cause.
+mod found {
+    use super::passes;
+
+    /// An entry built on the inside of a snapshot that was not read yet, and was offered again at once, for ever.
+    #[test]
+    fn an_own_entry_waits_for_the_inside_of_a_snapshot() {
+        passes(9);
+    }
+
+    /// The inside of a snapshot was read before the snapshot was on disk: the device's own next entry was refused.
+    #[test]
+    fn a_snapshot_is_read_only_once_it_is_stored() {
+        passes(8);
+    }
+
+    /// A log of records that was wanted stayed wanted for ever, and nothing was compared any more.
+    #[test]
+    fn the_authority_log_is_asked_for_and_comes() {
+        passes(12);
+    }
+
+    /// A deletion came while its document was not in memory; after a crash it was forgotten, and the document lived on.
+    #[test]
+    fn a_deletion_survives_a_crash_while_its_document_is_read() {
+        passes(5);
+        passes(59);
+    }
+}
