@@ -120,7 +120,9 @@ pub(super) fn admit(
     if found != expected {
         return Err(Fault::Number { expected, found });
     }
-    if found > 1 && !change.extra_bytes().is_empty() {
+    // The footer is a tag, the length of a device id, and the id (rule S6, as the walker of `sync` has it).
+    let footer = change.extra_bytes();
+    if !footer.is_empty() && (found > 1 || footer.len() != 34 || footer[..2] != [1, 32]) {
         return Err(Fault::Author(found));
     }
     let (start, past) = (change.start_op().get(), graph.max_op(deps));
@@ -210,8 +212,7 @@ impl Check<'_> {
         self.action(n, id, obj, kind, op, role)?;
         self.predecessors(n, obj, op, role)?;
         if let legacy::OpType::Make(made) = op.action {
-            let made = (made != am::ObjType::Table).then(|| made.into());
-            self.index.push_object(id, made);
+            self.index.push_object(id, Some(made.into()));
         }
         match op.action {
             // Nothing may name these two later: a deletion leaves no trace but on what it deletes, and what an increment
@@ -269,10 +270,10 @@ impl Check<'_> {
             (legacy::OpType::Delete | legacy::OpType::Increment(_), _) if op.insert || op.pred.is_empty() => {
                 Err(Fault::Operation(n, "deletion or increment of nothing"))
             }
-            (legacy::OpType::Make(am::ObjType::List | am::ObjType::Text | am::ObjType::Table), _)
-                if kind == ObjKind::Text =>
-            {
-                Err(Fault::Operation(n, "list, text or table inside a text"))
+            // Automerge panics on whatever is put into one; the walker of `sync` refuses it as well.
+            (legacy::OpType::Make(am::ObjType::Table), _) => Err(Fault::Operation(n, "table")),
+            (legacy::OpType::Make(am::ObjType::List | am::ObjType::Text), _) if kind == ObjKind::Text => {
+                Err(Fault::Operation(n, "list or text inside a text"))
             }
             (legacy::OpType::MarkBegin(_), Role::Mark { parent }) if kind == ObjKind::Text => {
                 self.open_mark = Some((id, obj, parent));

@@ -265,22 +265,10 @@ fn a_mark_that_ends_before_it_begins_is_refused() {
 }
 
 #[test]
-fn a_table_is_taken_but_nothing_goes_into_it() {
-    let (mut view, _, mut lie) = base();
+fn a_table_is_refused() {
+    let (view, _, mut lie) = base();
     lie.operations[2].action = OpType::Make(am::ObjType::Table);
-    let (made, counter) = (wire(lie.clone()), lie.start_op.get() + 2);
-    assert_eq!(give(&mut view, std::slice::from_ref(&made)).applied, 1);
-    let mut into = lie;
-    (into.seq, into.deps, into.extra_bytes) = (2, vec![am::ChangeHash(made.0.0)], vec![]);
-    into.start_op = 50.try_into().unwrap();
-    into.operations = vec![Op {
-        action: OpType::Put(1.into()),
-        obj: ObjectId::Id(OpId(counter, actor(2))),
-        key: Key::Map("x".into()),
-        pred: Vec::new().into(),
-        insert: false,
-    }];
-    refused(view, into, |f| matches!(f, Fault::Key(_)));
+    refused(view, lie, |f| matches!(f, Fault::Operation(_, "table")));
 }
 
 #[test]
