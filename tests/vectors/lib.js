@@ -100,7 +100,8 @@ const clock = (value) =>
 const tip = tuple(u64, list(bin(32), 8), bin(64))
 const actor = (value) => bin()(value) && value.length >= 1 && value.length <= 64
 const opening = tuple(bin(32), bin(8), either(nil, actor))
-const segment = tuple(either(bin(32), u32, nil), either(u32, tuple(u32, opening)), u64, tip, list(bin()))
+const entry = (value) => bin()(value) && value.length >= 10
+const segment = tuple(either(bin(32), u32, nil), either(u32, tuple(u32, opening)), u64, tip, list(entry))
 const cursor = fields({ 0: bin(16), 1: u64 })
 const have = fields({ 0: bin(32), 1: clock })
 const spaceHello = fields({
@@ -109,14 +110,14 @@ const spaceHello = fields({
 
 /** Type → name and shape. */
 export const MESSAGES = {
-  0: ['Hello', fields({ 0: u64, 1: u64, 2: bin(16), 3: string, 4: list(string), 5: list(spaceHello, 4096) })],
+  0: ['Hello', fields({ 0: u64, 1: u64, 2: bin(16), 3: string, 4: list(string, 1024), 5: list(spaceHello, 4096) })],
   1: ['Spaces', fields({ 0: list(spaceHello, 4096) })],
   2: ['GenesisOf', fields({ 0: u32, 1: bin() })],
   3: ['Since', fields({ 0: u32, 1: u64, 2: u64, 3: bool })],
   4: ['Data', fields({ 0: u32, 1: list(segment), 2: list(have, 16384), 3: optional(u64), 4: optional(bin(32)), 5: bool, 6: list(bin(32), 16384) })],
   5: ['Want', fields({ 0: u32, 1: list(have), 2: bool })],
   6: ['SnapshotPart', fields({ 0: u32, 1: bin(32), 2: u64, 3: u64, 4: bin(), 5: list(fields({ 0: opening, 1: tip }), 16384) })],
-  7: ['Ack', fields({ 0: u64, 1: list(tuple(u32, u64), 16384), 2: list(u64, 16384) })],
+  7: ['Ack', fields({ 0: u64, 1: list(tuple(u32, u64), 32768), 2: list(u64, 32768) })],
   8: ['Check', fields({ 0: u32, 1: bin(32), 2: u64, 3: u64, 4: bool })],
   9: ['SymbolsWanted', fields({ 0: u32, 1: u64, 2: u64, 3: optional(bin()) })],
   10: ['Symbols', fields({ 0: u32, 1: bin(16), 2: u64, 3: bin() })],

@@ -70,14 +70,14 @@ fn messages() -> Vec<(&'static str, Message, Value)> {
     let ((known, known_json), (new, new_json)) = (space_hello(true), space_hello(false));
     let segment = |doc, opening, entries| WireSegment { doc, opening, first: 1, tip: tip(2), entries };
     let segments = vec![
-        segment(DocRef::Authority, OpeningRef::New(5, opening()), vec![vec![1; 10], vec![2; 10]]),
-        segment(DocRef::Header(0), OpeningRef::Known(5), vec![vec![3; 30], vec![4; 10]]),
-        segment(DocRef::Id(doc()), OpeningRef::Known(5), vec![vec![5; 10], vec![6; 10]]),
+        segment(DocRef::Authority, OpeningRef::New(5, opening()), vec![vec![1; 12], vec![2; 12]]),
+        segment(DocRef::Header(0), OpeningRef::Known(5), vec![vec![3; 30], vec![4; 12]]),
+        segment(DocRef::Id(doc()), OpeningRef::Known(5), vec![vec![5; 12], vec![6; 12]]),
     ];
     let segments_json = json!([
-        [null, [5, opening_json()], 1, tip_json(2), [bytes([1; 10]), bytes([2; 10])]],
-        [0, 5, 1, tip_json(2), [bytes([3; 30]), bytes([4; 10])]],
-        [bytes(doc().0), 5, 1, tip_json(2), [bytes([5; 10]), bytes([6; 10])]],
+        [null, [5, opening_json()], 1, tip_json(2), [bytes([1; 12]), bytes([2; 12])]],
+        [0, 5, 1, tip_json(2), [bytes([3; 30]), bytes([4; 12])]],
+        [bytes(doc().0), 5, 1, tip_json(2), [bytes([5; 12]), bytes([6; 12])]],
     ]);
     let hello = Hello {
         features: 0,
@@ -124,7 +124,7 @@ fn messages() -> Vec<(&'static str, Message, Value)> {
         (
             "Data, pushed",
             data(
-                vec![segment(DocRef::Id(doc()), OpeningRef::Known(5), vec![vec![5; 10], vec![6; 10]])],
+                vec![segment(DocRef::Id(doc()), OpeningRef::Known(5), vec![vec![5; 12], vec![6; 12]])],
                 vec![],
                 None,
                 None,
