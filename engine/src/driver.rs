@@ -71,6 +71,10 @@ pub(crate) struct Driver {
     /// When snapshots were last made, or could not be.
     packed_at: BTreeMap<(SpaceId, DocId), Instant>,
     compacting: bool,
+    /// Who waits for a snapshot that was made.
+    packs: Vec<oneshot::Sender<()>>,
+    /// Counts loads.
+    loads: u64,
     heavy: Arc<Semaphore>,
     reopen_after: Duration,
 }
@@ -112,6 +116,8 @@ impl Driver {
             loose: BTreeMap::new(),
             packed_at: BTreeMap::new(),
             compacting: false,
+            packs: Vec::new(),
+            loads: 0,
             heavy: Arc::new(Semaphore::new(HEAVY)),
             reopen_after: REOPEN.0,
         };
@@ -222,6 +228,7 @@ impl Driver {
     }
 
     fn load(&mut self, op: OpId, load: Load) {
+        self.loads += 1;
         let Some(machine) = &self.machine else { return };
         let storage = machine.storage.clone();
         if let Load::Deep { space, doc } = load {
@@ -309,7 +316,10 @@ impl Driver {
                 }
             }
             Done::Written(Written::Failed(op, error)) => self.store_failed(op, error),
-            Done::Loaded { op, loaded: Ok(loaded) } => self.handle(Input::Loaded { op, loaded }),
+            Done::Loaded { op, loaded: Ok(loaded) } => {
+                self.handle(Input::Loaded { op, loaded });
+                self.packed();
+            }
             Done::Loaded { op, loaded: Err(error) } => self.store_failed(op, error),
             Done::Checked { op, result } => self.handle(Input::SnapshotChecked { op, result }),
             Done::Compacted { space, doc, packed, reply } => {
@@ -317,11 +327,14 @@ impl Driver {
                 let now = Instant::now();
                 self.packed_at.retain(|_, at| *at + LOOSE_AGAIN > now);
                 self.packed_at.insert((space, doc), now);
+                let loads = self.loads;
                 if let Some(Packed { bytes, heads, ends }) = packed {
                     self.handle(Input::SnapshotMade { space, doc, bytes, heads, ends });
                 }
-                if let Some(reply) = reply {
-                    self.barrier(move || _ = reply.send(()));
+                self.packs.extend(reply);
+                // A log that is not in memory is read before the snapshot is taken.
+                if self.loads == loads {
+                    self.packed();
                 }
             }
             Done::Reopened(Ok(reopened)) => self.recover(*reopened),
@@ -343,6 +356,7 @@ impl Driver {
         self.machine = None;
         self.run += 1;
         self.compacting = false;
+        self.packs.clear();
         self.conns.close_all("the store of this peer has failed");
         for (space, doc, reply) in std::mem::take(&mut self.tickets).into_values() {
             answer(space, doc, reply, Err(LocalError::StoreFailed));
@@ -411,6 +425,13 @@ impl Driver {
             }
         };
         self.barrier(move || drop(std::thread::Builder::new().name("commonhold-compact".into()).spawn(work)));
+    }
+
+    /// Tells who waits for a snapshot when it is on disk.
+    fn packed(&mut self) {
+        for reply in std::mem::take(&mut self.packs) {
+            self.barrier(move || _ = reply.send(()));
+        }
     }
 
     // What the node shows of the machine.
