@@ -19,8 +19,7 @@ fn part(part: u64) {
         (Some(seed), _) => [seed].into_iter().filter(|seed| seed % PARTS == part).collect(),
         (None, count) => (0..count).filter(|seed| seed % PARTS == part).collect(),
     };
-    let failures: Vec<Failure> =
-        seeds.iter().filter_map(|seed| run(*seed, Options::default()).err()).take(5).collect();
+    let failures: Vec<Failure> = seeds.iter().filter_map(|seed| run(*seed, Options::default()).err()).take(5).collect();
     let text: Vec<String> = failures.iter().map(Failure::to_string).collect();
     assert!(failures.is_empty(), "{}", text.join("\n"));
 }
