@@ -1,7 +1,7 @@
 //! What a peer keeps, as rows of a [`Store`]: the operations that the core asks for become batches, its questions become
 //! reads. The layout is described in docs/storage.md, "Keys and values".
 //!
-//! Not here: when to commit ([`crate::writer`]), and what a snapshot holds ([`crate::worker`]). Calls block on the disk.
+//! Not here: when to commit (`writer`), and what a snapshot holds (`worker`). Calls block on the disk.
 
 mod copy;
 mod keys;

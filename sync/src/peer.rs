@@ -30,7 +30,7 @@ use crate::merkle::Frontier;
 use crate::message::{Cursor, Since};
 use crate::record::{Genesis, Record};
 use crate::space::{Space, SpaceRow};
-use crate::waiting::{Blocker, Waiter, Waiting};
+use crate::waiting::{Waiter, Waiting};
 
 /// A moment, in milliseconds since the driver's epoch. Never compared between peers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]

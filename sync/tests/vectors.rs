@@ -3,11 +3,14 @@
 //! `UPDATE_VECTORS=1 cargo test -p commonhold-sync --test vectors` writes them anew. tests/vectors holds a decoder in another
 //! language that reads the same files and recomputes every hash, head and signature.
 
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test")]
+
 #[path = "vectors/made.rs"]
 mod made;
 #[path = "vectors/refused.rs"]
 mod refused;
 #[path = "../../tests/wasm-probe/src/session.rs"]
+#[allow(unreachable_pub, reason = "the probe for wasm is a crate of its own")]
 mod session;
 #[path = "vectors/wire.rs"]
 mod wire;

@@ -1,6 +1,8 @@
 //! Runs what the fuzzers run over the kept corpus (`fuzz/corpus/<target>`), and over seeds made here: real inputs, and each of
 //! them cut short, grown, and with single bytes changed.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 #[path = "../../fuzz/bodies.rs"]
 mod bodies;
 #[path = "hostile/forge.rs"]

@@ -2,6 +2,8 @@
 //! views apply what it admits. One test for each row of the table of known ways to break plain Automerge, and for each
 //! admission rule. Run them again at each upgrade of Automerge.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 #[path = "hostile/bytes.rs"]
 mod bytes;
 #[path = "hostile/chains.rs"]

@@ -447,38 +447,3 @@ fn two_histories_of_one_chain_are_kept_as_evidence_and_honest_entries_go_on() {
     world.settle();
     assert_eq!(world.fingerprints(space)[1], world.fingerprints(space)[2]);
 }
-
-/// Figures, not facts: `cargo test --release -p commonhold-sync figures -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn figures() {
-    use std::time::Instant;
-    let mut world = World::new(2);
-    let (space, _) = world.space(0, Writers::Anyone);
-    let begun = Instant::now();
-    let docs: Vec<DocId> = (0..10_000).map(|n| world.create(0, space, n)).collect();
-    eprintln!("10,000 headers one by one: {:?}", begun.elapsed());
-    let begun = Instant::now();
-    let mut payload = 0;
-    for doc in docs {
-        let opening = world.hosts[0].peer.own_opening(&space, &doc);
-        let mut automerge = Automerge::new().with_actor(ActorId::from(opening.actor(&space, &doc)));
-        let mut tx = automerge.transaction();
-        for field in 0..10 {
-            tx.put(automerge::ROOT, format!("field{field}"), format!("value {field} of a document")).unwrap();
-        }
-        tx.commit();
-        let entry = automerge.get_last_local_change().unwrap().raw_bytes().to_vec();
-        payload += entry.len();
-        world.say(0, space, Local::Entries { doc, opening, entries: vec![entry] });
-    }
-    eprintln!("10,000 documents: {:?}, payload {payload}", begun.elapsed());
-    world.join(1, space);
-    let before = world.hosts[0].sent_bytes;
-    let begun = Instant::now();
-    world.connect(1, 0);
-    world.settle();
-    eprintln!("cold: {:?}, {} bytes", begun.elapsed(), world.hosts[0].sent_bytes - before);
-    world.assert_no_complaints();
-    assert_eq!(world.fingerprints(space)[0], world.fingerprints(space)[1]);
-}

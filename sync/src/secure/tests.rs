@@ -566,33 +566,6 @@ fn every_error_has_its_own_code_and_a_plain_message() {
     assert_eq!(errors[5].to_string(), "no version in common: theirs another protocol, ours 1–1");
 }
 
-/// A figure, not a proof: run with `--ignored --nocapture`.
-#[test]
-#[ignore = "measures time"]
-fn sealing_and_opening_are_fast() {
-    let (mut a, mut b) = friends();
-    for (len, rounds) in [(200, 200_000), (1 << 20, 100)] {
-        let message = vec![1; len];
-        let (mut sealing, mut opening) = (std::time::Duration::ZERO, std::time::Duration::ZERO);
-        for _ in 0..rounds {
-            let start = std::time::Instant::now();
-            a.send(&message);
-            let frames: Vec<_> = core::iter::from_fn(|| a.poll_frame()).collect();
-            sealing += start.elapsed();
-            let start = std::time::Instant::now();
-            for frame in &frames {
-                b.receive(frame, &limits()).expect("honest");
-                while b.poll_message().is_some() {}
-            }
-            opening += start.elapsed();
-        }
-        println!("{len} bytes: seal {:?}, open {:?}", sealing / rounds, opening / rounds);
-    }
-    let start = std::time::Instant::now();
-    (0..200).for_each(|_| drop(friends()));
-    println!("handshake, both ends: {:?}", start.elapsed() / 200);
-}
-
 fn drain(channel: &mut Channel) {
     while channel.poll_message().is_some() {}
     while channel.poll_frame().is_some() {}

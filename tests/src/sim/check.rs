@@ -112,7 +112,7 @@ fn nothing_promised_is_missing(world: &World) -> Result<(), String> {
     for host in &world.hosts {
         let (at, run) = (host.index, running(host)?);
         let missing = |key: &(SpaceId, DocId)| {
-            !run.app.docs.contains_key(key) && !(ledger.perhaps_deleted.contains(key) && run.app.deleted.contains(key))
+            !(run.app.docs.contains_key(key) || ledger.perhaps_deleted.contains(key) && run.app.deleted.contains(key))
         };
         if let Some((_, doc)) = ledger.documents.iter().find(|key| missing(key)) {
             return Err(format!("peer {at} lacks document {doc:?}, which was saved"));

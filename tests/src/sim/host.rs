@@ -114,7 +114,7 @@ impl Host {
                 ops.retain(|op| {
                     let segment = matches!(op, StoreOp::Segment { .. });
                     self.segments_stored += u64::from(segment);
-                    !segment || self.segments_stored % 3 != 0
+                    !segment || !self.segments_stored.is_multiple_of(3)
                 });
             }
             done.push(op);

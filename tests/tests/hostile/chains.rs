@@ -134,7 +134,7 @@ fn a_chain_that_skips_a_number_is_refused() {
     let stage = Stage::new();
     let (mut forger, first, _, mut change) = second(&stage);
     change.seq = 3;
-    let lies = vec![first, forger.seal(vec![bytes_of(change)])];
+    let lies = [first, forger.seal(vec![bytes_of(change)])];
     let mut stage = stage;
     // What came before the lie is valid, so it stays.
     stage.liar.push(&mut stage.world, vec![lies[0].clone()]);

@@ -1,5 +1,6 @@
 //! Chunks put together by hand, which no encoder would write.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
 #![allow(dead_code, unreachable_pub, reason = "each test binary that includes this uses its own part of it")]
 
 use automerge as am;

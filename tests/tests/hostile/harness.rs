@@ -369,11 +369,10 @@ impl World {
     }
 
     pub fn notices(&self, host: usize) -> Vec<&str> {
-        let notice = |e| match e {
-            &Event::Notice { ref code, .. } => Some(code.as_str()),
-            _ => None,
-        };
-        self.hosts[host].events.iter().filter_map(notice).collect()
+        let events = self.hosts[host].events.iter();
+        let notices =
+            events.filter_map(|e| if let Event::Notice { code, .. } = e { Some(code.as_str()) } else { None });
+        notices.collect()
     }
 
     /// Opens a connection to a host in the name of any device.
