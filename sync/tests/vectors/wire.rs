@@ -66,7 +66,7 @@ fn space_hello(full: bool) -> (SpaceHello, Value) {
     (hello, json)
 }
 
-fn messages() -> Vec<(&'static str, Message, Value)> {
+pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
     let ((known, known_json), (new, new_json)) = (space_hello(true), space_hello(false));
     let segment = |doc, opening, entries| WireSegment { doc, opening, first: 1, tip: tip(2), entries };
     let segments = vec![
