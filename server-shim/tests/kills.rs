@@ -18,13 +18,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use common::{Home, Served, until};
 use commonhold_engine::local::LocalClient;
 use commonhold_engine::storage::Storage;
 use commonhold_engine::store::{Batch, Options, RedbStore, Store, Table};
 use commonhold_engine::sync::log::Log;
 use commonhold_engine::sync::peer::{Load, Loaded};
 use commonhold_engine::{Config, Node, SpaceId};
-use common::{Home, Served, until};
 use rustix::process::Signal;
 use serde_json::{Value as Json, json};
 use tokio::runtime::Runtime;
@@ -55,13 +55,7 @@ struct Site {
 
 impl Site {
     fn new() -> Site {
-        Site {
-            home: Home::new(),
-            served: None,
-            address: String::new(),
-            peer: String::new(),
-            up: watch::Sender::new(0),
-        }
+        Site { home: Home::new(), served: None, address: String::new(), peer: String::new(), up: watch::Sender::new(0) }
     }
 
     fn start(&mut self, dial: &[String]) {
@@ -118,7 +112,8 @@ struct World {
 impl World {
     /// Four processes that hold one space with its documents.
     fn new() -> World {
-        let seed = std::env::var("COMMONHOLD_TEST_SEED").map_or(std::process::id().into(), |seed| seed.parse().unwrap());
+        let seed =
+            std::env::var("COMMONHOLD_TEST_SEED").map_or(std::process::id().into(), |seed| seed.parse().unwrap());
         println!("seed {seed}");
         let mut world = World {
             runtime: tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap(),
