@@ -300,7 +300,7 @@ impl Driver {
             commonhold_sync::peer::Local::Records(_) => None,
         };
         if self.machine.is_none() {
-            return answer(space, doc, reply, Err(LocalError::StoreFailed));
+            return answer(&self.shared, space, doc, reply, Err(LocalError::StoreFailed));
         }
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
@@ -359,17 +359,19 @@ impl Driver {
 
     fn store_failed(&mut self, op: OpId, error: StoreError) {
         tracing::error!(%error, code = error.code(), "the store failed");
+        let (code, text) = (error.code(), error.to_string());
+        // First, so that whoever waits for what was not stored is told why.
+        self.shared.mode.send_replace(Mode::StoreFailed(Arc::new(error)));
         self.handle(Input::StoreFailed { op });
         *self.shared.storage.write().unwrap_or_else(PoisonError::into_inner) = None;
-        self.shared.emit(NodeEvent::StoreFailed { code: error.code(), text: error.to_string() });
-        self.shared.mode.send_replace(Mode::StoreFailed(Arc::new(error)));
+        self.shared.emit(NodeEvent::StoreFailed { code, text });
         self.machine = None;
         self.run += 1;
         self.compacting = false;
         self.packs.clear();
         self.conns.close_all("the store of this peer has failed");
         for (space, doc, reply) in std::mem::take(&mut self.tickets).into_values() {
-            answer(space, doc, reply, Err(LocalError::StoreFailed));
+            answer(&self.shared, space, doc, reply, Err(LocalError::StoreFailed));
         }
         self.shared.moved();
         self.reopen_after = REOPEN.0;
@@ -491,8 +493,8 @@ impl Driver {
 }
 
 /// Tells whoever asked.
-fn answer(space: SpaceId, doc: Option<DocId>, reply: Reply, result: Result<events::Said, LocalError>) {
-    let error = |why| Error::from_local(why, space, doc);
+fn answer(shared: &Shared, space: SpaceId, doc: Option<DocId>, reply: Reply, result: Result<events::Said, LocalError>) {
+    let error = |why| shared.local_error(why, space, doc);
     match reply {
         // Whoever gave up waiting is not told.
         Reply::Records(reply) => drop(reply.send(result.map(|said| said.records).map_err(error))),

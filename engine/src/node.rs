@@ -23,7 +23,7 @@ use crate::local::LocalServer;
 use crate::shared::{Attach, Command, Reply, Shared, locked};
 use crate::start::{self, random};
 use crate::status::{NodeEvent, PeerInfo, SpaceInfo};
-use crate::storage::{DocumentInfo, DocumentQuery, Facts, Storage};
+use crate::storage::{DocumentInfo, DocumentQuery, Storage};
 use crate::store::{StoreError, damaged_rows};
 use crate::transport::{Address, Link, TransportConfig};
 
@@ -31,9 +31,6 @@ use crate::transport::{Address, Link, TransportConfig};
 const DIALLED_MAX: usize = 1_024;
 /// How long closing waits for snapshots that would pay.
 const CLOSE_COMPACT: Duration = Duration::from_secs(10);
-/// How long closing waits for reads that are under way: 5 s.
-const RELEASE_TRIES: usize = 500;
-const RELEASE_WAIT: Duration = Duration::from_millis(10);
 /// Damaged rows that a check lists.
 const DAMAGED_MAX: usize = 1_000;
 
@@ -403,7 +400,7 @@ impl Node {
         let lineage = locked(&self.inner.lineage).take();
         locked(&self.inner.local).take();
         if let (Some(storage), Some(lineage)) = (storage, lineage) {
-            let done = tokio::task::spawn_blocking(move || last_word(storage, lineage)).await;
+            let done = tokio::task::spawn_blocking(move || start::last_word(storage, lineage)).await;
             done.map_err(|_| Error::Internal("closing the store failed"))??;
         }
         first_error.map_or(Ok(()), Err)
@@ -434,7 +431,6 @@ impl std::fmt::Debug for Node {
     }
 }
 
-/// The shutdown token: in the store first, then outside.
 /// A choice of documents, no longer than a hello can say.
 fn choice(docs: impl IntoIterator<Item = DocId>) -> Result<Vec<DocId>, Error> {
     let docs: BTreeSet<DocId> = docs.into_iter().collect();
@@ -442,24 +438,6 @@ fn choice(docs: impl IntoIterator<Item = DocId>) -> Result<Vec<DocId>, Error> {
         return Err(Error::TooMuch { what: "documents taken of a space", max: LIST_MAX });
     }
     Ok(docs.into_iter().collect())
-}
-
-fn last_word(storage: Storage, mut lineage: Lineage) -> Result<(), Error> {
-    let failed = |error: crate::lineage::LineageError| {
-        tracing::warn!(%error, "the next run will begin new chains");
-        Error::StoreFailed(Arc::new(StoreError::Failed { reason: error.to_string() }))
-    };
-    let facts = lineage.closing().map_err(failed)?;
-    storage.put_facts(&Facts { lineage: Some(facts), ..Facts::default() }, false)?;
-    // Reads under way end within moments; then the file is free for its next owner.
-    for _ in 0..RELEASE_TRIES {
-        if Arc::strong_count(storage.store()) == 1 {
-            break;
-        }
-        std::thread::sleep(RELEASE_WAIT);
-    }
-    drop(storage);
-    lineage.closed().map_err(failed)
 }
 
 fn check(storage: &Storage) -> Result<CheckReport, StoreError> {

@@ -165,7 +165,7 @@ impl OpenDocument {
     pub(crate) fn resolved(&self, number: u64, result: Result<(), LocalError>) {
         if let Err(why) = result {
             tracing::warn!(space = %self.space, doc = %self.doc, %why, "edits were not saved and are taken back");
-            let error = Error::from_local(why, self.space, Some(self.doc));
+            let error = self.shared.local_error(why, self.space, Some(self.doc));
             self.leave(|inbox| {
                 inbox.failure.get_or_insert(error);
                 inbox.reload = Some(Reload::Discard);
@@ -181,7 +181,7 @@ impl OpenDocument {
         self.leave(|inbox| {
             inbox.reload = Some(Reload::Discard);
             if lost {
-                inbox.failure.get_or_insert(Error::from_local(LocalError::StoreFailed, self.space, Some(self.doc)));
+                inbox.failure.get_or_insert_with(|| self.shared.no_reply());
             }
         });
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use commonhold_sync::chain::Opening;
 use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
-use commonhold_sync::peer::Local;
+use commonhold_sync::peer::{Local, LocalError};
 use commonhold_sync::record::{Genesis, Right};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -151,6 +151,14 @@ impl Shared {
     pub(crate) fn no_reply(&self) -> Error {
         // The writer lets go of who waits before the driver hears that it failed.
         self.running().err().unwrap_or_else(|| StoreError::Failed { reason: "a write".into() }.into())
+    }
+
+    /// A local request that came to nothing, with what the disk said if that was it.
+    pub(crate) fn local_error(&self, why: LocalError, space: SpaceId, doc: Option<DocId>) -> Error {
+        match why {
+            LocalError::StoreFailed => self.no_reply(),
+            why => Error::from_local(why, space, doc),
+        }
     }
 
     pub(crate) async fn command(&self, command: Command) -> Result<(), Error> {

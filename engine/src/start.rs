@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use commonhold_sync::id::StoreId;
 use ed25519_dalek::SigningKey;
@@ -11,17 +12,20 @@ use crate::config::{Config, OpenStore};
 use crate::device::DeviceSecret;
 use crate::dial;
 use crate::driver::Driver;
-use crate::error::OpenError;
+use crate::error::{Error, OpenError};
 use crate::lineage::{self, Lineage, Outcome};
 use crate::local::LocalServer;
 use crate::shared::{Parts, Shared};
 use crate::status::NodeEvent;
 use crate::storage::{Facts, Storage, Stored};
 use crate::store::{MemoryStore, Options, RedbStore, Store, StoreError, Table};
-use crate::transport::{TransportConfig, listen};
+use crate::transport::{Listener, TransportConfig, listen};
 
 /// The store in the data folder.
 pub(crate) const STORE_FILE: &str = "store.redb";
+/// How long closing waits for reads that are under way: 5 s.
+const RELEASE_TRIES: usize = 500;
+const RELEASE_WAIT: Duration = Duration::from_millis(10);
 
 /// What an open node owns besides what it shares.
 pub(crate) struct Opened {
@@ -48,15 +52,21 @@ pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
     let ready = tokio::task::spawn_blocking(move || prepare(&opener, data.as_deref(), keys.as_deref())).await;
     let ready = ready.map_err(|error| OpenError::Random(error.to_string()))??;
 
-    let transport = Arc::new(TransportConfig::new(&config.limits));
-    let mut listeners = Vec::new();
-    for address in &config.listen {
-        let listener = listen(address, &transport).await;
-        listeners.push(listener.map_err(|source| OpenError::Listen { address: address.to_string(), source })?);
+    if let Some(message) = ready.outcome.message() {
+        tracing::warn!(store = %ready.store_id, "{message}");
     }
-    let local = match (&config.data, config.local_socket) {
-        (Some(data), true) => Some(LocalServer::bind(data).await?),
-        _ => None,
+    let transport = Arc::new(TransportConfig::new(&config.limits));
+    let (listeners, local) = match bind(&config, &transport).await {
+        Ok(bound) => bound,
+        Err(error) => {
+            // Nothing was edited: once the port is free, the next run goes on where the last one ended.
+            if let Some(lineage) = ready.lineage
+                && let Ok(Err(error)) = tokio::task::spawn_blocking(move || last_word(ready.storage, lineage)).await
+            {
+                tracing::debug!(%error, "the store was not closed in good order");
+            }
+            return Err(error);
+        }
     };
     let parts = Parts {
         device: DeviceSecret::from_seed(&ready.key.to_bytes()).device_id(),
@@ -66,9 +76,6 @@ pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
         storage: ready.storage.clone(),
     };
     let (shared, commands) = Shared::new(config, parts);
-    if let Some(message) = ready.outcome.message() {
-        tracing::warn!(store = %ready.store_id, "{message}");
-    }
     let driver = Driver::new(shared.clone(), commands, ready.key, ready.storage, ready.stored, ready.salt)?;
     tokio::spawn(driver.run());
     for listener in listeners {
@@ -76,6 +83,42 @@ pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
     }
     tracing::info!(device = %shared.device, store = %shared.store_id, outcome = ?shared.outcome, "open");
     Ok(Opened { shared, lineage: ready.lineage, local, transport })
+}
+
+/// Everything that others can find this node by.
+async fn bind(
+    config: &Config,
+    transport: &Arc<TransportConfig>,
+) -> Result<(Vec<Listener>, Option<LocalServer>), OpenError> {
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        let listener = listen(address, transport).await;
+        listeners.push(listener.map_err(|source| OpenError::Listen { address: address.to_string(), source })?);
+    }
+    let local = match (&config.data, config.local_socket) {
+        (Some(data), true) => Some(LocalServer::bind(data).await?),
+        _ => None,
+    };
+    Ok((listeners, local))
+}
+
+/// The shutdown token: in the store first, then outside.
+pub(crate) fn last_word(storage: Storage, mut lineage: Lineage) -> Result<(), Error> {
+    let failed = |error: lineage::LineageError| {
+        tracing::warn!(%error, "the next run will begin new chains");
+        Error::StoreFailed(Arc::new(StoreError::Failed { reason: error.to_string() }))
+    };
+    let facts = lineage.closing().map_err(failed)?;
+    storage.put_facts(&Facts { lineage: Some(facts), ..Facts::default() }, false)?;
+    // Reads under way end within moments; then the file is free for its next owner.
+    for _ in 0..RELEASE_TRIES {
+        if Arc::strong_count(storage.store()) == 1 {
+            break;
+        }
+        std::thread::sleep(RELEASE_WAIT);
+    }
+    drop(storage);
+    lineage.closed().map_err(failed)
 }
 
 /// How the store is opened, now and after a failure.

@@ -53,6 +53,10 @@ pub(crate) fn load(
     let Some(read) = storage.held(space, doc).map_err(|error| error.to_string())? else { return Ok(None) };
     if let Some((table, _)) = read.damaged.first() {
         tracing::error!(%space, %doc, table = table.name(), "rows of the document are damaged");
+        // Never less than what was there, shown as if it were all; and an edit would build on that.
+        if !read.value.image.deleted {
+            return Err(format!("{} of its rows are damaged", read.damaged.len()));
+        }
     }
     let made = guarded(|| view_of(&read.value, quarantined))?;
     let load_ms = started.elapsed().as_millis() as u64;

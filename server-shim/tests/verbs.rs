@@ -6,10 +6,8 @@ mod common;
 
 use std::fs;
 use std::process::Stdio;
-use std::time::Instant;
 
 use common::{Home, finish, mode, until};
-use commonhold_engine::{Config, Node, Outcome};
 use serde_json::json;
 
 #[test]
@@ -197,48 +195,23 @@ fn an_edit_in_the_editor_is_applied_and_a_bad_one_is_kept() {
     edit("").fails(2, &["EDITOR"]);
 }
 
+/// On a disk in memory where there is one: each run makes some seventeen syncs, to make sure of what is not the subject here.
 #[test]
-fn two_hundred_runs_edit_one_document_in_one_chain() {
-    runs_edit_one_document_in_one_chain(200);
-}
-
-#[test]
-#[ignore = "two minutes on a busy machine: each run makes some ten syncs of the disk"]
 fn a_thousand_runs_edit_one_document_in_one_chain() {
-    runs_edit_one_document_in_one_chain(1_000);
-}
-
-/// 50 of the runs are processes, half of them at the beginning and half at the end; the others open the engine here.
-fn runs_edit_one_document_in_one_chain(runs: u32) {
-    let home = Home::new();
-    let doc = home.with_document("counter").parse().unwrap();
-    let begun = Instant::now();
-    let set = |n: u32| {
+    const RUNS: u64 = 1_000;
+    let home = Home::in_memory();
+    home.with_document("counter");
+    let begun = std::time::Instant::now();
+    for n in 0..RUNS {
         home.run(&["set", "counter", "n", &n.to_string()]).text();
-    };
-    (0..25).for_each(set);
-    let processes = begun.elapsed();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        for n in 25..runs - 25 {
-            let config = Config { data: Some(home.data()), keys: Some(home.path("keys")), ..Config::default() };
-            let node = Node::open(config).await.unwrap();
-            assert_eq!(node.outcome(), Outcome::Continue);
-            let document = node.open_document(node.spaces()[0].id, doc).await.unwrap();
-            document.set("n", &n).await.unwrap();
-            document.flush().await.unwrap();
-            drop(document);
-            node.close().await.unwrap();
-        }
-    });
-    println!("25 processes took {processes:?}, {} opens {:?}", runs - 50, begun.elapsed() - processes);
-    (runs - 25..runs).for_each(set);
+    }
+    println!("{RUNS} runs took {:?}", begun.elapsed());
     let history = home.run(&["history", "counter", "--last", "2000", "--json"]).json();
     let history = history.as_array().unwrap();
     let numbers: Vec<_> = history.iter().map(|change| change["number"].as_u64().unwrap()).collect();
-    assert_eq!(numbers, (1..=u64::from(runs)).collect::<Vec<_>>());
+    assert_eq!(numbers, (1..=RUNS).collect::<Vec<_>>());
     assert!(history.iter().all(|change| change["chain"] == history[0]["chain"]), "one chain");
-    assert_eq!(home.run(&["get", "counter", "n"]).json(), json!(runs - 1));
+    assert_eq!(home.run(&["get", "counter", "n"]).json(), json!(RUNS - 1));
 }
 
 #[test]

@@ -85,12 +85,12 @@ impl Driver {
             Event::Saved { ticket, records, end } => {
                 let Some((space, doc, reply)) = self.tickets.remove(&ticket) else { return };
                 self.note_saved(space, doc, end, &reply);
-                answer(space, doc, reply, Ok(Said { records, end }));
+                answer(&self.shared, space, doc, reply, Ok(Said { records, end }));
                 self.shared.moved();
             }
             Event::Failed { ticket, why } => {
                 if let Some((space, doc, reply)) = self.tickets.remove(&ticket) {
-                    answer(space, doc, reply, Err(why));
+                    answer(&self.shared, space, doc, reply, Err(why));
                 }
             }
             Event::Acked { peer, space, doc, chain, n } => {

@@ -59,7 +59,15 @@ impl Said {
 
 impl Home {
     pub(crate) fn new() -> Home {
-        let folder = tempfile::tempdir().unwrap();
+        Home::in_folder(tempfile::tempdir().unwrap())
+    }
+
+    /// On a disk that needs no syncs, if the system has one.
+    pub(crate) fn in_memory() -> Home {
+        Home::in_folder(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    fn in_folder(folder: TempDir) -> Home {
         fs::write(folder.path().join("config.toml"), "[peer]\nlisten = ['ws://127.0.0.1:0/']\n").unwrap();
         Home { folder }
     }
@@ -90,6 +98,15 @@ impl Home {
         command
     }
 
+    /// A copy of everything in this home.
+    pub(crate) fn copied(&self) -> Home {
+        let copy = Home::new();
+        for folder in ["data", "keys"] {
+            copy_folder(&self.path(folder), &copy.path(folder));
+        }
+        copy
+    }
+
     /// Runs a verb to its end.
     pub(crate) fn run(&self, arguments: &[&str]) -> Said {
         finish(self.command().args(arguments))
@@ -114,6 +131,12 @@ impl Home {
         });
         Served { child: Some(child), facts: serde_json::from_str(&facts).unwrap() }
     }
+}
+
+/// Copies a folder to where there is none, as people do.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
 }
 
 /// Runs a command to its end.
