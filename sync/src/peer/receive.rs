@@ -746,7 +746,6 @@ impl Peer {
     }
 }
 
-/// The documents that the records in a segment delete, but for those whose header the segment itself brings.
 /// The documents that a segment of the authority log creates.
 fn headers(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
     let is_header = |bytes: &&Vec<u8>| matches!(Record::from_bytes(bytes), Ok(Record::Header { .. }));
@@ -754,6 +753,7 @@ fn headers(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
     segment.entries.iter().filter(is_header).map(of).collect()
 }
 
+/// The documents that the records in a segment delete, but for those whose header the segment itself brings.
 fn tombstones(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
     if segment.doc != space.authority() {
         return Vec::new();
