@@ -123,10 +123,12 @@ impl Peer {
 
     pub(super) fn set_loaded(&mut self, space: SpaceId, mut digests: Vec<(DocId, [u8; 32])>) {
         let Some(held) = self.spaces.get(&space) else { return };
-        let fingerprint = held.fingerprint;
         if let Some(digest) = crate::log::digest_of(false, || held.clock()) {
             digests.push((space.authority(), digest));
         }
+        // Not the one of the space: what is on its way to disk was not read, and the set would never be read again.
+        let mut fingerprint = Fingerprint::default();
+        digests.iter().for_each(|(doc, digest)| fingerprint.add(doc, digest));
         let seed = self.random();
         let elements = elements(&seed, &digests);
         let mark = Encoder::new(&seed, elements.iter().map(|(e, _)| *e)).mark();
@@ -150,7 +152,7 @@ impl Peer {
     }
 
     fn compare(&mut self, conn: ConnId, space: SpaceId) {
-        let fingerprint = self.fingerprint(&space);
+        let (fingerprint, now) = (self.fingerprint(&space), self.now);
         let seq = self.durable.get(&space).copied().unwrap_or(0);
         let docs = self.spaces.get(&space).map_or(0, |s| s.logs);
         let Some(connection) = self.connections.get_mut(&conn) else { return };
