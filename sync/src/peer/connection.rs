@@ -707,7 +707,6 @@ impl Peer {
             docs.iter().for_each(|doc| {
                 link.wanted.remove(doc);
             });
-            self.levelled(conn, space);
         }
     }
 

@@ -81,6 +81,7 @@ impl Peer {
                 connection.openings_in.insert(*handle, opening.clone());
             }
         }
+        let wanted = connection.links.get(&space).is_some_and(|link| !link.wanted.is_empty());
         let mut number = None;
         if !segments.is_empty() {
             connection.data_in += 1;
@@ -128,6 +129,9 @@ impl Peer {
         let authority = brings_authority.then(|| space.authority());
         self.got(conn, space, &docs.into_iter().chain(authority).collect(), data.asked);
         self.end_of_data(conn, space, data.upto, data.fingerprint, data.asked, &data.absent);
+        if wanted {
+            self.levelled(conn, space);
+        }
         Ok(None)
     }
 
@@ -610,6 +614,7 @@ impl Peer {
             // Counted, because its sender counts it.
             link.wanted.remove(&doc);
             self.note_unstored(conn, number);
+            self.levelled(conn, space);
             return Ok(None);
         };
         link.wanted.insert(doc);
