@@ -185,7 +185,9 @@ impl Peer {
 
     fn take_record_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
         // A deletion whose document is not known yet would be forgotten.
-        let unknown = tombstones(&space, &segment).into_iter().find(|doc| self.log(space, *doc).is_none());
+        let headers = headers(&space, &segment);
+        let unknown = |doc: &DocId| !headers.contains(doc) && self.log(space, *doc).is_none();
+        let unknown = tombstones(&space, &segment).into_iter().find(unknown);
         if let Some(doc) = unknown {
             self.wait(space, segment, from, Blocker::Entry(EntryId(doc.0)));
             return Ok(Outcome::Pending);
@@ -732,20 +734,20 @@ impl Peer {
     }
 }
 
-/// The documents that the records in a segment delete, but for those whose header the segment itself brings.
+/// The documents that the records in a segment delete. All are to be read first: one whose header the segment brings as
+/// well may be held, if that part of the segment is.
 fn tombstones(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
-    if segment.doc != space.authority() {
-        return Vec::new();
-    }
-    let (mut made, mut deleted) = (BTreeSet::new(), Vec::new());
-    for bytes in &segment.entries {
-        match Record::from_bytes(bytes) {
-            Ok(Record::Header { .. }) => {
-                made.insert(DocId(Record::id(space, &segment.opening.device, bytes).0));
-            }
-            Ok(Record::Tombstone { doc }) if !made.contains(&doc) => deleted.push(doc),
-            _ => {}
-        }
-    }
-    deleted
+    let deleted = |bytes: &Vec<u8>| match Record::from_bytes(bytes) {
+        Ok(Record::Tombstone { doc }) => Some(doc),
+        _ => None,
+    };
+    let records = segment.entries.iter().filter(|_| segment.doc == space.authority());
+    records.filter_map(deleted).collect()
+}
+
+/// The documents whose headers a segment of records brings.
+fn headers(space: &SpaceId, segment: &Segment) -> BTreeSet<DocId> {
+    let is_header = |bytes: &&Vec<u8>| matches!(Record::from_bytes(bytes), Ok(Record::Header { .. }));
+    let ids = segment.entries.iter().filter(is_header);
+    ids.map(|bytes| DocId(Record::id(space, &segment.opening.device, bytes).0)).collect()
 }
