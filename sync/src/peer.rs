@@ -25,7 +25,7 @@ use self::repair::SetCache;
 use crate::chain::{Kind, Opening, Segment, Tip};
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::limits::Limits;
-use crate::log::{DeepEntry, Header, Image, Log, StoredSegment};
+use crate::log::{DeepEntry, Header, Image, Log, SnapshotOf, StoredSegment};
 use crate::merkle::Frontier;
 use crate::message::{Cursor, Since};
 use crate::record::{Genesis, Record};
@@ -915,15 +915,24 @@ impl Peer {
         let result = change(&mut held.log);
         let (after, cost_after) = (held.log.digest(), held.log.memory_bytes());
         held.digest = after;
-        self.changed.insert((space, doc));
         self.resident_bytes = (self.resident_bytes + cost_after).saturating_sub(cost);
-        self.spaces.get_mut(&space)?.replace(&doc, before, after);
-        self.dirty_spaces.insert(space);
+        // What was refused, or held before, is no reason to write.
+        if before != after {
+            self.changed.insert((space, doc));
+            self.dirty_spaces.insert(space);
+            self.spaces.get_mut(&space)?.replace(&doc, before, after);
+        }
         Some(result)
     }
 
+    /// Takes note of a snapshot. What is held may be the same as before, how it is held is not.
+    fn cover_log(&mut self, space: SpaceId, doc: DocId, snapshot: SnapshotOf) {
+        self.change_log(space, doc, |log| log.cover(snapshot));
+        self.changed.insert((space, doc));
+        self.dirty_spaces.insert(space);
+    }
+
     fn put_slot(&mut self, space: SpaceId, doc: DocId, slot: Slot) {
-        self.puts += 1;
         if let Slot::Held(held) = &slot {
             self.resident_bytes += held.log.memory_bytes();
         }

@@ -175,7 +175,7 @@ impl Peer {
         let snapshot = SnapshotOf { bytes: bytes.len() as u64, chains: chains.collect(), heads };
         let ends: Vec<(ChainId, u64)> =
             snapshot.chains.iter().map(|(o, f, _)| (o.chain(&space, &doc), f.len())).collect();
-        self.change_log(space, doc, |log| log.cover(snapshot));
+        self.cover_log(space, doc, snapshot);
         self.batch.push(StoreOp::Snapshot { space, doc, seq: 0, source: None, ends, bytes });
     }
 

@@ -708,7 +708,7 @@ impl Peer {
         }
         let heads = heads_of(content, |actor| names.get(actor).copied()).ok_or("its heads name unknown chains")?;
         let snapshot = SnapshotOf { bytes: checking.bytes.len() as u64, chains, heads };
-        self.change_log(space, doc, |log| log.cover(snapshot));
+        self.cover_log(space, doc, snapshot);
         let Some(held) = self.spaces.get_mut(&space) else { return Ok(()) };
         held.seq += 1;
         let seq = held.seq;
