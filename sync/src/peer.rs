@@ -632,8 +632,10 @@ enum After {
 type Made = (SpaceId, DocId, Vec<u8>, Vec<EntryId>, Vec<(Vec<u8>, u64)>);
 
 /// The reading of the entries inside a snapshot.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Deepening {
+    /// Not before this moment.
+    at: Now,
     asked: bool,
     tries: u8,
 }
@@ -710,8 +712,8 @@ pub struct Peer {
     done: OpId,
     /// The same when logs were last dropped from memory.
     evicted: (OpId, u64),
-    /// Counts logs put into memory.
-    puts: u64,
+    /// Counts what was read: after that, logs that were kept may no longer be needed.
+    reads: u64,
     closing: bool,
     failed: bool,
 }
@@ -770,7 +772,7 @@ impl Peer {
             storing: BTreeMap::new(),
             outputs: VecDeque::new(),
             done: OpId(0),
-            puts: 0,
+            reads: 0,
             evicted: (OpId(0), 0),
             closing: false,
             failed: false,
@@ -944,6 +946,7 @@ impl Peer {
     fn loaded(&mut self, op: OpId, loaded: Loaded) {
         let Some((space, purpose)) = self.loads.remove(&op) else { return };
         self.busy.append(&mut self.blocked);
+        self.reads += 1;
         // Whoever still waits says so again.
         self.awaited.clear();
         match (purpose, loaded) {
@@ -1087,15 +1090,15 @@ impl Peer {
     fn evict(&mut self) {
         let full = self.resident_bytes > self.limits.resident_bytes_max || self.slots.len() > 65_536;
         // Until something is stored or read there is nothing new to drop.
-        if !full || self.evicted == (self.done, self.puts) {
+        if !full || self.evicted == (self.done, self.reads) {
             return;
         }
-        self.evicted = (self.done, self.puts);
+        self.evicted = (self.done, self.reads);
         let done = self.done;
         let mut by_use: Vec<(u64, (SpaceId, DocId))> = self
             .slots
             .iter()
-            .filter(|(key, _)| !self.awaited.contains(key) && !self.deepening.contains_key(key))
+            .filter(|(key, _)| !self.awaited.contains(key) && self.deepening.get(key).is_none_or(|d| !d.asked))
             .filter_map(|(key, slot)| match slot {
                 Slot::Absent => Some((0, *key)),
                 // What is on its way to disk is not read back before it is there.
@@ -1116,7 +1119,7 @@ impl Peer {
     /// When [`Input::Tick`] is due next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Now> {
         let waiting = self.waiting.deadline(&self.limits).map(Now);
-        self.connections.next_timer().into_iter().chain(waiting).min()
+        self.connections.next_timer().into_iter().chain(waiting).chain(self.deepening_due()).min()
     }
 }
 

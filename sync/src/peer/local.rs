@@ -30,8 +30,8 @@ impl Peer {
             if let Some((_, space, Local::Entries { doc, entries, .. })) = self.local.front()
                 && self.log(*space, *doc).is_some_and(|log| log.is_shallow() && log.needs_deep(entries))
             {
-                self.deepening.entry((*space, *doc)).or_default();
-                return;
+                let (space, doc) = (*space, *doc);
+                return self.deepen(space, doc, true);
             }
             let Some((ticket, space, local)) = self.local.pop_front() else { return };
             if let Err(why) = self.say(ticket, space, local) {

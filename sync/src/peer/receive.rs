@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, VecDeque};
 use super::connection::{Ask, Incoming, Serve};
 use super::local::heads_of;
 use super::{
-    After, Checking, ConnId, Deepening, Event, Held, Load, OpId, Output, Peer, Purpose, Slot, SnapshotContent, StoreOp,
-    frontier_of,
+    After, Checking, ConnId, Deepening, Event, Held, Load, Now, OpId, Output, Peer, Purpose, Slot, SnapshotContent,
+    StoreOp, frontier_of,
 };
 use crate::chain::Segment;
 use crate::clock::Clock;
@@ -262,7 +262,7 @@ impl Peer {
             }
             Some(Admission::NeedsDeep) => {
                 self.wait(space, segment, from, Blocker::Deep);
-                self.deepen(space, doc);
+                self.deepen(space, doc, false);
                 Ok(Outcome::Pending)
             }
             Some(Admission::NeedsWhole) => {
@@ -308,27 +308,45 @@ impl Peer {
         self.waiting.push(waiter, blocker, &self.limits);
     }
 
-    pub(super) fn deepen(&mut self, space: SpaceId, doc: DocId) {
+    /// Wants the index of what is inside a snapshot: at once for this device, for others after a while.
+    pub(super) fn deepen(&mut self, space: SpaceId, doc: DocId, own: bool) {
         // Loading a snapshot is the most costly thing that an entry can ask for: once in a while for each document.
         let now = self.now;
         self.deepened.retain(|_, at| at.0 + DEEPEN_EVERY_MS > now.0);
-        if self.deepened.contains_key(&(space, doc)) {
-            return;
-        }
-        self.deepened.insert((space, doc), now);
-        self.deepening.entry((space, doc)).or_default();
+        let last = self.deepened.get(&(space, doc)).filter(|_| !own);
+        let at = last.map_or(now, |last| Now(last.0 + DEEPEN_EVERY_MS));
+        let deepening = self.deepening.entry((space, doc)).or_insert(Deepening { at, asked: false, tries: 0 });
+        deepening.at = deepening.at.min(at);
     }
 
-    /// Reads the snapshots that wait for it, once what the log says of them is on disk.
+    /// Reads the snapshots whose time it is, once what the log says of them is on disk.
     pub(super) fn run_deepening(&mut self) {
-        let due = self.deepening.iter().filter(|(key, d)| !d.asked && !self.covering.contains_key(key));
-        let due: Vec<(SpaceId, DocId)> = due.map(|(key, _)| *key).collect();
+        let now = self.now;
+        let due: Vec<(SpaceId, DocId)> = self
+            .deepening
+            .iter()
+            .filter(|(key, d)| d.at <= now && self.may_deepen(key, d))
+            .map(|(key, _)| *key)
+            .collect();
         for (space, doc) in due {
+            if !self.ensure(space, [doc]) {
+                continue;
+            }
             self.load(space, Load::Deep { space, doc }, Purpose::Deep { doc });
+            self.deepened.insert((space, doc), now);
             if let Some(deepening) = self.deepening.get_mut(&(space, doc)) {
-                *deepening = Deepening { asked: true, tries: deepening.tries + 1 };
+                *deepening = Deepening { asked: true, tries: deepening.tries + 1, ..*deepening };
             }
         }
+    }
+
+    fn may_deepen(&self, key: &(SpaceId, DocId), deepening: &Deepening) -> bool {
+        !deepening.asked && !self.covering.contains_key(key) && !self.loading.contains(key)
+    }
+
+    /// When the next snapshot is to be read.
+    pub(super) fn deepening_due(&self) -> Option<Now> {
+        self.deepening.iter().filter(|(key, d)| self.may_deepen(key, d)).map(|(_, d)| d.at).min()
     }
 
     pub(super) fn deep_loaded(&mut self, space: SpaceId, doc: DocId, entries: Vec<DeepEntry>) {
@@ -342,7 +360,10 @@ impl Peer {
             return;
         }
         if let Some(held) = self.held(space, doc) {
+            let cost = held.log.memory_bytes();
             held.log.deepen(entries);
+            let cost_after = held.log.memory_bytes();
+            self.resident_bytes = (self.resident_bytes + cost_after).saturating_sub(cost);
         }
         self.deepening.remove(&(space, doc));
         self.unblock(space, doc, Blocker::Deep);
