@@ -93,7 +93,9 @@ impl Peer {
         if !data.asked && !connection.bucket.take(self.now, entries, bytes, &self.limits) {
             // Dropped, and learnt again at the next comparison.
             if let Some(link) = connection.links.get_mut(&space) {
-                link.ask = Ask::Fetching;
+                if link.ask == Ask::Level {
+                    link.ask = Ask::Fetching;
+                }
                 link.repair.touch(self.now);
             }
             let theirs = connection.links.get(&space).map(|l| l.theirs);

@@ -106,9 +106,10 @@ impl Repair {
         self.check_at = Some(Now(now.0 + CHECK_AFTER_MS));
     }
 
-    /// Something changed: compare once it is quiet.
+    /// Something changed: compare once it is quiet, however long ago the last comparison found nothing to do.
     pub(super) fn touch(&mut self, now: Now) {
-        self.check_at.get_or_insert(Now(now.0 + CHECK_AFTER_MS));
+        let at = Now(now.0 + CHECK_AFTER_MS);
+        self.check_at = Some(self.check_at.map_or(at, |due| due.min(at)));
     }
 
     /// Both sides hold the same. Symbols that were asked for may still come, so their session stays.
