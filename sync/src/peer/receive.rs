@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::connection::{Ask, Incoming, Serve};
+use super::connection::{Ask, Begun, Incoming, Serve};
 use super::local::heads_of;
 use super::{
     After, Checking, ConnId, Deepening, Event, Held, Load, Now, OpId, Output, Peer, Purpose, Slot, SnapshotContent,
@@ -44,10 +44,12 @@ enum Outcome {
     Held,
     /// Waits or was not held.
     Pending,
+    /// Given back: it builds on the inside of a snapshot, which is to be read first.
+    NeedsDeep(Box<Segment>),
 }
 
 impl Peer {
-    pub(super) fn on_data(&mut self, conn: ConnId, data: Data) -> Result<Option<Data>, Violation> {
+    pub(super) fn on_data(&mut self, conn: ConnId, mut data: Data) -> Result<Option<Data>, Violation> {
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
         let (Some(peer), store) = (connection.peer, connection.store) else { return Ok(None) };
         let space = connection.space_of(data.space)?;
@@ -55,7 +57,7 @@ impl Peer {
             return Err(Violation::ListTooLong);
         }
         let segments = self.resolve(conn, space, &data.segments)?;
-        let docs: BTreeSet<DocId> = segments
+        let mut docs: BTreeSet<DocId> = segments
             .iter()
             .map(|s| s.doc)
             .chain(data.haves.iter().map(|h| h.doc))
@@ -83,14 +85,20 @@ impl Peer {
         }
         let wanted = connection.links.get(&space).is_some_and(|link| !link.wanted.is_empty());
         let mut number = None;
-        if !segments.is_empty() {
+        let mut pending = false;
+        let begun = connection.begun.take();
+        let resumes = begun.is_some();
+        if let Some(begun) = begun {
+            (number, pending) = (Some(begun.number), begun.pending);
+            docs.extend(begun.docs);
+        } else if !segments.is_empty() {
             connection.data_in += 1;
             number = Some(connection.data_in);
             connection.unstored.insert(connection.data_in);
         }
         let entries = segments.iter().map(|s| s.entries.len()).sum();
         let bytes = segments.iter().map(Segment::body_bytes).sum();
-        if !data.asked && !connection.bucket.take(self.now, entries, bytes, &self.limits) {
+        if !data.asked && !resumes && !connection.bucket.take(self.now, entries, bytes, &self.limits) {
             // Dropped, and learnt again at the next comparison.
             if let Some(link) = connection.links.get_mut(&space) {
                 if link.ask == Ask::Level {
@@ -110,13 +118,28 @@ impl Peer {
         let prompt = segments.iter().any(|s| s.opening.device == peer);
         let brings_authority = segments.iter().any(|s| s.doc == space.authority());
         let mut violation = None;
-        let mut pending = false;
-        for segment in segments {
+        let mut segments = segments.into_iter();
+        let mut done = 0;
+        while let Some(segment) = segments.next() {
             match self.take_segment(space, segment, from) {
                 Ok(Outcome::Held) => {}
                 Ok(Outcome::Pending) => pending = true,
                 Err(found) => violation = violation.or(Some(found)),
+                Ok(Outcome::NeedsDeep(segment)) if violation.is_none() => {
+                    // The rest stays where it is, and holds up what comes after it on this connection alone. To let it wait
+                    // beside others, in a bounded space, would lose the oldest, without which the others are nothing.
+                    self.deepen(space, segment.doc, false);
+                    let rest = core::iter::once(*segment).chain(segments);
+                    data.segments =
+                        data.segments.drain(done..).zip(rest).map(|(wire, s)| named(&space, wire, s)).collect();
+                    if let (Some(number), Some(connection)) = (number, self.connections.get_mut(&conn)) {
+                        connection.begun = Some(Begun { number, pending, docs });
+                    }
+                    return Ok(Some(data));
+                }
+                Ok(Outcome::NeedsDeep(_)) => {}
             }
+            done += 1;
         }
         if let Some(number) = number {
             match pending {
@@ -262,11 +285,7 @@ impl Peer {
                 self.wait(space, segment, from, Blocker::Prefix(chain));
                 Ok(Outcome::Pending)
             }
-            Some(Admission::NeedsDeep) => {
-                self.wait(space, segment, from, Blocker::Deep);
-                self.deepen(space, doc, false);
-                Ok(Outcome::Pending)
-            }
+            Some(Admission::NeedsDeep) => Ok(Outcome::NeedsDeep(Box::new(segment))),
             Some(Admission::NeedsWhole) => {
                 self.want_whole(from, space, doc, chain)?;
                 Ok(Outcome::Pending)
@@ -398,8 +417,13 @@ impl Peer {
             }
             let store = self.connections.get(&waiter.conn).and_then(|c| c.store);
             let from = From { conn: waiter.conn, peer: waiter.from, store };
-            if let Err(violation) = self.take_segment(space, waiter.segment, from) {
-                self.violated(from.conn, &violation);
+            match self.take_segment(space, waiter.segment, from) {
+                Ok(Outcome::Held | Outcome::Pending) => {}
+                Ok(Outcome::NeedsDeep(segment)) => {
+                    self.deepen(space, segment.doc, false);
+                    self.wait(space, *segment, from, Blocker::Deep);
+                }
+                Err(violation) => self.violated(from.conn, &violation),
             }
         }
         self.retries = later;
@@ -755,6 +779,13 @@ impl Peer {
             false => self.log(space, doc).map(Log::clock),
         }
     }
+}
+
+/// A segment in a form that does not refer to what came before it in its message.
+fn named(space: &SpaceId, wire: WireSegment, segment: Segment) -> WireSegment {
+    let doc = if segment.doc == space.authority() { DocRef::Authority } else { DocRef::Id(segment.doc) };
+    let (OpeningRef::New(handle, _) | OpeningRef::Known(handle)) = wire.opening;
+    WireSegment { doc, opening: OpeningRef::New(handle, segment.opening), ..wire }
 }
 
 /// The documents that the records in a segment delete. All are to be read first: one whose header the segment brings as
