@@ -236,13 +236,18 @@ impl Driver {
                 .heavy(move || Done::Loaded { op, loaded: Ok(Loaded::Deep(worker::deep(&storage, &space, &doc))) });
         }
         let (tell, run, shared) = (self.tell.clone(), self.run, self.shared.clone());
-        tokio::task::spawn_blocking(move || {
+        let blocks = storage.store().blocks();
+        let read = move || {
             let loaded = storage.load(&load).map(|read| {
                 start::note_damage(&shared, &read.damaged);
                 read.value
             });
             let _ = tell.send((run, Done::Loaded { op, loaded }));
-        });
+        };
+        match blocks {
+            true => drop(tokio::task::spawn_blocking(read)),
+            false => read(),
+        }
     }
 
     /// Work that loads a whole document for the machine. Few at a time: each may take as much memory as a document.
@@ -259,8 +264,13 @@ impl Driver {
     fn command(&mut self, command: Command) {
         match command {
             Command::Say { space, local, reply } => self.say(space, local, reply),
-            Command::Join { space, genesis, reply } => {
-                self.handle(Input::Join { space, genesis, filter: None });
+            Command::Join { space, genesis, docs, reply } => {
+                self.handle(Input::Join { space, genesis, filter: docs });
+                self.note_space(&space);
+                self.barrier(move || _ = reply.send(()));
+            }
+            Command::Take { space, docs, reply } => {
+                self.handle(Input::Take { space, filter: docs });
                 self.note_space(&space);
                 self.barrier(move || _ = reply.send(()));
             }
@@ -299,8 +309,8 @@ impl Driver {
     }
 
     /// Calls this when everything that was stored so far is on disk.
-    fn barrier(&self, call: impl FnOnce() + Send + 'static) {
-        if let Some(machine) = &self.machine {
+    fn barrier(&mut self, call: impl FnOnce() + Send + 'static) {
+        if let Some(machine) = &mut self.machine {
             machine.writer.give(Job::Barrier(Box::new(call)));
         }
     }
@@ -448,6 +458,7 @@ impl Driver {
             documents: space.logs.saturating_sub(authority),
             seq: space.seq,
             fingerprint: space.fingerprint.to_bytes(),
+            takes: space.filter.clone(),
         };
         if let Some(genesis) = space.genesis() {
             locked(&self.shared.geneses).entry(*id).or_insert_with(|| genesis.clone());

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use commonhold_sync::id::{DocId, SpaceId};
+use commonhold_sync::message::LIST_MAX;
 use commonhold_sync::peer::LocalError;
 
 use crate::device::PrivateFileError;
@@ -32,6 +33,9 @@ pub enum Error {
     /// The document was deleted.
     #[error("document {0} is deleted")]
     Deleted(DocId),
+    /// This peer takes only some documents of the space, and not this one.
+    #[error("this peer does not take document {0}; take it first")]
+    NotTaken(DocId),
     /// This device may not do that.
     #[error("this device has no right to {0} in the space; ask an administrator for a grant")]
     NotAllowed(&'static str),
@@ -86,6 +90,7 @@ impl Error {
             Error::SpaceNotReady(_) => "space_not_ready",
             Error::UnknownDocument(_) => "unknown_document",
             Error::Deleted(_) => "deleted",
+            Error::NotTaken(_) => "not_taken",
             Error::NotAllowed(_) => "not_allowed",
             Error::DoesNotFit(_) => "does_not_fit",
             Error::StoreFailed(error) => error.code(),
@@ -107,6 +112,8 @@ impl Error {
             LocalError::SpaceNotReady => Error::SpaceNotReady(space),
             LocalError::UnknownDocument => Error::UnknownDocument(doc),
             LocalError::Deleted => Error::Deleted(doc),
+            LocalError::NotTaken => Error::NotTaken(doc),
+            LocalError::TakesTooMany => Error::TooMuch { what: "documents taken of a space", max: LIST_MAX },
             LocalError::NotAllowed(what) => Error::NotAllowed(what),
             LocalError::DoesNotFit(why) => Error::DoesNotFit(why),
             LocalError::StoreFailed => Error::StoreFailed(Arc::new(StoreError::Failed { reason: "a write".into() })),

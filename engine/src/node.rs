@@ -1,11 +1,12 @@
 //! A node: an open peer, as the application holds it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use commonhold_sync::log::Log;
+use commonhold_sync::message::LIST_MAX;
 use commonhold_sync::peer::{Load, Loaded, Local};
 use commonhold_sync::record::{Genesis, KIND_BYTES_MAX, NAME_BYTES_MAX, Privacy, Record, Right, Writers};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -156,13 +157,24 @@ impl Node {
         let nonce = random()?;
         let genesis = Genesis { root: self.device(), privacy: Privacy::Public, writers, rules: 1, nonce };
         let space = genesis.space();
-        self.hold(space, Some(genesis)).await?;
+        self.hold(space, Some(genesis), None).await?;
         Ok(space)
     }
 
     /// Holds a space from now on, and dials whoever invited.
     pub async fn join(&self, invite: &Invite) -> Result<SpaceId, Error> {
-        self.hold(invite.space, invite.genesis()).await?;
+        self.join_as(invite, None).await
+    }
+
+    /// The same, but takes only these documents of the space (and those that it creates), at most 16,384. The names of all
+    /// documents come anyway; their content does not. [`Node::take`] changes the choice. For a space that is held already,
+    /// the choice stays as it was.
+    pub async fn join_partly(&self, invite: &Invite, docs: impl IntoIterator<Item = DocId>) -> Result<SpaceId, Error> {
+        self.join_as(invite, Some(choice(docs)?)).await
+    }
+
+    async fn join_as(&self, invite: &Invite, docs: Option<Vec<DocId>>) -> Result<SpaceId, Error> {
+        self.hold(invite.space, invite.genesis(), docs).await?;
         if !invite.addresses.is_empty() {
             let (space, text) = (invite.space, invite.to_string());
             self.shared().blocking(move |storage| storage.put_invite(&space, &text)).await??;
@@ -172,14 +184,24 @@ impl Node {
     }
 
     pub(crate) async fn hold_space(&self, space: SpaceId, genesis: Genesis) -> Result<(), Error> {
-        self.hold(space, Some(genesis)).await
+        self.hold(space, Some(genesis), None).await
     }
 
-    async fn hold(&self, space: SpaceId, genesis: Option<Genesis>) -> Result<(), Error> {
+    async fn hold(&self, space: SpaceId, genesis: Option<Genesis>, docs: Option<Vec<DocId>>) -> Result<(), Error> {
         self.shared().running()?;
         let (reply, joined) = oneshot::channel();
-        self.shared().command(Command::Join { space, genesis, reply }).await?;
+        self.shared().command(Command::Join { space, genesis, docs, reply }).await?;
         joined.await.map_err(|_| self.shared().no_reply())
+    }
+
+    /// Takes these documents of a space from now on (at most 16,384), or all with `None`. Connections begin anew; what is
+    /// held of other documents stays, and is no longer kept up to date.
+    pub async fn take(&self, space: SpaceId, docs: Option<Vec<DocId>>) -> Result<(), Error> {
+        self.space(space)?;
+        let docs = docs.map(choice).transpose()?;
+        let (reply, taken) = oneshot::channel();
+        self.shared().command(Command::Take { space, docs, reply }).await?;
+        taken.await.map_err(|_| self.shared().no_reply())
     }
 
     fn dial_invite(&self, invite: &Invite) {
@@ -259,7 +281,9 @@ impl Node {
 
     /// Opens a document that is held here.
     pub async fn open_document(&self, space: SpaceId, doc: DocId) -> Result<Document, Error> {
-        self.space(space)?;
+        if self.space(space)?.takes.is_some_and(|docs| !docs.contains(&doc)) {
+            return Err(Error::NotTaken(doc));
+        }
         Document::open_in(self.shared(), space, doc).await
     }
 
@@ -411,6 +435,15 @@ impl std::fmt::Debug for Node {
 }
 
 /// The shutdown token: in the store first, then outside.
+/// A choice of documents, no longer than a hello can say.
+fn choice(docs: impl IntoIterator<Item = DocId>) -> Result<Vec<DocId>, Error> {
+    let docs: BTreeSet<DocId> = docs.into_iter().collect();
+    if docs.len() > LIST_MAX {
+        return Err(Error::TooMuch { what: "documents taken of a space", max: LIST_MAX });
+    }
+    Ok(docs.into_iter().collect())
+}
+
 fn last_word(storage: Storage, mut lineage: Lineage) -> Result<(), Error> {
     let failed = |error: crate::lineage::LineageError| {
         tracing::warn!(%error, "the next run will begin new chains");

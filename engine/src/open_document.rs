@@ -14,7 +14,7 @@ use commonhold_sync::chain::Opening;
 use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use commonhold_sync::log::Header;
 use commonhold_sync::peer::{Local, LocalError};
-use tokio::sync::{MutexGuard, Notify, OwnedMutexGuard, oneshot};
+use tokio::sync::{MutexGuard, Notify, oneshot};
 use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::document::{Applied, ChainAuthor, Edit, EditError, View};
@@ -28,6 +28,8 @@ use crate::worker;
 const INBOX_BYTES: usize = 16 << 20;
 /// Batches of edits that are not on disk yet; beyond it edits gather in the view.
 const UNSAVED_MAX: u64 = 64;
+/// Bytes of entries that are applied without leaving the runtime's thread: a millisecond's work at most.
+const APPLY_HERE_BYTES: usize = 4 << 10;
 /// Watchers of one document.
 const WATCHERS_MAX: usize = 1_024;
 
@@ -314,16 +316,16 @@ impl OpenDocument {
             inbox.bytes = 0;
             (std::mem::take(&mut inbox.entries), inbox.from.take())
         });
-        let shown = self.view.clone().lock_owned().await;
-        let work = move || {
-            let mut shown = shown;
-            let applied = shown.apply(&entries, from);
-            (shown, applied)
-        };
+        let mut shown = self.view.clone().lock_owned().await;
+        let bytes: usize = entries.iter().map(|(_, bytes)| bytes.len()).sum();
         // Off the runtime: a batch may be large, and the first one pays for checking what was loaded.
-        let done: Result<(OwnedMutexGuard<Shown>, Option<Applied>), _> = tokio::task::spawn_blocking(work).await;
-        let Ok((shown, Some(applied))) = done else { return self.reload() };
-        drop(shown);
+        let applied = if bytes > APPLY_HERE_BYTES || !shown.is_checked() {
+            let work = move || shown.apply(&entries, from);
+            tokio::task::spawn_blocking(work).await.ok().flatten()
+        } else {
+            shown.apply(&entries, from)
+        };
+        let Some(applied) = applied else { return self.reload() };
         for (id, fault) in &applied.invalid {
             self.shared.emit(NodeEvent::Notice {
                 peer: from,
@@ -530,6 +532,10 @@ impl Shown {
             State::Failed(error) => Err(error.clone()),
             State::Loading => Err(Error::Internal("a document that is not loaded")),
         }
+    }
+
+    fn is_checked(&self) -> bool {
+        matches!(&self.state, State::Ready(view) if view.is_checked())
     }
 
     fn each_watcher(&self, f: impl Fn(&Queue)) {

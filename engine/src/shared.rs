@@ -29,7 +29,9 @@ pub(crate) enum Command {
     /// Say something as this device.
     Say { space: SpaceId, local: Local, reply: Reply },
     /// Hold a space; the reply comes when that is on disk.
-    Join { space: SpaceId, genesis: Option<Genesis>, reply: oneshot::Sender<()> },
+    Join { space: SpaceId, genesis: Option<Genesis>, docs: Option<Vec<DocId>>, reply: oneshot::Sender<()> },
+    /// Take these documents of a space from now on; the reply comes when that is on disk.
+    Take { space: SpaceId, docs: Option<Vec<DocId>>, reply: oneshot::Sender<()> },
     /// How this device writes in a document; the reply comes when everything so far is on disk.
     Prepare { space: SpaceId, doc: DocId, reply: oneshot::Sender<Opening> },
     /// The reply comes when everything so far is on disk.

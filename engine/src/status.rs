@@ -1,6 +1,6 @@
 //! Who holds what: the answer to "is it synced?", from acknowledgements and comparisons; and what the node tells of itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use commonhold_sync::id::{ChainId, DeviceId, DocId, SpaceId};
@@ -28,6 +28,8 @@ pub struct SpaceInfo {
     pub seq: u64,
     /// Hash over everything held; equal on peers that hold the same.
     pub fingerprint: [u8; 32],
+    /// The documents that this peer takes; `None`: all of them.
+    pub takes: Option<BTreeSet<DocId>>,
 }
 
 /// A connected peer.

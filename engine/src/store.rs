@@ -3,7 +3,7 @@
 //!
 //! What a key or a value means is not decided here; the layouts are the engine's (`docs/storage.md`). There is one writer
 //! at a time, reads see the last finished batch, and every value read back has been checked against the checksum it was
-//! stored with. Calls block on the disk: an async caller makes them on a thread of their own.
+//! stored with. Calls block on the disk: an async caller makes them on a thread of their own, unless [`Store::blocks`] says no.
 
 mod batch;
 #[cfg(any(test, feature = "testing"))]
@@ -151,6 +151,11 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::TooLarge`] before anything is touched; [`StoreError::Failed`] once an earlier write has failed.
     fn commit(&self, batch: Batch) -> Result<(), StoreError>;
+
+    /// Whether calls may wait for a disk. If not, they are made where they are needed, without a thread of their own.
+    fn blocks(&self) -> bool {
+        true
+    }
 
     /// Bytes that the store takes up where it keeps its rows.
     ///

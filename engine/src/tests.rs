@@ -3,6 +3,7 @@
 mod disk;
 mod files;
 mod life;
+mod partial;
 mod peers;
 mod support;
 mod watches;

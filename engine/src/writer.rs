@@ -1,4 +1,4 @@
-//! The one thread that writes. While a commit is under way, further operations queue and become the next transaction
+//! The one place that writes. While a commit is under way, further operations queue and become the next transaction
 //! (group commit): under load the cost of a sync is shared.
 
 use std::sync::mpsc;
@@ -29,42 +29,55 @@ pub(crate) enum Written {
     Failed(OpId, StoreError),
 }
 
-/// The writing thread's owner. Dropping it lets the thread end once it has written what it was given.
-pub(crate) struct Writer {
-    jobs: Option<mpsc::Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+/// Writes what it is given, in order: on a thread of its own if the store blocks, else where it is given. Dropping it
+/// lets the thread end once it has written what it was given.
+pub(crate) enum Writer {
+    Thread { jobs: mpsc::Sender<Job>, thread: JoinHandle<()> },
+    Here { storage: Storage, tell: Box<dyn Fn(Written) + Send>, failed: bool },
 }
 
 impl Writer {
-    /// Starts the thread. `tell` is called on it.
+    /// Begins. `tell` is called on the thread, or during [`Writer::give`].
     pub(crate) fn start(storage: Storage, tell: impl Fn(Written) + Send + 'static) -> std::io::Result<Writer> {
+        if !storage.store().blocks() {
+            return Ok(Writer::Here { storage, tell: Box::new(tell), failed: false });
+        }
         let (jobs, queue) = mpsc::channel();
         let thread =
             std::thread::Builder::new().name("commonhold-writer".into()).spawn(move || run(&storage, &queue, &tell))?;
-        Ok(Writer { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Writer::Thread { jobs, thread })
     }
 
     /// Queues a job. What comes after a failure is dropped.
-    pub(crate) fn give(&self, job: Job) {
-        if let Some(jobs) = &self.jobs {
+    pub(crate) fn give(&mut self, job: Job) {
+        match self {
             // The thread ends early only after a failure that it has told.
-            let _ = jobs.send(job);
+            Writer::Thread { jobs, .. } => _ = jobs.send(job),
+            Writer::Here { storage, tell, failed } if !*failed => {
+                let mut group = Group::default();
+                let done = group.add(storage, job, tell).and_then(|()| group.commit(storage, tell));
+                if let Err((op, error)) = done {
+                    *failed = true;
+                    tell(Written::Failed(op, error));
+                }
+            }
+            Writer::Here { .. } => {}
         }
     }
 
     /// Waits until everything is written and the store is let go of. Blocks.
-    pub(crate) fn finish(mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
+    pub(crate) fn finish(self) {
+        if let Writer::Thread { jobs, thread } = self {
+            drop(jobs);
             // A panic of the thread has been told as a failure of the store already.
             let _ = thread.join();
         }
     }
 }
 
-fn run(storage: &Storage, queue: &mpsc::Receiver<Job>, tell: &impl Fn(Written)) {
+fn run(storage: &Storage, queue: &mpsc::Receiver<Job>, tell: &dyn Fn(Written)) {
     while let Ok(first) = queue.recv() {
-        let mut group = Group { batch: Batch::new(), ops: Vec::new() };
+        let mut group = Group::default();
         let mut next = Some(first);
         while let Some(job) = next {
             if let Err((op, error)) = group.add(storage, job, tell) {
@@ -78,13 +91,14 @@ fn run(storage: &Storage, queue: &mpsc::Receiver<Job>, tell: &impl Fn(Written)) 
     }
 }
 
+#[derive(Default)]
 struct Group {
     batch: Batch,
     ops: Vec<OpId>,
 }
 
 impl Group {
-    fn add(&mut self, storage: &Storage, job: Job, tell: &impl Fn(Written)) -> Result<(), (OpId, StoreError)> {
+    fn add(&mut self, storage: &Storage, job: Job, tell: &dyn Fn(Written)) -> Result<(), (OpId, StoreError)> {
         match job {
             Job::Commit { op, ops } => {
                 if Storage::reads_back(&ops) {
@@ -101,7 +115,7 @@ impl Group {
         }
     }
 
-    fn commit(&mut self, storage: &Storage, tell: &impl Fn(Written)) -> Result<(), (OpId, StoreError)> {
+    fn commit(&mut self, storage: &Storage, tell: &dyn Fn(Written)) -> Result<(), (OpId, StoreError)> {
         let Some(first) = self.ops.first().copied() else { return Ok(()) };
         storage.store().commit(std::mem::take(&mut self.batch)).map_err(|error| (first, error))?;
         tell(Written::Stored(std::mem::take(&mut self.ops)));

@@ -102,7 +102,15 @@ pub enum Input {
         space: SpaceId,
         /// Its genesis, if it is known.
         genesis: Option<Genesis>,
-        /// The only documents wanted, if not all.
+        /// The only documents taken, if not all; at most [`LIST_MAX`](crate::message::LIST_MAX). Means nothing for a space
+        /// that is held already.
+        filter: Option<Vec<DocId>>,
+    },
+    /// Take these documents of a space from now on, or all. What is held of others stays, and is no longer kept up to date.
+    Take {
+        /// Which space.
+        space: SpaceId,
+        /// As for [`Input::Join`].
         filter: Option<Vec<DocId>>,
     },
     /// Something that this device says. Answered by [`Event::Saved`] or [`Event::Failed`].
@@ -555,6 +563,12 @@ pub enum LocalError {
     /// The document is deleted.
     #[error("the document is deleted")]
     Deleted,
+    /// This peer takes only some documents of the space, and not this one.
+    #[error("this peer does not take the document; take it first")]
+    NotTaken,
+    /// A peer that takes only some documents takes at most [`LIST_MAX`](crate::message::LIST_MAX).
+    #[error("this peer takes as many single documents as it can; take the whole space")]
+    TakesTooMany,
     /// This device may not do that.
     #[error("this device has no right to {0} in the space; ask an administrator for a grant")]
     NotAllowed(&'static str),
@@ -836,6 +850,7 @@ impl Peer {
             Input::StoreFailed { op } => self.store_failed(op),
             Input::Loaded { op, loaded } => self.loaded(op, loaded),
             Input::Join { space, genesis, filter } => self.join(space, genesis, filter),
+            Input::Take { space, filter } => self.take(space, filter),
             Input::Local { ticket, space, local } => self.local.push_back((ticket, space, local)),
             Input::SnapshotChecked { op, result } => self.snapshot_checked(op, result),
             Input::SnapshotMade { space, doc, bytes, heads, ends } => {

@@ -3,7 +3,7 @@
 //! The authority log is a log like any other (chains, tips, segments) whose entries are records. Its ids are not kept in
 //! memory: a million document headers cost a frontier.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
@@ -82,11 +82,16 @@ pub struct Space {
     pub fingerprint: Fingerprint,
     /// Logs in the fingerprint.
     pub logs: u64,
-    /// If present, the only documents that this peer wants.
-    pub filter: Option<Vec<DocId>>,
+    /// If present, the only documents that this peer takes.
+    pub filter: Option<BTreeSet<DocId>>,
 }
 
 impl Space {
+    /// Whether this peer takes a log of the space. The authority log is taken always.
+    pub fn takes(&self, doc: &DocId) -> bool {
+        *doc == self.id.authority() || self.filter.as_ref().is_none_or(|docs| docs.contains(doc))
+    }
+
     /// A space of which only the id is known.
     pub fn unknown(id: SpaceId) -> Space {
         Space {
@@ -111,7 +116,7 @@ impl Space {
             seq: row.seq,
             fingerprint: row.fingerprint,
             logs: row.logs,
-            filter: row.filter,
+            filter: row.filter.map(|docs| docs.into_iter().collect()),
             ..Space::unknown(id)
         };
         for (device, bytes) in rights {
@@ -130,7 +135,7 @@ impl Space {
             seq: self.seq,
             fingerprint: self.fingerprint,
             logs: self.logs,
-            filter: self.filter.clone(),
+            filter: self.filter.as_ref().map(|docs| docs.iter().copied().collect()),
         }
     }
 

@@ -171,6 +171,11 @@ impl View {
         self.graph.find(id).is_some()
     }
 
+    /// Whether the entries that it was loaded from have been checked, as the first batch makes sure.
+    pub fn is_checked(&self) -> bool {
+        self.index.is_some()
+    }
+
     /// What the view costs.
     pub fn cost(&self) -> Cost {
         let stats = with_doc!(self, doc => am::ReadDoc::stats(doc));

@@ -169,6 +169,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn blocks(&self) -> bool {
+        false
+    }
+
     fn size_bytes(&self) -> Result<u64, StoreError> {
         Ok(self.read().size_bytes)
     }

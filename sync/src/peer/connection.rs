@@ -17,8 +17,9 @@ use crate::secure::Channel;
 use crate::space::Space;
 use crate::violation::Violation;
 
-/// Delay before an acknowledgement or mark that nobody waits for, so that many become one message.
-const ACK_DELAY_MS: u64 = 250;
+/// Delay before an acknowledgement or mark that nobody waits for, so that many become one message: as long as the quiet after which
+/// peers compare, which says the same.
+const ACK_DELAY_MS: u64 = 2_000;
 /// Own entries whose acknowledgement is awaited, per connection; beyond it the status is learnt at the next reconnect.
 const UNACKED_MAX: usize = 8_192;
 /// Addresses in a hello.
@@ -113,6 +114,8 @@ pub(super) struct Link {
     /// The other side's handle.
     pub(super) theirs: u32,
     pub(super) filter: Option<BTreeSet<DocId>>,
+    /// This side takes only some documents.
+    partial: bool,
     pub(super) serve: Serve,
     pub(super) ask: Ask,
     /// What this side has of the other's sequence, once it is all stored.
@@ -179,10 +182,11 @@ pub(super) struct Incoming {
 }
 
 impl Link {
-    fn new(theirs: u32, filter: Option<Vec<DocId>>) -> Link {
+    fn new(theirs: u32, filter: Option<Vec<DocId>>, partial: bool) -> Link {
         Link {
             theirs,
             filter: filter.map(|docs| docs.into_iter().collect()),
+            partial,
             serve: Serve::Paused { after: 0 },
             ask: Ask::Paging,
             reached: None,
@@ -209,9 +213,17 @@ impl Link {
         *doc == space.authority() || self.filter.as_ref().is_none_or(|docs| docs.contains(doc))
     }
 
-    /// Whether both sides hold, or want to hold, the same set.
+    /// What the other side creates it takes.
+    pub(super) fn note_created(&mut self, docs: Vec<DocId>) {
+        if let Some(filter) = &mut self.filter {
+            let room = LIST_MAX.saturating_sub(filter.len());
+            filter.extend(docs.into_iter().take(room));
+        }
+    }
+
+    /// Whether both sides take everything, so that what they hold can be compared.
     pub(super) fn is_whole(&self) -> bool {
-        self.filter.is_none()
+        self.filter.is_none() && !self.partial
     }
 }
 
@@ -384,7 +396,7 @@ impl Peer {
                 fingerprint: space.fingerprint,
                 ride: if fresh { self.limits.in_flight_bytes_per_peer as u64 } else { ride },
                 fresh,
-                filter: space.filter.clone(),
+                filter: space.filter.as_ref().map(|docs| docs.iter().copied().collect()),
                 wants_genesis: space.genesis().is_none(),
             });
         }
@@ -427,8 +439,8 @@ impl Peer {
             }
             return self.notice(None, Some(id), None, "space.refused", why);
         }
-        if filter.is_some() {
-            space.filter = filter;
+        if let Some(docs) = filter.filter(|_| !known) {
+            space.filter = Some(docs.into_iter().take(LIST_MAX).collect());
         }
         let ready = space.genesis().is_some() && !was_ready;
         self.dirty_spaces.insert(id);
@@ -450,6 +462,27 @@ impl Peer {
                 let again: Vec<SpaceHello> = core::mem::take(&mut connection.unmatched);
                 self.match_spaces(conn, again);
             }
+        }
+    }
+
+    /// Takes other documents than before. What other stores were known to hold was known for the old choice; connections begin
+    /// anew.
+    pub(super) fn take(&mut self, id: SpaceId, filter: Option<Vec<DocId>>) {
+        let Some(space) = self.spaces.get_mut(&id) else { return };
+        let filter = filter.map(|docs| docs.into_iter().take(LIST_MAX).collect());
+        if space.filter == filter {
+            return;
+        }
+        space.filter = filter;
+        self.dirty_spaces.insert(id);
+        for ((space, peer), cursor) in &mut self.cursors {
+            if *space == id {
+                cursor.seq = 0;
+                self.late.push((id, *peer, *cursor));
+            }
+        }
+        for conn in self.connections.of_space(&id) {
+            self.close(conn, "filter", "takes other documents from now on", false);
         }
     }
 
@@ -510,7 +543,8 @@ impl Peer {
                 // Named twice. To begin again would buy a page, or lose what is under way, for a hundred bytes.
                 continue;
             }
-            connection.links.insert(id, Link::new(hello.handle, hello.filter.clone()));
+            let partial = self.spaces.get(&id).is_some_and(|space| space.filter.is_some());
+            connection.links.insert(id, Link::new(hello.handle, hello.filter.clone(), partial));
             self.connections.link(conn, id);
             if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&id)) {
                 link.wants_genesis = hello.wants_genesis;

@@ -4,6 +4,7 @@ use super::{After, Event, Local, LocalError, Peer, SnapshotContent, StoreOp, Tic
 use crate::chain::{Opening, Segment, Tip};
 use crate::id::{ChainId, DocId, EntryId, SpaceId};
 use crate::log::{Admission, SnapshotHead, SnapshotOf};
+use crate::message::LIST_MAX;
 use crate::record::{Record, Right};
 use crate::space::RecordAdmission;
 
@@ -66,6 +67,9 @@ impl Peer {
                         return Err(LocalError::NotAllowed("delete the document"));
                     }
                 }
+                Record::Header { .. } if held.filter.as_ref().is_some_and(|docs| docs.len() >= LIST_MAX) => {
+                    return Err(LocalError::TakesTooMany);
+                }
                 _ if right < Some(Right::Write) => return Err(LocalError::NotAllowed("write")),
                 _ => {}
             }
@@ -114,6 +118,9 @@ impl Peer {
         let creator = self.log(space, doc).map(|log| log.header().creator);
         if !held.may_write(&opening, creator.as_ref()) {
             return Err(LocalError::NotAllowed("write"));
+        }
+        if !held.takes(&doc) {
+            return Err(LocalError::NotTaken);
         }
         let rules = held.rules().ok_or(LocalError::SpaceNotReady)?;
         let rights = held.rights_for(&self.device);

@@ -57,6 +57,10 @@ impl Peer {
             return Err(Violation::ListTooLong);
         }
         let segments = self.resolve(conn, space, &data.segments)?;
+        if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
+            let own = segments.iter().filter(|s| s.doc == space.authority() && s.opening.device == peer);
+            own.for_each(|segment| link.note_created(headers(&space, segment)));
+        }
         let mut docs: BTreeSet<DocId> = segments
             .iter()
             .map(|s| s.doc)
@@ -131,7 +135,7 @@ impl Peer {
                     self.deepen(space, segment.doc, false);
                     let rest = core::iter::once(*segment).chain(segments);
                     data.segments =
-                        data.segments.drain(done..).zip(rest).map(|(wire, s)| named(&space, wire, s)).collect();
+                        data.segments.drain(done..).zip(rest).map(|(wire, s)| alone(&space, wire, s)).collect();
                     if let (Some(number), Some(connection)) = (number, self.connections.get_mut(&conn)) {
                         connection.begun = Some(Begun { number, pending, docs });
                     }
@@ -163,7 +167,7 @@ impl Peer {
     fn resolve(&self, conn: ConnId, space: SpaceId, wires: &[WireSegment]) -> Result<Vec<Segment>, Violation> {
         let Some(connection) = self.connections.get(&conn) else { return Ok(Vec::new()) };
         let mut defined = std::collections::BTreeMap::new();
-        let mut headers: Vec<DocId> = Vec::new();
+        let mut named: Vec<DocId> = Vec::new();
         let mut segments = Vec::with_capacity(wires.len());
         for wire in wires {
             let opening = match &wire.opening {
@@ -182,15 +186,13 @@ impl Peer {
             let doc = match wire.doc {
                 DocRef::Id(doc) => doc,
                 DocRef::Authority => space.authority(),
-                DocRef::Header(index) => *headers.get(index as usize).ok_or(Violation::UnknownHandle)?,
+                DocRef::Header(index) => *named.get(index as usize).ok_or(Violation::UnknownHandle)?,
             };
-            if doc == space.authority() {
-                let is_header = |bytes: &&Vec<u8>| matches!(Record::from_bytes(bytes), Ok(Record::Header { .. }));
-                let ids = wire.entries.iter().filter(is_header).map(|b| Record::id(&space, &opening.device, b));
-                headers.extend(ids.map(|id| DocId(id.0)));
-            }
             let segment =
                 Segment { doc, opening, first: wire.first, entries: wire.entries.clone(), tip: wire.tip.clone() };
+            if doc == space.authority() {
+                named.extend(headers(&space, &segment));
+            }
             if !segment.is_well_formed() {
                 return Err(Violation::SegmentShape);
             }
@@ -210,7 +212,7 @@ impl Peer {
 
     fn take_record_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
         // A deletion whose document is not known yet would be forgotten.
-        let headers = headers(&space, &segment);
+        let headers: BTreeSet<DocId> = headers(&space, &segment).into_iter().collect();
         let unknown = |doc: &DocId| !headers.contains(doc) && self.log(space, *doc).is_none();
         let unknown = tombstones(&space, &segment).into_iter().find(unknown);
         if let Some(doc) = unknown {
@@ -244,7 +246,7 @@ impl Peer {
     fn take_change_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
         let (doc, opening) = (segment.doc, segment.opening.clone());
         let Some(held) = self.spaces.get(&space) else { return Ok(Outcome::Pending) };
-        let Some(rules) = held.rules() else { return Ok(Outcome::Pending) };
+        let Some(rules) = held.rules().filter(|_| held.takes(&doc)) else { return Ok(Outcome::Pending) };
         let creator = self.log(space, doc).map(|log| log.header().creator);
         let allowed = held.may_write(&opening, creator.as_ref()) && held.knows_rights(&segment.tip.rights);
         let Some(log) = self.log(space, doc) else {
@@ -447,6 +449,11 @@ impl Peer {
             match record {
                 Record::Header { kind, name, .. } => {
                     let (doc, header) = (DocId(id.0), Header { creator: device, kind, name });
+                    if device == self.device
+                        && let Some(filter) = self.spaces.get_mut(&space).and_then(|held| held.filter.as_mut())
+                    {
+                        filter.insert(doc);
+                    }
                     if let Some(Slot::Held(_)) = self.slots.get(&(space, doc)) {
                         continue;
                     }
@@ -532,10 +539,9 @@ impl Peer {
 
     /// Documents that the other side holds: what this side lacks of them is wanted.
     pub(super) fn take_haves(&mut self, conn: ConnId, space: SpaceId, haves: Vec<Have>) {
-        let filter = self.spaces.get(&space).and_then(|s| s.filter.clone());
         let mut docs = Vec::new();
         for have in haves {
-            if filter.as_ref().is_some_and(|f| !f.contains(&have.doc)) && have.doc != space.authority() {
+            if !self.spaces.get(&space).is_some_and(|held| held.takes(&have.doc)) {
                 continue;
             }
             let ours = match have.doc == space.authority() {
@@ -588,12 +594,11 @@ impl Peer {
                 link.ask = Ask::Fetching;
                 link.reached = Some(upto);
                 link.repair.quiet(now);
-                if theirs == ours || !link.is_whole() {
+                if theirs == ours && link.is_whole() {
                     self.reach(conn, space, upto, true);
-                    if theirs == ours {
-                        self.after.push(After::Level { peer, space });
-                    }
+                    self.after.push(After::Level { peer, space });
                 }
+                self.levelled(conn, space);
             }
             (Some(upto), None) => {
                 let fresh = link.fresh;
@@ -782,7 +787,7 @@ impl Peer {
 }
 
 /// A segment in a form that does not refer to what came before it in its message.
-fn named(space: &SpaceId, wire: WireSegment, segment: Segment) -> WireSegment {
+fn alone(space: &SpaceId, wire: WireSegment, segment: Segment) -> WireSegment {
     let doc = if segment.doc == space.authority() { DocRef::Authority } else { DocRef::Id(segment.doc) };
     let (OpeningRef::New(handle, _) | OpeningRef::Known(handle)) = wire.opening;
     WireSegment { doc, opening: OpeningRef::New(handle, segment.opening), ..wire }
@@ -799,9 +804,9 @@ fn tombstones(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
     records.filter_map(deleted).collect()
 }
 
-/// The documents whose headers a segment of records brings.
-fn headers(space: &SpaceId, segment: &Segment) -> BTreeSet<DocId> {
+/// The documents that a segment of the authority log creates, in order.
+fn headers(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
     let is_header = |bytes: &&Vec<u8>| matches!(Record::from_bytes(bytes), Ok(Record::Header { .. }));
-    let ids = segment.entries.iter().filter(is_header);
-    ids.map(|bytes| DocId(Record::id(space, &segment.opening.device, bytes).0)).collect()
+    let of = |bytes: &Vec<u8>| DocId(Record::id(space, &segment.opening.device, bytes).0);
+    segment.entries.iter().filter(is_header).map(of).collect()
 }

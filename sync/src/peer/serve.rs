@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::connection::{Ask, Connection, Serve, wire};
-use super::{ConnId, Load, PageRow, Peer, Purpose};
+use super::{After, ConnId, Load, PageRow, Peer, Purpose};
 use crate::chain::Segment;
 use crate::clock::Clock;
 use crate::id::{ChainId, DeviceId, DocId, SpaceId};
@@ -324,9 +324,18 @@ impl Peer {
     /// Wanted documents have come: the dialler compares.
     pub(super) fn levelled(&mut self, conn: ConnId, space: SpaceId) {
         let now = self.now;
-        let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) else { return };
-        if link.wanted.is_empty() && link.ask != Ask::Level && link.ask != Ask::Paging {
-            link.repair.quiet(now);
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some((link, peer)) = connection.links.get_mut(&space).zip(connection.peer) else { return };
+        if !link.wanted.is_empty() || link.ask == Ask::Level || link.ask == Ask::Paging {
+            return;
+        }
+        if link.is_whole() {
+            return link.repair.quiet(now);
+        }
+        // Nothing to compare: who takes a part is level with what it was sent.
+        if let Some(upto) = link.reached {
+            self.reach(conn, space, upto, true);
+            self.after.push(After::Level { peer, space });
         }
     }
 }
