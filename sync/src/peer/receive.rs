@@ -120,7 +120,7 @@ impl Peer {
         }
         let from = From { conn, peer, store };
         let prompt = segments.iter().any(|s| s.opening.device == peer);
-        let brings_authority = segments.iter().any(|s| s.doc == space.authority());
+        docs.extend(segments.iter().map(|s| s.doc).filter(|doc| *doc == space.authority()));
         let mut violation = None;
         let mut segments = segments.into_iter();
         let mut done = 0;
@@ -155,8 +155,7 @@ impl Peer {
             return Err(violation);
         }
         self.take_haves(conn, space, data.haves);
-        let authority = brings_authority.then(|| space.authority());
-        self.got(conn, space, &docs.into_iter().chain(authority).collect(), data.asked);
+        self.got(conn, space, &docs, data.asked);
         self.end_of_data(conn, space, data.upto, data.fingerprint, data.asked, &data.absent);
         if wanted {
             self.levelled(conn, space);
