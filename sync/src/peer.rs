@@ -639,7 +639,7 @@ enum After {
     Push { space: SpaceId, seq: u64, segment: Segment },
     Ack { conn: ConnId, number: u64, prompt: bool },
     Ask { conn: ConnId, since: Since },
-    Level { peer: DeviceId, space: SpaceId },
+    Level { conn: ConnId, peer: DeviceId, space: SpaceId },
 }
 
 /// A snapshot that the engine made: document, bytes, heads, chain ends by actor.
@@ -1082,7 +1082,12 @@ impl Peer {
                 After::Push { space, seq, segment } => self.push(space, seq, &segment, None),
                 After::Ack { conn, number, prompt } => self.note_stored(conn, number, prompt),
                 After::Ask { conn, since } => self.ask(conn, since),
-                After::Level { peer, space } => self.emit(Event::Level { peer, space }),
+                // By now the two may have parted.
+                After::Level { conn, peer, space } => {
+                    if self.connections.get(&conn).is_some() {
+                        self.emit(Event::Level { peer, space });
+                    }
+                }
             }
         }
     }
