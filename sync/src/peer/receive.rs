@@ -615,7 +615,10 @@ impl Peer {
             }
             (Some(upto), None) => {
                 let fresh = link.fresh;
-                let ride = if fresh { in_flight } else { ride };
+                // A page costs a round trip: each may be twice the last.
+                link.page_bytes =
+                    if fresh { in_flight } else { link.page_bytes.saturating_mul(2).max(ride).min(in_flight) };
+                let ride = link.page_bytes;
                 // Asked once this page is on disk: a slow disk slows the sender.
                 let since = Since { space: link.theirs, after: upto, ride, fresh };
                 self.after.push(After::Ask { conn, since });
