@@ -19,7 +19,6 @@ use ed25519_dalek::SigningKey;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::error::Error;
 use crate::shared::{Command, Mode, Reply, Shared, locked};
 use crate::start;
 use crate::status::{NodeEvent, SpaceInfo};

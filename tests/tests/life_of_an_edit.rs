@@ -9,7 +9,7 @@
 //! - Structural admission, forwarding, storing and the event for the view are one step at the receiver. Semantic admission is the
 //!   view's, when it applies the batch; an entry that fails there is held and relayed but not shown.
 //! - An acknowledgement to the author itself leaves in the step that says stored. One to a relay, which waits for nothing, is
-//!   gathered with others for a quarter of a second and sent from a timer.
+//!   gathered with others for two seconds and sent from a timer.
 
 #![allow(clippy::unwrap_used, reason = "this is all test code")]
 
@@ -37,7 +37,7 @@ const FIRST: ConnId = ConnId(1);
 /// Ben and Cleo.
 const SECOND: ConnId = ConnId(2);
 /// How long an acknowledgement to a relay may be gathered, milliseconds.
-const ACK_DELAY: u64 = 250;
+const ACK_DELAY: u64 = 2_000;
 
 #[test]
 fn an_edit_is_signed_stored_sent_forwarded_stored_shown_and_acknowledged() {
