@@ -2,6 +2,7 @@
 
 mod disk;
 mod files;
+mod fixture;
 mod life;
 mod partial;
 mod peers;

@@ -388,6 +388,9 @@ pub enum DocRef {
     Header(u32),
     /// The authority log of the message's space.
     Authority,
+    /// The document of the segment before, in this message or an earlier one about this space on this connection; segments of
+    /// the authority log do not count. Live edits are mostly of one document, whose id would be an eighth of the message.
+    Last,
 }
 
 impl<C> Encode<C> for DocRef {
@@ -396,6 +399,7 @@ impl<C> Encode<C> for DocRef {
             DocRef::Id(doc) => e.bytes(&doc.0)?.ok(),
             DocRef::Header(index) => e.u32(*index)?.ok(),
             DocRef::Authority => e.null()?.ok(),
+            DocRef::Last => e.bool(true)?.ok(),
         }
     }
 }
@@ -405,6 +409,7 @@ impl<'b, C> Decode<'b, C> for DocRef {
         match d.datatype()? {
             Type::Bytes => DocId::decode(d, c).map(DocRef::Id),
             Type::Null => d.null().map(|()| DocRef::Authority),
+            Type::Bool if d.bool()? => Ok(DocRef::Last),
             _ => d.u32().map(DocRef::Header),
         }
     }

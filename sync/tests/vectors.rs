@@ -12,6 +12,8 @@ mod refused;
 #[path = "../../tests/wasm-probe/src/session.rs"]
 #[allow(unreachable_pub, reason = "the probe for wasm is a crate of its own")]
 mod session;
+#[path = "vectors/text.rs"]
+mod text;
 #[path = "vectors/wire.rs"]
 mod wire;
 

@@ -78,6 +78,7 @@ const bool = (value) => typeof value === 'boolean'
 const string = (value) => typeof value === 'string'
 const bin = (length) => (value) => value instanceof Uint8Array && (length === undefined || value.length === length)
 const nil = (value) => value === null
+const isTrue = (value) => value === true
 const list = (item, max = Infinity) => (value) => Array.isArray(value) && value.length <= max && value.every(item)
 const tuple = (...items) => (value) =>
   Array.isArray(value) && value.length === items.length && items.every((item, at) => item(value[at]))
@@ -101,7 +102,7 @@ const tip = tuple(u64, list(bin(32), 8), bin(64))
 const actor = (value) => bin()(value) && value.length >= 1 && value.length <= 64
 const opening = tuple(bin(32), bin(8), either(nil, actor))
 const entry = (value) => bin()(value) && value.length >= 10
-const segment = tuple(either(bin(32), u32, nil), either(u32, tuple(u32, opening)), u64, tip, list(entry))
+const segment = tuple(either(bin(32), u32, nil, isTrue), either(u32, tuple(u32, opening)), u64, tip, list(entry))
 const cursor = fields({ 0: bin(16), 1: u64 })
 const have = fields({ 0: bin(32), 1: clock })
 const spaceHello = fields({

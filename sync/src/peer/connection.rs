@@ -128,6 +128,9 @@ pub(super) struct Link {
     pub(super) snapshot: Option<Incoming>,
     pub(super) pushes: Vec<Arc<Segment>>,
     pub(super) repair: Repair,
+    /// The last document of which a segment was sent, and received ([`DocRef::Last`](crate::message::DocRef::Last)).
+    last_out: Option<DocId>,
+    pub(super) last_in: Option<DocId>,
     /// Sequence number of this store up to which the other side has been told (a mark).
     marked: u64,
     mark_due: bool,
@@ -191,6 +194,8 @@ impl Link {
             snapshot: None,
             pushes: Vec::new(),
             repair: Repair::default(),
+            last_out: None,
+            last_in: None,
             marked: 0,
             mark_due: false,
         }
@@ -850,10 +855,13 @@ pub(super) fn wire(
     headers: &BTreeMap<DocId, u32>,
 ) -> WireSegment {
     use crate::message::DocRef;
-    let doc = match headers.get(&segment.doc) {
-        Some(index) => DocRef::Header(*index),
-        None if segment.doc == space.authority() => DocRef::Authority,
-        None => DocRef::Id(segment.doc),
+    let last = connection.links.get_mut(space).map(|link| &mut link.last_out);
+    let doc = if segment.doc == space.authority() {
+        DocRef::Authority
+    } else if last.is_some_and(|last| last.replace(segment.doc) == Some(segment.doc)) {
+        DocRef::Last
+    } else {
+        headers.get(&segment.doc).map_or(DocRef::Id(segment.doc), |index| DocRef::Header(*index))
     };
     WireSegment {
         doc,

@@ -54,7 +54,7 @@ impl Peer {
         if data.haves.len() > LIST_MAX || data.absent.len() > LIST_MAX || !connection.links.contains_key(&space) {
             return Err(Violation::ListTooLong);
         }
-        let segments = self.resolve(conn, space, &data.segments)?;
+        let (segments, last) = self.resolve(conn, space, &data.segments)?;
         if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
             let own = segments.iter().filter(|s| s.doc == space.authority() && s.opening.device == peer);
             own.for_each(|segment| link.note_created(headers(&space, segment)));
@@ -80,6 +80,9 @@ impl Peer {
             return Ok(Some(data));
         }
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
+        if let Some(link) = connection.links.get_mut(&space) {
+            link.last_in = last;
+        }
         for wire in &data.segments {
             if let OpeningRef::New(handle, opening) = &wire.opening {
                 connection.openings_in.insert(*handle, opening.clone());
@@ -135,8 +138,15 @@ impl Peer {
         Ok(None)
     }
 
-    fn resolve(&self, conn: ConnId, space: SpaceId, wires: &[WireSegment]) -> Result<Vec<Segment>, Violation> {
-        let Some(connection) = self.connections.get(&conn) else { return Ok(Vec::new()) };
+    /// What a message names by numbers, in full; and the document that the next message may mean by "last".
+    fn resolve(
+        &self,
+        conn: ConnId,
+        space: SpaceId,
+        wires: &[WireSegment],
+    ) -> Result<(Vec<Segment>, Option<DocId>), Violation> {
+        let Some(connection) = self.connections.get(&conn) else { return Ok((Vec::new(), None)) };
+        let mut last = connection.links.get(&space).and_then(|link| link.last_in);
         let mut defined = std::collections::BTreeMap::new();
         let mut named: Vec<DocId> = Vec::new();
         let mut segments = Vec::with_capacity(wires.len());
@@ -158,7 +168,11 @@ impl Peer {
                 DocRef::Id(doc) => doc,
                 DocRef::Authority => space.authority(),
                 DocRef::Header(index) => *named.get(index as usize).ok_or(Violation::UnknownHandle)?,
+                DocRef::Last => last.ok_or(Violation::UnknownHandle)?,
             };
+            if doc != space.authority() {
+                last = Some(doc);
+            }
             let segment =
                 Segment { doc, opening, first: wire.first, entries: wire.entries.clone(), tip: wire.tip.clone() };
             if doc == space.authority() {
@@ -169,7 +183,7 @@ impl Peer {
             }
             segments.push(segment);
         }
-        Ok(segments)
+        Ok((segments, last))
     }
 
     /// One segment from elsewhere, whose log is in memory.
@@ -732,7 +746,6 @@ impl Peer {
     }
 }
 
-/// The documents that the records in a segment delete, but for those whose header the segment itself brings.
 /// The documents that a segment of the authority log creates.
 fn headers(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
     let is_header = |bytes: &&Vec<u8>| matches!(Record::from_bytes(bytes), Ok(Record::Header { .. }));
@@ -740,6 +753,7 @@ fn headers(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
     segment.entries.iter().filter(is_header).map(of).collect()
 }
 
+/// The documents that the records in a segment delete, but for those whose header the segment itself brings.
 fn tombstones(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
     if segment.doc != space.authority() {
         return Vec::new();

@@ -66,18 +66,20 @@ fn space_hello(full: bool) -> (SpaceHello, Value) {
     (hello, json)
 }
 
-fn messages() -> Vec<(&'static str, Message, Value)> {
+pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
     let ((known, known_json), (new, new_json)) = (space_hello(true), space_hello(false));
     let segment = |doc, opening, entries| WireSegment { doc, opening, first: 1, tip: tip(2), entries };
     let segments = vec![
         segment(DocRef::Authority, OpeningRef::New(5, opening()), vec![vec![1; 12], vec![2; 12]]),
         segment(DocRef::Header(0), OpeningRef::Known(5), vec![vec![3; 30], vec![4; 12]]),
         segment(DocRef::Id(doc()), OpeningRef::Known(5), vec![vec![5; 12], vec![6; 12]]),
+        segment(DocRef::Last, OpeningRef::Known(5), vec![vec![7; 12], vec![8; 12]]),
     ];
     let segments_json = json!([
         [null, [5, opening_json()], 1, tip_json(2), [bytes([1; 12]), bytes([2; 12])]],
         [0, 5, 1, tip_json(2), [bytes([3; 30]), bytes([4; 12])]],
         [bytes(doc().0), 5, 1, tip_json(2), [bytes([5; 12]), bytes([6; 12])]],
+        [true, 5, 1, tip_json(2), [bytes([7; 12]), bytes([8; 12])]],
     ]);
     let hello = Hello {
         features: 0,
