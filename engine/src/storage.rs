@@ -488,7 +488,13 @@ impl Storage {
     /// Everything that a view is made of.
     pub(crate) fn held(&self, space: &SpaceId, doc: &DocId) -> Result<Option<Read<Held>>, StoreError> {
         let mut damaged = Vec::new();
-        let Some(image) = self.image(space, doc, &mut damaged)? else { return Ok(None) };
+        let Some(image) = self.image(space, doc, &mut damaged)? else {
+            // Not the same as a document that was never here.
+            return match damaged.pop() {
+                Some((table, key)) => Err(StoreError::Damaged { table, key }),
+                None => Ok(None),
+            };
+        };
         let key = keys::document(space, doc);
         let head = self.get::<SnapshotHead>(Table::Snapshots, &key, &mut damaged)?;
         let bytes = self.bytes(Table::Snapshots, &keys::snapshot_bytes(&key), &mut damaged)?;
@@ -512,6 +518,9 @@ impl Storage {
         let mut found = Vec::new();
         loop {
             let scan = self.store.scan(Table::Documents, &start, end.as_deref(), SCAN_ROWS, SCAN_BYTES)?;
+            if !scan.damaged.is_empty() {
+                tracing::error!(%space, rows = scan.damaged.len(), "documents whose row is damaged are not listed");
+            }
             for (key, value) in scan.rows {
                 let doc = key.get(32..).and_then(split).map(|(doc, _)| DocId(doc));
                 let (Some(id), Some(row)) = (doc, DocumentRow::from_bytes(&value)) else { continue };
