@@ -168,8 +168,8 @@ pub struct Cost {
 pub(crate) struct Tracker {
     /// Counts what was saved here.
     clock: u64,
-    /// What the clock showed when the two were level last.
-    levels: BTreeMap<(SpaceId, DeviceId), u64>,
+    /// What the clock showed when the two were level last, and whether that was said of all that this peer holds.
+    levels: BTreeMap<(SpaceId, DeviceId), (u64, bool)>,
     ends: BTreeMap<(SpaceId, DocId), End>,
 }
 
@@ -214,8 +214,8 @@ impl Tracker {
         }
     }
 
-    pub(crate) fn level(&mut self, peer: DeviceId, space: SpaceId) {
-        self.levels.insert((space, peer), self.clock);
+    pub(crate) fn level(&mut self, peer: DeviceId, space: SpaceId, whole: bool) {
+        self.levels.insert((space, peer), (self.clock, whole));
     }
 
     pub(crate) fn closed(&mut self, peer: &DeviceId) {
@@ -224,9 +224,11 @@ impl Tracker {
 
     /// The two were level, and what this device has made since is on the other's disk.
     pub(crate) fn is_level(&self, space: &SpaceId, peer: &DeviceId) -> bool {
-        let Some(level) = self.levels.get(&(*space, *peer)) else { return false };
+        let Some((level, whole)) = self.levels.get(&(*space, *peer)) else { return false };
         let ends = self.ends.range((*space, DocId([0; 32]))..).take_while(|((of, _), _)| of == space);
-        ends.filter(|(_, end)| end.at > *level).all(|(_, end)| end.held_by(peer))
+        // Who takes a part of the space holds of the rest what it once acknowledged.
+        let concerns = |end: &End| end.at > *level && (*whole || end.by.contains_key(peer));
+        ends.filter(|(_, end)| concerns(end)).all(|(_, end)| end.held_by(peer))
     }
 
     /// Peers that hold entries of this device in a document, and whether all of them.
@@ -234,8 +236,8 @@ impl Tracker {
         let end = self.ends.get(&(*space, *doc));
         let mut found: BTreeMap<DeviceId, bool> =
             end.iter().flat_map(|end| end.by.keys().map(|peer| (*peer, end.held_by(peer)))).collect();
-        for ((of, peer), at) in &self.levels {
-            if of == space && end.is_none_or(|end| end.at <= *at) {
+        for ((of, peer), (at, whole)) in &self.levels {
+            if of == space && *whole && end.is_none_or(|end| end.at <= *at) {
                 found.insert(*peer, true);
             }
         }
@@ -260,7 +262,7 @@ mod tests {
     #[test]
     fn an_edit_ends_being_level_until_it_is_acknowledged() {
         let mut tracker = Tracker::default();
-        tracker.level(PEER, SPACE);
+        tracker.level(PEER, SPACE, true);
         assert!(tracker.is_level(&SPACE, &PEER));
         tracker.saved(SPACE, DOC, CHAIN, 5);
         assert!(!tracker.is_level(&SPACE, &PEER));
@@ -275,7 +277,7 @@ mod tests {
     fn what_was_compared_needs_no_acknowledgement_and_what_is_gone_is_not_level() {
         let mut tracker = Tracker::default();
         tracker.saved(SPACE, DOC, CHAIN, 5);
-        tracker.level(PEER, SPACE);
+        tracker.level(PEER, SPACE, true);
         assert_eq!(tracker.acknowledged(&SPACE, &DOC), vec![(PEER, true)]);
         tracker.closed(&PEER);
         assert!(!tracker.is_level(&SPACE, &PEER));

@@ -23,6 +23,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use self::connections::Connections;
 use self::repair::SetCache;
 use crate::chain::{Kind, Opening, Segment, Tip};
+use crate::clock::Fingerprint;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::limits::Limits;
 use crate::log::{DeepEntry, Header, Image, Log, SnapshotOf, StoredSegment};
@@ -493,6 +494,9 @@ pub enum Event {
         peer: DeviceId,
         /// Which space.
         space: SpaceId,
+        /// True if the two were compared. False if one takes only a part: then this peer has what it takes of what the other
+        /// holds, and what the other has is known from acknowledgements alone.
+        whole: bool,
     },
     /// A device signed two histories of one chain.
     Forked {
@@ -622,6 +626,19 @@ struct Held {
     stored_by: OpId,
 }
 
+/// What of a space is on disk. This is what others are told: they take it for an acknowledgement.
+#[derive(Clone, Copy, Debug, Default)]
+struct Durable {
+    seq: u64,
+    fingerprint: Fingerprint,
+}
+
+impl Durable {
+    fn of(space: &Space) -> Durable {
+        Durable { seq: space.seq, fingerprint: space.fingerprint }
+    }
+}
+
 #[derive(Debug)]
 enum Purpose {
     Logs,
@@ -639,7 +656,7 @@ enum After {
     Push { space: SpaceId, seq: u64, segment: Segment },
     Ack { conn: ConnId, number: u64, prompt: bool },
     Ask { conn: ConnId, since: Since },
-    Level { conn: ConnId, peer: DeviceId, space: SpaceId },
+    Level { conn: ConnId, peer: DeviceId, space: SpaceId, whole: bool },
 }
 
 /// A snapshot that the engine made: document, bytes, heads, chain ends by actor.
@@ -719,8 +736,8 @@ pub struct Peer {
     after: Vec<After>,
     stores: BTreeMap<OpId, Vec<After>>,
     /// Highest sequence number of each space that is on its way to disk, by operation.
-    storing: BTreeMap<OpId, Vec<(SpaceId, u64)>>,
-    durable: BTreeMap<SpaceId, u64>,
+    storing: BTreeMap<OpId, Vec<(SpaceId, Durable)>>,
+    durable: BTreeMap<SpaceId, Durable>,
     outputs: VecDeque<Output>,
     /// Highest store operation that is done; they are done in order.
     done: OpId,
@@ -749,7 +766,7 @@ impl Peer {
             addresses: start.addresses,
             limits: start.limits,
             now: Now(0),
-            durable: spaces.iter().map(|(id, s)| (*id, s.seq)).collect(),
+            durable: spaces.iter().map(|(id, s)| (*id, Durable::of(s))).collect(),
             prefixes: BTreeMap::new(),
             spaces,
             cursors: start.cursors.into_iter().map(|(s, d, c)| ((s, d), c)).collect(),
@@ -889,6 +906,11 @@ impl Peer {
         let mut bytes = [0; N];
         self.rng.fill_bytes(&mut bytes);
         bytes
+    }
+
+    /// What of a space is on disk.
+    fn durable(&self, space: &SpaceId) -> Durable {
+        self.durable.get(space).copied().unwrap_or_default()
     }
 
     fn load(&mut self, space: SpaceId, load: Load, purpose: Purpose) {
@@ -1034,11 +1056,11 @@ impl Peer {
             let (digest, image) = (held.digest, held.log.image());
             self.batch.push(StoreOp::Document { space, doc, digest, image });
         }
-        let mut seqs = Vec::new();
+        let mut held_then = Vec::new();
         for space in core::mem::take(&mut self.dirty_spaces) {
             if let Some(held) = self.spaces.get(&space) {
                 self.batch.push(StoreOp::Space { space, row: held.row() });
-                seqs.push((space, held.seq));
+                held_then.push((space, Durable::of(held)));
             }
         }
         if !self.batch.is_empty() || core::mem::take(&mut self.closing) {
@@ -1054,7 +1076,7 @@ impl Peer {
                 }
             }
             self.stores.insert(op, after);
-            self.storing.insert(op, seqs);
+            self.storing.insert(op, held_then);
             self.outputs.push_back(Output::Store { op, ops: core::mem::take(&mut self.batch) });
         } else if let Some((_, last)) = self.stores.iter_mut().next_back() {
             // Nothing new to store, but what it speaks of may be on its way.
@@ -1065,8 +1087,8 @@ impl Peer {
     }
 
     fn stored(&mut self, op: OpId) {
-        for (space, seq) in self.storing.remove(&op).unwrap_or_default() {
-            self.durable.insert(space, seq);
+        for (space, durable) in self.storing.remove(&op).unwrap_or_default() {
+            self.durable.insert(space, durable);
             self.note_durable(space);
         }
         self.done = op;
@@ -1083,9 +1105,9 @@ impl Peer {
                 After::Ack { conn, number, prompt } => self.note_stored(conn, number, prompt),
                 After::Ask { conn, since } => self.ask(conn, since),
                 // By now the two may have parted.
-                After::Level { conn, peer, space } => {
+                After::Level { conn, peer, space, whole } => {
                     if self.connections.get(&conn).is_some() {
-                        self.emit(Event::Level { peer, space });
+                        self.emit(Event::Level { peer, space, whole });
                     }
                 }
             }

@@ -138,7 +138,6 @@ fn an_edit_is_signed_stored_sent_forwarded_stored_shown_and_acknowledged() {
 
 /// The status of the author counts a comparison that finds both the same as an acknowledgement, so it may not come before one.
 #[test]
-#[ignore = "a known fault of the machine: what it says it holds when peers compare includes what is not on its disk yet"]
 fn a_comparison_does_not_say_that_an_edit_is_held_before_it_is_on_disk() {
     let Row { mut sides, space, doc, now } = Row::level();
     let [ann, ben, _] = &mut sides;

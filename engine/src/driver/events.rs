@@ -97,8 +97,8 @@ impl Driver {
                 locked(&self.shared.tracker).acked(peer, space, doc, chain, n);
                 self.shared.moved();
             }
-            Event::Level { peer, space } => {
-                locked(&self.shared.tracker).level(peer, space);
+            Event::Level { peer, space, whole } => {
+                locked(&self.shared.tracker).level(peer, space, whole);
                 self.shared.emit(NodeEvent::Level { peer, space });
                 self.shared.moved();
             }

@@ -401,7 +401,7 @@ impl Peer {
                 prefix: Self::prefix(id),
                 tag: Self::tag(&session, connection.dialled, id),
                 cursor: peer.and_then(|p| self.cursors.get(&(*id, p)).copied()),
-                fingerprint: space.fingerprint,
+                fingerprint: self.durable.get(id).copied().unwrap_or_default().fingerprint,
                 ride: if fresh { self.limits.in_flight_bytes_per_peer as u64 } else { ride },
                 fresh,
                 filter: space.filter.as_ref().map(|docs| docs.iter().copied().collect()),
@@ -796,7 +796,7 @@ impl Peer {
             let upto = connection.unstored.first().map_or(connection.data_in, |first| first - 1);
             let mut marks = Vec::new();
             for (space, link) in &mut connection.links {
-                let durable = self.durable.get(space).copied().unwrap_or(0);
+                let durable = self.durable.get(space).copied().unwrap_or_default().seq;
                 if link.mark_due && link.serve == Serve::Live && durable > link.marked {
                     link.marked = durable;
                     marks.push((link.theirs, durable));

@@ -609,7 +609,7 @@ impl Peer {
                 link.repair.quiet(now);
                 if theirs == ours && link.is_whole() {
                     self.reach(conn, space, upto, true);
-                    self.after.push(After::Level { conn, peer, space });
+                    self.after.push(After::Level { conn, peer, space, whole: true });
                 }
                 self.levelled(conn, space);
             }

@@ -3,7 +3,7 @@
 //! The dialler of a connection drives both, so that the two sides never do the same work twice.
 
 use super::connection::{Ask, Serve};
-use super::{After, ConnId, Load, Now, Peer, Purpose};
+use super::{After, ConnId, Durable, Load, Now, Peer, Purpose};
 use crate::clock::Fingerprint;
 use crate::id::{DocId, SpaceId};
 use crate::message::{Check, Difference, Message, Symbols, SymbolsWanted};
@@ -136,7 +136,7 @@ pub(super) struct SetCache {
 impl Peer {
     /// Reads the set of a space unless it is at hand. True if it is.
     fn ensure_set(&mut self, space: SpaceId, fresh: bool) -> bool {
-        let (current, now) = (self.fingerprint(&space), self.now);
+        let (current, now) = (self.durable(&space).fingerprint, self.now);
         if let Some(set) = self.sets.get_mut(&space) {
             set.used = now;
             // Reading a set again costs a scan: not for every change, whoever asks.
@@ -182,8 +182,7 @@ impl Peer {
     }
 
     fn compare(&mut self, conn: ConnId, space: SpaceId) {
-        let (fingerprint, now) = (self.fingerprint(&space), self.now);
-        let seq = self.durable.get(&space).copied().unwrap_or(0);
+        let (Durable { seq, fingerprint }, now) = (self.durable(&space), self.now);
         let docs = self.spaces.get(&space).map_or(0, |s| s.logs);
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let dialled = connection.dialled;
@@ -209,7 +208,7 @@ impl Peer {
         let space = connection.space_of(check.space)?;
         let Some(peer) = connection.peer else { return Ok(()) };
         let ours = self.fingerprint(&space);
-        let seq = self.durable.get(&space).copied().unwrap_or(0);
+        let Durable { seq, fingerprint } = self.durable(&space);
         let docs = self.spaces.get(&space).map_or(0, |s| s.logs);
         let now = self.now;
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
@@ -232,12 +231,12 @@ impl Peer {
             link.repair.settled();
         }
         if !check.answer {
-            let answer = Check { space: theirs, fingerprint: ours, docs, seq, answer: true };
+            let answer = Check { space: theirs, fingerprint, docs, seq, answer: true };
             connection.send(&Message::Check(answer));
         }
         if equal {
             self.reach(conn, space, check.seq, true);
-            self.after.push(After::Level { conn, peer, space });
+            self.after.push(After::Level { conn, peer, space, whole: true });
         }
         Ok(())
     }

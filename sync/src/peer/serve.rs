@@ -38,7 +38,7 @@ impl Peer {
     pub(super) fn begin_serving(&mut self, conn: ConnId, space: SpaceId, hello: &SpaceHello) {
         let Some(held) = self.spaces.get(&space) else { return };
         let (seq, ours) = (held.seq, held.fingerprint);
-        let durable = self.durable.get(&space).copied().unwrap_or(0);
+        let durable = self.durable(&space).seq;
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let Some(link) = connection.links.get_mut(&space) else { return };
         link.fresh = held.logs == 0;
@@ -65,7 +65,7 @@ impl Peer {
 
     /// Everything up to `upto` has been sent (or, without it, must be found out): from here on, live.
     fn finish_serving(&mut self, conn: ConnId, space: SpaceId, upto: Option<u64>) {
-        let fingerprint = Some(self.fingerprint(&space));
+        let fingerprint = Some(self.durable(&space).fingerprint);
         let now = self.now;
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let Some(link) = connection.links.get_mut(&space) else { return };
@@ -96,7 +96,7 @@ impl Peer {
         let store = connection.store;
         let mut loads = Vec::new();
         for (space, link) in &mut connection.links {
-            let durable = self.durable.get(space).copied().unwrap_or(0);
+            let durable = self.durable.get(space).copied().unwrap_or_default().seq;
             if let Serve::Lagging { after } = link.serve
                 && durable > link.read_at
             {
@@ -335,7 +335,7 @@ impl Peer {
         // Nothing to compare: who takes a part is level with what it was sent.
         if let Some(upto) = link.reached {
             self.reach(conn, space, upto, true);
-            self.after.push(After::Level { conn, peer, space });
+            self.after.push(After::Level { conn, peer, space, whole: false });
         }
     }
 }

@@ -505,7 +505,7 @@ impl World {
             }
             Event::Opened { conn, .. } => self.note(|| format!("{host} knows who is on {conn:?}")),
             Event::Closed { conn, .. } => self.note(|| format!("{host} is rid of {conn:?}")),
-            Event::Level { peer, space } => {
+            Event::Level { peer, space, .. } => {
                 let other = peer_of(self, peer);
                 self.note(|| format!("{host} is level with {other:?} in {space:?}"));
             }
