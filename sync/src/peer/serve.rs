@@ -231,17 +231,24 @@ impl Peer {
     }
 
     pub(super) fn snapshot_loaded(&mut self, conn: ConnId, space: SpaceId, doc: DocId, bytes: Option<Vec<u8>>) {
-        let Some(bytes) = bytes else {
+        if let Some(bytes) = &bytes
+            && !self.ensure(space, [doc])
+        {
+            self.snapshots_ready.push((conn, space, doc, bytes.clone()));
+            return;
+        }
+        let image = self.log(space, doc).map(crate::log::Log::image).filter(|image| image.covered.is_some());
+        let Some((bytes, image)) = bytes.zip(image) else {
             // Deleted meanwhile. The other side waits for an answer.
             let Some(connection) = self.connections.get_mut(&conn) else { return };
             let Some(theirs) = connection.links.get(&space).map(|l| l.theirs) else { return };
             return connection.send(&Message::Data(Data { absent: vec![doc], ..empty(theirs, true) }));
         };
-        if !self.ensure(space, [doc]) {
-            self.snapshots_ready.push((conn, space, doc, bytes));
-            return;
+        // What was read may be the snapshot before the one that the log speaks of: sent under its tips it would be a lie.
+        let another = image.covered.as_ref().is_some_and(|covered| covered.bytes != bytes.len() as u64);
+        if another || self.covering.contains_key(&(space, doc)) {
+            return self.load(space, Load::Snapshot { space, doc }, Purpose::SnapshotFor { conn, doc });
         }
-        let Some(image) = self.log(space, doc).map(crate::log::Log::image) else { return };
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let Some(theirs) = connection.links.get(&space).map(|l| l.theirs) else { return };
         send_snapshot(connection, &space, theirs, doc, &image, &bytes);
