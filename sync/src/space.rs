@@ -119,7 +119,10 @@ impl Space {
             filter: row.filter.map(|docs| docs.into_iter().collect()),
             ..Space::unknown(id)
         };
-        for (device, bytes) in rights {
+        // Rows come in the order of their ids. Only the root makes admins, so once its grants are in, no other waits for one.
+        let root = space.genesis.as_ref().map(|g| g.root);
+        let (first, rest): (Vec<_>, Vec<_>) = rights.into_iter().partition(|(device, _)| Some(*device) == root);
+        for (device, bytes) in first.into_iter().chain(rest) {
             if let Ok(record) = Record::from_bytes(&bytes) {
                 space.note_right(&device, Record::id(&id, &device, &bytes), &record);
             }
@@ -318,3 +321,6 @@ impl Space {
         opening.chain(&self.id, &self.id.authority())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+use ed25519_dalek::SigningKey;
+
+use super::*;
+use crate::chain::{Kind, Tip};
+use crate::merkle::Frontier;
+use crate::record::Privacy;
+
+/// A device that writes records, honest or not.
+struct Author {
+    key: SigningKey,
+    ids: Vec<EntryId>,
+}
+
+impl Author {
+    fn new(n: u8) -> Author {
+        Author { key: SigningKey::from_bytes(&[n; 32]), ids: Vec::new() }
+    }
+
+    fn device(&self) -> DeviceId {
+        DeviceId(self.key.verifying_key().to_bytes())
+    }
+
+    fn say(&mut self, space: &Space, record: &Record, rights: Vec<EntryId>) -> Segment {
+        let (id, doc) = (space.id(), space.id().authority());
+        let opening = Opening { device: self.device(), salt: [0; 8], kind: Kind::Own };
+        self.ids.push(Record::id(&id, &opening.device, &record.to_bytes()));
+        let mut frontier = Frontier::default();
+        self.ids.iter().for_each(|id| frontier.push(id));
+        let n = frontier.len();
+        let tip = Tip::sign(&self.key, &id, &doc, &opening, n, &frontier.head(), rights);
+        Segment { doc, opening, first: n, entries: vec![record.to_bytes()], tip }
+    }
+
+    fn grants(&mut self, space: &Space, to: &Author, right: Right, rights: Vec<EntryId>) -> Segment {
+        self.say(space, &Record::Grant { device: to.device(), right, gateway: false }, rights)
+    }
+
+    /// The id of what it said last.
+    fn last(&self) -> Vec<EntryId> {
+        vec![*self.ids.last().unwrap()]
+    }
+}
+
+fn space_of(root: &Author, writers: Writers) -> Space {
+    let genesis = Genesis { root: root.device(), privacy: Privacy::Public, writers, rules: 1, nonce: [7; 16] };
+    let mut space = Space::unknown(genesis.space());
+    space.set_genesis(genesis).unwrap();
+    space
+}
+
+/// Offers segments until nothing more is admitted. Returns how many were, and what a store keeps of them.
+fn deliver(space: &mut Space, segments: &[Segment]) -> (usize, Vec<(DeviceId, Vec<u8>)>) {
+    let (mut left, mut kept) = (segments.to_vec(), Vec::new());
+    loop {
+        let before = left.len();
+        left.retain(|segment| match space.admit(segment.clone(), &Limits::default()) {
+            RecordAdmission::Admitted(admitted, _) => {
+                kept.extend(admitted.segment.entries.into_iter().map(|bytes| (segment.opening.device, bytes)));
+                false
+            }
+            RecordAdmission::WaitsForPrefix | RecordAdmission::WaitsForRight => true,
+            other => panic!("{other:?}"),
+        });
+        if left.len() == before {
+            return (segments.len() - before, kept);
+        }
+    }
+}
+
+#[test]
+fn grants_by_admins_count_after_a_restart_in_whatever_order_they_are_read() {
+    let (mut root, mut admin) = (Author::new(1), Author::new(2));
+    let writers: Vec<Author> = (3..9).map(Author::new).collect();
+    let mut space = space_of(&root, Writers::Granted);
+    let mut segments = vec![root.grants(&space, &admin, Right::Admin, vec![])];
+    segments.extend(writers.iter().map(|writer| admin.grants(&space, writer, Right::Write, root.last())));
+    let (admitted, mut kept) = deliver(&mut space, &segments);
+    assert_eq!(admitted, 7);
+    for _ in 0..kept.len() {
+        kept.rotate_left(1);
+        let loaded = Space::load(space.id(), space.row(), kept.clone());
+        assert!(writers.iter().all(|writer| loaded.right_of(&writer.device()) == Some(Right::Write)));
+        assert_eq!(loaded.right_of(&admin.device()), Some(Right::Admin));
+    }
+}
