@@ -76,6 +76,8 @@ pub struct Space {
     genesis: Option<Genesis>,
     lines: Lines,
     grants: BTreeMap<DeviceId, Granted>,
+    /// Every grant admitted, those included that a greater one has replaced: a tip may name any of them.
+    known: BTreeSet<EntryId>,
     /// Last sequence number given out.
     pub seq: u64,
     /// Over all logs.
@@ -99,6 +101,7 @@ impl Space {
             genesis: None,
             lines: Lines::default(),
             grants: BTreeMap::new(),
+            known: BTreeSet::new(),
             seq: 0,
             fingerprint: Fingerprint::default(),
             logs: 0,
@@ -210,7 +213,7 @@ impl Space {
 
     /// Whether every rights record that a tip names is known here.
     pub fn knows_rights(&self, named: &[EntryId]) -> bool {
-        named.iter().all(|id| self.grants.values().any(|g| g.record == *id))
+        named.iter().all(|id| self.known.contains(id))
     }
 
     /// The clock of the authority log.
@@ -301,6 +304,7 @@ impl Space {
     /// The root makes Admins; Admins grant the rest. A grant by anybody else is kept and has no effect.
     fn note_right(&mut self, by: &DeviceId, record_id: EntryId, record: &Record) {
         let Record::Grant { device, right, gateway } = record else { return };
+        self.known.insert(record_id);
         let allowed = match self.right_of(by) {
             Some(Right::Admin) => self.genesis.as_ref().is_some_and(|g| g.root == *by) || *right < Right::Admin,
             _ => false,

@@ -83,3 +83,19 @@ fn grants_by_admins_count_after_a_restart_in_whatever_order_they_are_read() {
         assert_eq!(loaded.right_of(&admin.device()), Some(Right::Admin));
     }
 }
+
+#[test]
+fn a_tip_that_names_a_grant_since_replaced_does_not_wait() {
+    let (mut root, mut writer) = (Author::new(1), Author::new(2));
+    let mut space = space_of(&root, Writers::Granted);
+    let mut segments = vec![root.grants(&space, &writer, Right::Write, vec![])];
+    let header = Record::Header { nonce: [1; 16], kind: String::new(), name: "written offline".into() };
+    let offline = writer.say(&space, &header, root.last());
+    segments.push(root.grants(&space, &writer, Right::Admin, vec![]));
+    let (_, kept) = deliver(&mut space, &segments);
+    let mut restarted = Space::load(space.id(), space.row(), kept);
+    for space in [&mut space, &mut restarted] {
+        assert_eq!(space.right_of(&writer.device()), Some(Right::Admin));
+        assert_eq!(deliver(space, &[offline.clone()]).0, 1);
+    }
+}
