@@ -264,6 +264,10 @@ impl Space {
                 Err(fault) => return RecordAdmission::Refused(fault.into()),
             }
         }
+        // A grant acts on every peer or on none, whatever came first: it waits for the right to give it.
+        if !records.iter().all(|(_, record)| self.may_give(&device, record)) {
+            return RecordAdmission::WaitsForRight;
+        }
         self.recount(|space| {
             space.lines.apply(chain, place, &segment, &ids);
             space.lines.forget_ids();
@@ -301,21 +305,26 @@ impl Space {
         }
     }
 
-    /// The root makes Admins; Admins grant the rest. A grant by anybody else is kept and has no effect.
+    /// Whether a record by `device`, if it is a grant, has effect: the root makes Admins, Admins grant the rest. False may
+    /// become true.
+    pub fn may_give(&self, device: &DeviceId, record: &Record) -> bool {
+        let Record::Grant { right, .. } = record else { return true };
+        let root = self.genesis.as_ref().is_some_and(|g| g.root == *device);
+        root || (*right < Right::Admin && self.right_of(device) == Some(Right::Admin))
+    }
+
     fn note_right(&mut self, by: &DeviceId, record_id: EntryId, record: &Record) {
         let Record::Grant { device, right, gateway } = record else { return };
         self.known.insert(record_id);
-        let allowed = match self.right_of(by) {
-            Some(Right::Admin) => self.genesis.as_ref().is_some_and(|g| g.root == *by) || *right < Right::Admin,
-            _ => false,
-        };
-        let better = self.grants.get(device).is_none_or(|g| (g.right, g.gateway) < (*right, *gateway));
-        if allowed && better {
-            self.grants.insert(*device, Granted { record: record_id, right: *right, gateway: *gateway });
+        let rank = |g: &Granted| (g.right, g.gateway, g.record);
+        let granted = Granted { record: record_id, right: *right, gateway: *gateway };
+        let better = self.grants.get(device).is_none_or(|old| rank(old) < rank(&granted));
+        if better && self.may_give(by, record) {
+            self.grants.insert(*device, granted);
         }
     }
 
-    /// Whether a tombstone by `device` for a document of `creator` has effect.
+    /// Whether a tombstone by `device` for a document of `creator` has effect. False may become true.
     pub fn may_delete(&self, device: &DeviceId, creator: &DeviceId) -> bool {
         device == creator || self.right_of(device) == Some(Right::Admin)
     }

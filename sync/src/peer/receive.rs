@@ -197,10 +197,16 @@ impl Peer {
 
     fn take_record_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
         // A deletion whose document is not known yet would be forgotten.
-        let unknown = tombstones(&space, &segment).into_iter().find(|doc| self.log(space, *doc).is_none());
-        if let Some(doc) = unknown {
-            self.wait(space, segment, from, Blocker::Entry(EntryId(doc.0)));
-            return Ok(Outcome::Pending);
+        for doc in tombstones(&space, &segment) {
+            let Some(creator) = self.log(space, doc).map(|log| log.header().creator) else {
+                self.wait(space, segment, from, Blocker::Entry(EntryId(doc.0)));
+                return Ok(Outcome::Pending);
+            };
+            // As a grant does: a document is deleted on every peer or on none.
+            if !self.spaces.get(&space).is_some_and(|held| held.may_delete(&segment.opening.device, &creator)) {
+                self.wait(space, segment, from, Blocker::Right);
+                return Ok(Outcome::Pending);
+            }
         }
         let Some(held) = self.spaces.get_mut(&space) else { return Ok(Outcome::Pending) };
         match held.admit(segment.clone(), &self.limits) {

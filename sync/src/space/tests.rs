@@ -1,4 +1,5 @@
 use ed25519_dalek::SigningKey;
+use proptest::prelude::*;
 
 use super::*;
 use crate::chain::{Kind, Tip};
@@ -97,5 +98,57 @@ fn a_tip_that_names_a_grant_since_replaced_does_not_wait() {
     for space in [&mut space, &mut restarted] {
         assert_eq!(space.right_of(&writer.device()), Some(Right::Admin));
         assert_eq!(deliver(space, &[offline.clone()]).0, 1);
+    }
+}
+
+#[test]
+fn a_grant_that_overtakes_its_admins_own_waits_even_where_anyone_may_write() {
+    let (mut root, mut admin, writer) = (Author::new(1), Author::new(2), Author::new(3));
+    let mut space = space_of(&root, Writers::Anyone);
+    let early = admin.grants(&space, &writer, Right::Write, vec![]);
+    assert_eq!(deliver(&mut space, &[early.clone()]).0, 0);
+    let makes = root.grants(&space, &admin, Right::Admin, vec![]);
+    assert_eq!(deliver(&mut space, &[early, makes]).0, 2);
+    assert!(space.grant(&writer.device()).is_some());
+}
+
+/// Who grants whom what, and whether the tip names a grant.
+fn grant() -> impl Strategy<Value = (usize, usize, Right, bool, bool)> {
+    let right = prop_oneof![Just(Right::Read), Just(Right::Write), Just(Right::Admin)];
+    (0..5usize, 0..5usize, right, any::<bool>(), any::<bool>())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn grants_have_the_same_effect_in_every_order_of_arrival(
+        grants in prop::collection::vec(grant(), 1..10),
+        places in prop::collection::vec(any::<u32>(), 10),
+        open: bool,
+    ) {
+        let mut authors: Vec<Author> = (1..6).map(Author::new).collect();
+        let mut space = space_of(&authors[0], if open { Writers::Anyone } else { Writers::Granted });
+        let mut other = space_of(&authors[0], if open { Writers::Anyone } else { Writers::Granted });
+        let mut named: BTreeMap<usize, EntryId> = BTreeMap::new();
+        let mut segments = Vec::new();
+        for (by, to, right, gateway, names) in grants {
+            let record = Record::Grant { device: authors[to].device(), right, gateway };
+            let rights = named.get(&by).filter(|_| names).copied().into_iter().collect();
+            segments.push(authors[by].say(&space, &record, rights));
+            named.insert(to, *authors[by].ids.last().unwrap());
+        }
+        let (admitted, mut kept) = deliver(&mut space, &segments);
+        let mut shuffled: Vec<_> = places.iter().zip(&segments).collect();
+        shuffled.sort_by_key(|(place, _)| **place);
+        let shuffled: Vec<Segment> = shuffled.into_iter().map(|(_, segment)| segment.clone()).collect();
+        prop_assert_eq!(deliver(&mut other, &shuffled).0, admitted);
+        prop_assert_eq!(space.fingerprint, other.fingerprint);
+        kept.sort();
+        let loaded = Space::load(space.id(), space.row(), kept);
+        for which in [&other, &loaded] {
+            prop_assert!(space.grants().eq(which.grants()));
+            prop_assert_eq!(&space.known, &which.known);
+        }
     }
 }
