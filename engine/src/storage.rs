@@ -423,6 +423,8 @@ impl Storage {
             return Ok(Loaded::Page { rows, upto, end: true });
         };
         let end = under(&space.0).1;
+        // What a snapshot in this page holds does not come again raw.
+        let mut inside: BTreeMap<DocId, Image> = BTreeMap::new();
         loop {
             let want = limits.rows.clamp(1, SCAN_ROWS);
             let scan = self.store.scan(Table::Log, &start, end.as_deref(), want, SCAN_BYTES)?;
@@ -438,8 +440,15 @@ impl Storage {
                     upto = seq;
                     continue;
                 };
+                if is_inside(&inside, &found) {
+                    upto = seq;
+                    continue;
+                }
                 if !rows.is_empty() && (rows.len() >= limits.rows || size + bytes > limits.bytes) {
                     return Ok(Loaded::Page { rows, upto, end: false });
+                }
+                if let PageRow::Snapshot { doc, image, bytes: Some(_) } = &found {
+                    inside.insert(*doc, (**image).clone());
                 }
                 rows.push(found);
                 (size, upto) = (size + bytes, seq);
@@ -580,4 +589,14 @@ struct PageLimits {
     rows: usize,
     skip: Option<StoreId>,
     snapshots: bool,
+}
+
+/// Whether a segment lies wholly inside the snapshot of its document, if that is among these.
+fn is_inside(snapshots: &BTreeMap<DocId, Image>, row: &PageRow) -> bool {
+    let PageRow::Segment(stored) = row else { return false };
+    let segment = &stored.segment;
+    let Some(image) = snapshots.get(&segment.doc).filter(|_| stored.branch == 0) else { return false };
+    let ends = image.covered.iter().flat_map(|covered| &covered.tips);
+    let mut ends = ends.filter_map(|(line, tip)| Some((&image.lines.get(*line as usize)?.opening, tip.n)));
+    ends.any(|(opening, n)| *opening == segment.opening && segment.tip.n <= n)
 }

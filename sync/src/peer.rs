@@ -25,7 +25,7 @@ use self::repair::SetCache;
 use crate::chain::{Kind, Opening, Segment, Tip};
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::limits::Limits;
-use crate::log::{DeepEntry, Header, Image, Log, StoredSegment};
+use crate::log::{DeepEntry, Header, Image, Log, SnapshotOf, StoredSegment};
 use crate::merkle::Frontier;
 use crate::message::{Cursor, Since};
 use crate::record::{Genesis, Record};
@@ -646,8 +646,10 @@ enum After {
 type Made = (SpaceId, DocId, Vec<u8>, Vec<EntryId>, Vec<(Vec<u8>, u64)>);
 
 /// The reading of the entries inside a snapshot.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Deepening {
+    /// Not before this moment.
+    at: Now,
     asked: bool,
     tries: u8,
 }
@@ -724,8 +726,8 @@ pub struct Peer {
     done: OpId,
     /// The same when logs were last dropped from memory.
     evicted: (OpId, u64),
-    /// Counts logs put into memory.
-    puts: u64,
+    /// Counts what was read: after that, logs that were kept may no longer be needed.
+    reads: u64,
     closing: bool,
     failed: bool,
 }
@@ -784,7 +786,7 @@ impl Peer {
             storing: BTreeMap::new(),
             outputs: VecDeque::new(),
             done: OpId(0),
-            puts: 0,
+            reads: 0,
             evicted: (OpId(0), 0),
             closing: false,
             failed: false,
@@ -930,15 +932,24 @@ impl Peer {
         let result = change(&mut held.log);
         let (after, cost_after) = (held.log.digest(), held.log.memory_bytes());
         held.digest = after;
-        self.changed.insert((space, doc));
         self.resident_bytes = (self.resident_bytes + cost_after).saturating_sub(cost);
-        self.spaces.get_mut(&space)?.replace(&doc, before, after);
-        self.dirty_spaces.insert(space);
+        // What was refused, or held before, is no reason to write.
+        if before != after {
+            self.changed.insert((space, doc));
+            self.dirty_spaces.insert(space);
+            self.spaces.get_mut(&space)?.replace(&doc, before, after);
+        }
         Some(result)
     }
 
+    /// Takes note of a snapshot. What is held may be the same as before, how it is held is not.
+    fn cover_log(&mut self, space: SpaceId, doc: DocId, snapshot: SnapshotOf) {
+        self.change_log(space, doc, |log| log.cover(snapshot));
+        self.changed.insert((space, doc));
+        self.dirty_spaces.insert(space);
+    }
+
     fn put_slot(&mut self, space: SpaceId, doc: DocId, slot: Slot) {
-        self.puts += 1;
         if let Slot::Held(held) = &slot {
             self.resident_bytes += held.log.memory_bytes();
         }
@@ -950,6 +961,7 @@ impl Peer {
     fn loaded(&mut self, op: OpId, loaded: Loaded) {
         let Some((space, purpose)) = self.loads.remove(&op) else { return };
         self.busy.append(&mut self.blocked);
+        self.reads += 1;
         // Whoever still waits says so again.
         self.awaited.clear();
         match (purpose, loaded) {
@@ -1093,15 +1105,15 @@ impl Peer {
     fn evict(&mut self) {
         let full = self.resident_bytes > self.limits.resident_bytes_max || self.slots.len() > 65_536;
         // Until something is stored or read there is nothing new to drop.
-        if !full || self.evicted == (self.done, self.puts) {
+        if !full || self.evicted == (self.done, self.reads) {
             return;
         }
-        self.evicted = (self.done, self.puts);
+        self.evicted = (self.done, self.reads);
         let done = self.done;
         let mut by_use: Vec<(u64, (SpaceId, DocId))> = self
             .slots
             .iter()
-            .filter(|(key, _)| !self.awaited.contains(key) && !self.deepening.contains_key(key))
+            .filter(|(key, _)| !self.awaited.contains(key) && self.deepening.get(key).is_none_or(|d| !d.asked))
             .filter_map(|(key, slot)| match slot {
                 Slot::Absent => Some((0, *key)),
                 // What is on its way to disk is not read back before it is there.
@@ -1122,7 +1134,7 @@ impl Peer {
     /// When [`Input::Tick`] is due next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Now> {
         let waiting = self.waiting.deadline(&self.limits).map(Now);
-        self.connections.next_timer().into_iter().chain(waiting).min()
+        self.connections.next_timer().into_iter().chain(waiting).chain(self.deepening_due()).min()
     }
 }
 

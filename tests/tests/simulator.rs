@@ -137,4 +137,61 @@ mod found {
         passes(5);
         passes(59);
     }
+
+    /// A segment brought a header that was held and its document's deletion; the document was not read, as if it were
+    /// new, and the deletion was forgotten.
+    #[test]
+    fn a_deletion_survives_that_its_header_comes_again_with_it() {
+        passes(74);
+        passes(282);
+    }
+
+    /// The set to compare by was read while commits lagged, and counted as current: it showed no difference for ever, and
+    /// the comparison was begun again more often than the other side allows.
+    #[test]
+    fn a_set_that_lacks_what_is_not_on_disk_yet_is_read_again() {
+        passes(12);
+        passes(62);
+    }
+
+    /// A check said "level" while symbols were on their way; their session was dropped, and they seemed unasked for.
+    #[test]
+    fn symbols_may_come_after_both_sides_turned_out_level() {
+        passes(57);
+        passes(173);
+    }
+
+    /// The index of the inside of a snapshot was not counted when it came, and nothing was let go once it was not needed.
+    #[test]
+    fn the_inside_of_a_snapshot_counts_as_memory() {
+        passes(122);
+        passes(304);
+    }
+
+    /// An entry needed the inside of a snapshot seconds after it had last been read, and nobody planned to read it again.
+    #[test]
+    fn the_inside_of_a_snapshot_is_read_again_after_a_while() {
+        passes(246);
+        passes(334);
+    }
+
+    /// Segments that needed the inside of a snapshot waited in too small a space: the newest pushed out the oldest, in
+    /// which they had their past, each time that they came.
+    #[test]
+    fn a_difference_larger_than_what_may_wait_comes_through() {
+        passes(145);
+        passes(475);
+    }
+
+    /// Held back for the inside of a snapshot, a message forgot that it had brought the log of records.
+    #[test]
+    fn a_message_that_is_held_back_answers_for_all_its_logs() {
+        passes(46);
+    }
+
+    /// Repeated segments were written as if they were new, and a slow disk fell minutes behind.
+    #[test]
+    fn what_is_held_already_is_not_written_again() {
+        passes(331);
+    }
 }

@@ -51,6 +51,8 @@ pub(super) struct Connection {
     /// Data messages received so far, those not stored yet, and those that will not be.
     pub(super) data_in: u64,
     pub(super) unstored: BTreeSet<u64>,
+    /// What is known of the data message at the head of the inbox, if a part of it has been taken in.
+    pub(super) begun: Option<Begun>,
     not_held: BTreeSet<u64>,
     acked_in: u64,
     ack_due: Option<Now>,
@@ -60,6 +62,16 @@ pub(super) struct Connection {
     /// Bytes handed to the transport and not known to be sent.
     pub(super) queued: usize,
     pub(super) bucket: Bucket,
+}
+
+/// A data message of which a part has been taken in; the rest needs the inside of a snapshot.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) number: u64,
+    /// Something in it waits or is not held.
+    pub(super) pending: bool,
+    /// Documents in the part that was taken in.
+    pub(super) docs: BTreeSet<DocId>,
 }
 
 /// Credit for unsolicited entries: one second's worth and the same again as a burst.
@@ -302,6 +314,7 @@ impl Peer {
             openings_in: BTreeMap::new(),
             data_in: 0,
             unstored: BTreeSet::new(),
+            begun: None,
             not_held: BTreeSet::new(),
             acked_in: 0,
             ack_due: None,
@@ -746,7 +759,6 @@ impl Peer {
             docs.iter().for_each(|doc| {
                 link.wanted.remove(doc);
             });
-            self.levelled(conn, space);
         }
     }
 

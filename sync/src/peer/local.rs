@@ -31,8 +31,8 @@ impl Peer {
             if let Some((_, space, Local::Entries { doc, entries, .. })) = self.local.front()
                 && self.log(*space, *doc).is_some_and(|log| log.is_shallow() && log.needs_deep(entries))
             {
-                self.deepening.entry((*space, *doc)).or_default();
-                return;
+                let (space, doc) = (*space, *doc);
+                return self.deepen(space, doc, true);
             }
             let Some((ticket, space, local)) = self.local.pop_front() else { return };
             if let Err(why) = self.say(ticket, space, local) {
@@ -184,7 +184,7 @@ impl Peer {
         let snapshot = SnapshotOf { bytes: bytes.len() as u64, chains: chains.collect(), heads };
         let ends: Vec<(ChainId, u64)> =
             snapshot.chains.iter().map(|(o, f, _)| (o.chain(&space, &doc), f.len())).collect();
-        self.change_log(space, doc, |log| log.cover(snapshot));
+        self.cover_log(space, doc, snapshot);
         self.batch.push(StoreOp::Snapshot { space, doc, seq: 0, source: None, ends, bytes });
     }
 

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::connection::{Ask, Incoming, Serve};
+use super::connection::{Ask, Begun, Incoming, Serve};
 use super::local::heads_of;
 use super::{
-    After, Checking, ConnId, Deepening, Event, Held, Load, OpId, Output, Peer, Purpose, Slot, SnapshotContent, StoreOp,
-    frontier_of,
+    After, Checking, ConnId, Deepening, Event, Held, Load, Now, OpId, Output, Peer, Purpose, Slot, SnapshotContent,
+    StoreOp, frontier_of,
 };
 use crate::chain::Segment;
 use crate::clock::Clock;
@@ -44,10 +44,12 @@ enum Outcome {
     Held,
     /// Waits or was not held.
     Pending,
+    /// Given back: it builds on the inside of a snapshot, which is to be read first.
+    NeedsDeep(Box<Segment>),
 }
 
 impl Peer {
-    pub(super) fn on_data(&mut self, conn: ConnId, data: Data) -> Result<Option<Data>, Violation> {
+    pub(super) fn on_data(&mut self, conn: ConnId, mut data: Data) -> Result<Option<Data>, Violation> {
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
         let (Some(peer), store) = (connection.peer, connection.store) else { return Ok(None) };
         let space = connection.space_of(data.space)?;
@@ -59,7 +61,7 @@ impl Peer {
             let own = segments.iter().filter(|s| s.doc == space.authority() && s.opening.device == peer);
             own.for_each(|segment| link.note_created(headers(&space, segment)));
         }
-        let docs: BTreeSet<DocId> = segments
+        let mut docs: BTreeSet<DocId> = segments
             .iter()
             .map(|s| s.doc)
             .chain(data.haves.iter().map(|h| h.doc))
@@ -88,18 +90,27 @@ impl Peer {
                 connection.openings_in.insert(*handle, opening.clone());
             }
         }
+        let wanted = connection.links.get(&space).is_some_and(|link| !link.wanted.is_empty());
         let mut number = None;
-        if !segments.is_empty() {
+        let mut pending = false;
+        let begun = connection.begun.take();
+        let resumes = begun.is_some();
+        if let Some(begun) = begun {
+            (number, pending) = (Some(begun.number), begun.pending);
+            docs.extend(begun.docs);
+        } else if !segments.is_empty() {
             connection.data_in += 1;
             number = Some(connection.data_in);
             connection.unstored.insert(connection.data_in);
         }
         let entries = segments.iter().map(|s| s.entries.len()).sum();
         let bytes = segments.iter().map(Segment::body_bytes).sum();
-        if !data.asked && !connection.bucket.take(self.now, entries, bytes, &self.limits) {
+        if !data.asked && !resumes && !connection.bucket.take(self.now, entries, bytes, &self.limits) {
             // Dropped, and learnt again at the next comparison.
             if let Some(link) = connection.links.get_mut(&space) {
-                link.ask = Ask::Fetching;
+                if link.ask == Ask::Level {
+                    link.ask = Ask::Fetching;
+                }
                 link.repair.touch(self.now);
             }
             let theirs = connection.links.get(&space).map(|l| l.theirs);
@@ -112,15 +123,30 @@ impl Peer {
         }
         let from = From { conn, peer, store };
         let prompt = segments.iter().any(|s| s.opening.device == peer);
-        let brings_authority = segments.iter().any(|s| s.doc == space.authority());
+        docs.extend(segments.iter().map(|s| s.doc).filter(|doc| *doc == space.authority()));
         let mut violation = None;
-        let mut pending = false;
-        for segment in segments {
+        let mut segments = segments.into_iter();
+        let mut done = 0;
+        while let Some(segment) = segments.next() {
             match self.take_segment(space, segment, from) {
                 Ok(Outcome::Held) => {}
                 Ok(Outcome::Pending) => pending = true,
                 Err(found) => violation = violation.or(Some(found)),
+                Ok(Outcome::NeedsDeep(segment)) if violation.is_none() => {
+                    // The rest stays where it is, and holds up what comes after it on this connection alone. To let it wait
+                    // beside others, in a bounded space, would lose the oldest, without which the others are nothing.
+                    self.deepen(space, segment.doc, false);
+                    let rest = core::iter::once(*segment).chain(segments);
+                    data.segments =
+                        data.segments.drain(done..).zip(rest).map(|(wire, s)| alone(&space, wire, s)).collect();
+                    if let (Some(number), Some(connection)) = (number, self.connections.get_mut(&conn)) {
+                        connection.begun = Some(Begun { number, pending, docs });
+                    }
+                    return Ok(Some(data));
+                }
+                Ok(Outcome::NeedsDeep(_)) => {}
             }
+            done += 1;
         }
         if let Some(number) = number {
             match pending {
@@ -132,9 +158,11 @@ impl Peer {
             return Err(violation);
         }
         self.take_haves(conn, space, data.haves);
-        let authority = brings_authority.then(|| space.authority());
-        self.got(conn, space, &docs.into_iter().chain(authority).collect(), data.asked);
+        self.got(conn, space, &docs, data.asked);
         self.end_of_data(conn, space, data.upto, data.fingerprint, data.asked, &data.absent);
+        if wanted {
+            self.levelled(conn, space);
+        }
         Ok(None)
     }
 
@@ -197,7 +225,8 @@ impl Peer {
 
     fn take_record_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
         // A deletion whose document is not known yet would be forgotten.
-        for doc in tombstones(&space, &segment) {
+        let headers: BTreeSet<DocId> = headers(&space, &segment).into_iter().collect();
+        for doc in tombstones(&space, &segment).into_iter().filter(|doc| !headers.contains(doc)) {
             let Some(creator) = self.log(space, doc).map(|log| log.header().creator) else {
                 self.wait(space, segment, from, Blocker::Entry(EntryId(doc.0)));
                 return Ok(Outcome::Pending);
@@ -276,11 +305,7 @@ impl Peer {
                 self.wait(space, segment, from, Blocker::Prefix(chain));
                 Ok(Outcome::Pending)
             }
-            Some(Admission::NeedsDeep) => {
-                self.wait(space, segment, from, Blocker::Deep);
-                self.deepen(space, doc);
-                Ok(Outcome::Pending)
-            }
+            Some(Admission::NeedsDeep) => Ok(Outcome::NeedsDeep(Box::new(segment))),
             Some(Admission::NeedsWhole) => {
                 self.want_whole(from, space, doc, chain)?;
                 Ok(Outcome::Pending)
@@ -324,27 +349,45 @@ impl Peer {
         self.waiting.push(waiter, blocker, &self.limits);
     }
 
-    pub(super) fn deepen(&mut self, space: SpaceId, doc: DocId) {
+    /// Wants the index of what is inside a snapshot: at once for this device, for others after a while.
+    pub(super) fn deepen(&mut self, space: SpaceId, doc: DocId, own: bool) {
         // Loading a snapshot is the most costly thing that an entry can ask for: once in a while for each document.
         let now = self.now;
         self.deepened.retain(|_, at| at.0 + DEEPEN_EVERY_MS > now.0);
-        if self.deepened.contains_key(&(space, doc)) {
-            return;
-        }
-        self.deepened.insert((space, doc), now);
-        self.deepening.entry((space, doc)).or_default();
+        let last = self.deepened.get(&(space, doc)).filter(|_| !own);
+        let at = last.map_or(now, |last| Now(last.0 + DEEPEN_EVERY_MS));
+        let deepening = self.deepening.entry((space, doc)).or_insert(Deepening { at, asked: false, tries: 0 });
+        deepening.at = deepening.at.min(at);
     }
 
-    /// Reads the snapshots that wait for it, once what the log says of them is on disk.
+    /// Reads the snapshots whose time it is, once what the log says of them is on disk.
     pub(super) fn run_deepening(&mut self) {
-        let due = self.deepening.iter().filter(|(key, d)| !d.asked && !self.covering.contains_key(key));
-        let due: Vec<(SpaceId, DocId)> = due.map(|(key, _)| *key).collect();
+        let now = self.now;
+        let due: Vec<(SpaceId, DocId)> = self
+            .deepening
+            .iter()
+            .filter(|(key, d)| d.at <= now && self.may_deepen(key, d))
+            .map(|(key, _)| *key)
+            .collect();
         for (space, doc) in due {
+            if !self.ensure(space, [doc]) {
+                continue;
+            }
             self.load(space, Load::Deep { space, doc }, Purpose::Deep { doc });
+            self.deepened.insert((space, doc), now);
             if let Some(deepening) = self.deepening.get_mut(&(space, doc)) {
-                *deepening = Deepening { asked: true, tries: deepening.tries + 1 };
+                *deepening = Deepening { asked: true, tries: deepening.tries + 1, ..*deepening };
             }
         }
+    }
+
+    fn may_deepen(&self, key: &(SpaceId, DocId), deepening: &Deepening) -> bool {
+        !deepening.asked && !self.covering.contains_key(key) && !self.loading.contains(key)
+    }
+
+    /// When the next snapshot is to be read.
+    pub(super) fn deepening_due(&self) -> Option<Now> {
+        self.deepening.iter().filter(|(key, d)| self.may_deepen(key, d)).map(|(_, d)| d.at).min()
     }
 
     pub(super) fn deep_loaded(&mut self, space: SpaceId, doc: DocId, entries: Vec<DeepEntry>) {
@@ -358,7 +401,10 @@ impl Peer {
             return;
         }
         if let Some(held) = self.held(space, doc) {
+            let cost = held.log.memory_bytes();
             held.log.deepen(entries);
+            let cost_after = held.log.memory_bytes();
+            self.resident_bytes = (self.resident_bytes + cost_after).saturating_sub(cost);
         }
         self.deepening.remove(&(space, doc));
         self.unblock(space, doc, Blocker::Deep);
@@ -391,8 +437,13 @@ impl Peer {
             }
             let store = self.connections.get(&waiter.conn).and_then(|c| c.store);
             let from = From { conn: waiter.conn, peer: waiter.from, store };
-            if let Err(violation) = self.take_segment(space, waiter.segment, from) {
-                self.violated(from.conn, &violation);
+            match self.take_segment(space, waiter.segment, from) {
+                Ok(Outcome::Held | Outcome::Pending) => {}
+                Ok(Outcome::NeedsDeep(segment)) => {
+                    self.deepen(space, segment.doc, false);
+                    self.wait(space, *segment, from, Blocker::Deep);
+                }
+                Err(violation) => self.violated(from.conn, &violation),
             }
         }
         self.retries = later;
@@ -635,6 +686,7 @@ impl Peer {
             // Counted, because its sender counts it.
             link.wanted.remove(&doc);
             self.note_unstored(conn, number);
+            self.levelled(conn, space);
             return Ok(None);
         };
         link.wanted.insert(doc);
@@ -726,7 +778,7 @@ impl Peer {
         }
         let heads = heads_of(content, |actor| names.get(actor).copied()).ok_or("its heads name unknown chains")?;
         let snapshot = SnapshotOf { bytes: checking.bytes.len() as u64, chains, heads };
-        self.change_log(space, doc, |log| log.cover(snapshot));
+        self.cover_log(space, doc, snapshot);
         let Some(held) = self.spaces.get_mut(&space) else { return Ok(()) };
         held.seq += 1;
         let seq = held.seq;
@@ -752,27 +804,27 @@ impl Peer {
     }
 }
 
-/// The documents that a segment of the authority log creates.
+/// A segment in a form that does not refer to what came before it in its message.
+fn alone(space: &SpaceId, wire: WireSegment, segment: Segment) -> WireSegment {
+    let doc = if segment.doc == space.authority() { DocRef::Authority } else { DocRef::Id(segment.doc) };
+    let (OpeningRef::New(handle, _) | OpeningRef::Known(handle)) = wire.opening;
+    WireSegment { doc, opening: OpeningRef::New(handle, segment.opening), ..wire }
+}
+
+/// The documents that the records in a segment delete. All are to be read first: one whose header the segment brings as
+/// well may be held, if that part of the segment is.
+fn tombstones(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
+    let deleted = |bytes: &Vec<u8>| match Record::from_bytes(bytes) {
+        Ok(Record::Tombstone { doc }) => Some(doc),
+        _ => None,
+    };
+    let records = segment.entries.iter().filter(|_| segment.doc == space.authority());
+    records.filter_map(deleted).collect()
+}
+
+/// The documents that a segment of the authority log creates, in order.
 fn headers(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
     let is_header = |bytes: &&Vec<u8>| matches!(Record::from_bytes(bytes), Ok(Record::Header { .. }));
     let of = |bytes: &Vec<u8>| DocId(Record::id(space, &segment.opening.device, bytes).0);
     segment.entries.iter().filter(is_header).map(of).collect()
-}
-
-/// The documents that the records in a segment delete, but for those whose header the segment itself brings.
-fn tombstones(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
-    if segment.doc != space.authority() {
-        return Vec::new();
-    }
-    let (mut made, mut deleted) = (BTreeSet::new(), Vec::new());
-    for bytes in &segment.entries {
-        match Record::from_bytes(bytes) {
-            Ok(Record::Header { .. }) => {
-                made.insert(DocId(Record::id(space, &segment.opening.device, bytes).0));
-            }
-            Ok(Record::Tombstone { doc }) if !made.contains(&doc) => deleted.push(doc),
-            _ => {}
-        }
-    }
-    deleted
 }

@@ -20,8 +20,12 @@ const RETRY_MAX_MS: u64 = 60_000;
 const SET_READ_EVERY_MS: u64 = 1_000;
 /// Time after its last use at which a set is dropped from memory.
 const SET_KEPT_MS: u64 = 30_000;
-/// Requests for symbols that one connection may make in a minute: several times what the largest difference needs.
-const SYMBOL_REQUESTS_PER_MINUTE: u32 = 64;
+/// Requests for symbols in a minute after which the asker begins no comparison until the minute is over. One comparison
+/// takes two or three, and at worst (the largest difference, each guess of its size too low) 121.
+const REQUESTS_BEFORE_REST: u32 = 32;
+/// Requests for symbols that one connection may make in a minute. An asker that counts its minutes from another moment
+/// makes at most 2 × (31 + 121) of them.
+const SYMBOL_REQUESTS_PER_MINUTE: u32 = 320;
 /// Symbols asked for first.
 const FIRST_SYMBOLS: u64 = 64;
 
@@ -34,9 +38,32 @@ pub(super) struct Repair {
     stranger: bool,
     pub(super) told_stranger: bool,
     retries: u32,
-    requests: u32,
-    requests_since: Now,
+    /// Requests for symbols that this side made, and that the other side did.
+    made: Requests,
+    asked: Requests,
     session: Option<Session>,
+}
+
+/// Counts requests for symbols by the minute.
+#[derive(Clone, Copy, Debug, Default)]
+struct Requests {
+    count: u32,
+    since: Now,
+}
+
+impl Requests {
+    fn in_minute(&mut self, now: Now) -> u32 {
+        if now.0 > self.since.0 + 60_000 {
+            *self = Requests { count: 0, since: now };
+        }
+        self.count
+    }
+
+    /// Counts one more, and says the how manieth of its minute it is.
+    fn add(&mut self, now: Now) -> u32 {
+        self.count = self.in_minute(now) + 1;
+        self.count
+    }
 }
 
 #[derive(Debug)]
@@ -79,20 +106,23 @@ impl Repair {
         self.check_at = Some(Now(now.0 + CHECK_AFTER_MS));
     }
 
-    /// Something changed: compare once it is quiet.
+    /// Something changed: compare once it is quiet, however long ago the last comparison found nothing to do.
     pub(super) fn touch(&mut self, now: Now) {
-        self.check_at.get_or_insert(Now(now.0 + CHECK_AFTER_MS));
+        let at = Now(now.0 + CHECK_AFTER_MS);
+        self.check_at = Some(self.check_at.map_or(at, |due| due.min(at)));
     }
 
+    /// Both sides hold the same. Symbols that were asked for may still come, so their session stays.
     fn settled(&mut self) {
-        let (requests, requests_since) = (self.requests, self.requests_since);
-        *self = Repair { requests, requests_since, ..Repair::default() };
+        let (made, asked, session) = (self.made, self.asked, self.session.take());
+        *self = Repair { made, asked, session, ..Repair::default() };
     }
 }
 
 /// The set of (document, clock) of a space, as symbols are made from it.
 #[derive(Debug)]
 pub(super) struct SetCache {
+    /// Of what was read, which may be behind what is in memory.
     fingerprint: Fingerprint,
     digests: Vec<(DocId, [u8; 32])>,
     seed: [u8; 16],
@@ -123,10 +153,12 @@ impl Peer {
 
     pub(super) fn set_loaded(&mut self, space: SpaceId, mut digests: Vec<(DocId, [u8; 32])>) {
         let Some(held) = self.spaces.get(&space) else { return };
-        let fingerprint = held.fingerprint;
         if let Some(digest) = crate::log::digest_of(false, || held.clock()) {
             digests.push((space.authority(), digest));
         }
+        // Not the one of the space: what is on its way to disk was not read, and the set would never be read again.
+        let mut fingerprint = Fingerprint::default();
+        digests.iter().for_each(|(doc, digest)| fingerprint.add(doc, digest));
         let seed = self.random();
         let elements = elements(&seed, &digests);
         let mark = Encoder::new(&seed, elements.iter().map(|(e, _)| *e)).mark();
@@ -150,7 +182,7 @@ impl Peer {
     }
 
     fn compare(&mut self, conn: ConnId, space: SpaceId) {
-        let fingerprint = self.fingerprint(&space);
+        let (fingerprint, now) = (self.fingerprint(&space), self.now);
         let seq = self.durable.get(&space).copied().unwrap_or(0);
         let docs = self.spaces.get(&space).map_or(0, |s| s.logs);
         let Some(connection) = self.connections.get_mut(&conn) else { return };
@@ -161,8 +193,10 @@ impl Peer {
         if !dialled || !ready || !link.is_whole() || link.repair.session.is_some() {
             return;
         }
-        if core::mem::take(&mut link.repair.stranger) {
+        if link.repair.stranger && link.repair.made.in_minute(now) < REQUESTS_BEFORE_REST {
+            link.repair.stranger = false;
             link.repair.session = Some(Session::Asked);
+            link.repair.made.add(now);
             let wanted = SymbolsWanted { space: link.theirs, from: 0, count: FIRST_SYMBOLS, seed: None };
             return connection.send(&Message::SymbolsWanted(wanted));
         }
@@ -222,15 +256,10 @@ impl Peer {
             return Ok(Some(wanted));
         }
         let now = self.now;
-        if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
-            if now.0 > link.repair.requests_since.0 + 60_000 {
-                link.repair.requests = 0;
-                link.repair.requests_since = now;
-            }
-            link.repair.requests += 1;
-            if link.repair.requests > SYMBOL_REQUESTS_PER_MINUTE {
-                return Err(Violation::OutOfPlace("more requests for symbols than any difference needs"));
-            }
+        if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space))
+            && link.repair.asked.add(now) > SYMBOL_REQUESTS_PER_MINUTE
+        {
+            return Err(Violation::OutOfPlace("more requests for symbols than any difference needs"));
         }
         let Some(set) = self.sets.get(&space) else { return Ok(None) };
         let same = wanted.seed.as_ref().is_none_or(|seed| seed[..] == set.seed[..]);
@@ -286,6 +315,7 @@ impl Peer {
                 let (from, count) = (decoder.received() as u64, decoder.wanted() as u64);
                 let seed = Some(seed.to_vec().into());
                 let wanted = SymbolsWanted { space: link.theirs, from, count, seed };
+                link.repair.made.add(now);
                 connection.send(&Message::SymbolsWanted(wanted));
             }
             Ok(Progress::Done { only_remote, only_local }) => {

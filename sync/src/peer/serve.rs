@@ -231,7 +231,12 @@ impl Peer {
     }
 
     pub(super) fn snapshot_loaded(&mut self, conn: ConnId, space: SpaceId, doc: DocId, bytes: Option<Vec<u8>>) {
-        let Some(bytes) = bytes else { return };
+        let Some(bytes) = bytes else {
+            // Deleted meanwhile. The other side waits for an answer.
+            let Some(connection) = self.connections.get_mut(&conn) else { return };
+            let Some(theirs) = connection.links.get(&space).map(|l| l.theirs) else { return };
+            return connection.send(&Message::Data(Data { absent: vec![doc], ..empty(theirs, true) }));
+        };
         if !self.ensure(space, [doc]) {
             self.snapshots_ready.push((conn, space, doc, bytes));
             return;

@@ -306,6 +306,29 @@ fn an_empty_peer_gets_everything_and_silence_follows() {
 }
 
 #[test]
+fn a_deletion_is_not_lost_when_its_document_must_be_read_and_the_header_comes_with_it_again() {
+    let mut world = World::new(3);
+    let (space, _) = world.space(0, Writers::Anyone);
+    (1..3).for_each(|host| world.join(host, space));
+    let conn = world.connect(1, 0);
+    let doc = world.create(0, space, 1);
+    world.settle();
+    world.cut(0, 1, conn);
+    world.say(0, space, Local::Records(vec![Record::Tombstone { doc }]));
+    // Header and tombstone come to this one under one tip, and stay together.
+    let conn = world.connect(2, 0);
+    world.settle();
+    world.cut(0, 2, conn);
+    let store = &world.hosts[1].store;
+    world.hosts[1].peer = Peer::new(start(2, 2, store));
+    world.connect(1, 2);
+    world.settle();
+    assert_eq!(world.events(1, |e| matches!(e, Event::Deleted { doc: d, .. } if *d == doc)), 1);
+    world.assert_level(space);
+    world.assert_no_complaints();
+}
+
+#[test]
 fn reconnecting_by_cursor_sends_the_difference_both_ways_and_little_else() {
     let mut world = World::new(2);
     let (space, _) = world.space(0, Writers::Anyone);

@@ -11,6 +11,9 @@ use super::plan::{Canary, Chances};
 use super::snapshot;
 use super::world::{Step, World};
 
+/// Time within which everything in flight arrives once all is well, ms.
+const HEALED_MS: u64 = 1_000;
+
 impl World {
     /// Every 100 ms while faults last.
     pub(super) fn weather(&mut self) -> Result<(), String> {
@@ -204,6 +207,7 @@ impl World {
         for link in self.network.links.values_mut() {
             (link.delay_ms, link.bytes_per_ms, link.stalled_until) = (5, 0, 0);
         }
+        self.hasten(HEALED_MS);
         for host in 0..self.plan.peers {
             if self.canary == Some(Canary::EarlyStored) && host == 0 && self.hosts[host].run.is_some() {
                 self.crash(host, true)?;

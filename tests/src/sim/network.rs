@@ -34,6 +34,11 @@ impl Link {
         self.open == [true; 2] && self.broken_at.is_none()
     }
 
+    /// What is in flight arrives by then.
+    pub(super) fn hasten(&mut self, latest: u64) {
+        self.last = self.last.map(|last| last.min(latest));
+    }
+
     /// When everything sent so far from an end has arrived.
     pub(super) fn last_arrival(&self, end: usize) -> u64 {
         self.last[end]
