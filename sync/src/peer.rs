@@ -22,7 +22,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use self::connections::Connections;
 use self::repair::SetCache;
-use crate::chain::{Kind, Opening, Segment, Tip};
+use crate::chain::{Kind, Opening, Tip};
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::limits::Limits;
 use crate::log::{DeepEntry, Header, Image, Log, SnapshotOf, StoredSegment};
@@ -636,7 +636,7 @@ enum Purpose {
 #[derive(Debug)]
 enum After {
     Saved { ticket: Ticket, records: Vec<EntryId>, end: Option<(ChainId, u64)> },
-    Push { space: SpaceId, seq: u64, segment: Segment },
+    Push { space: SpaceId, stored: StoredSegment },
     Ack { conn: ConnId, number: u64, prompt: bool },
     Ask { conn: ConnId, since: Since },
     Level { peer: DeviceId, space: SpaceId },
@@ -1079,7 +1079,7 @@ impl Peer {
         for after in after {
             match after {
                 After::Saved { ticket, records, end } => self.emit(Event::Saved { ticket, records, end }),
-                After::Push { space, seq, segment } => self.push(space, seq, &segment, None),
+                After::Push { space, stored } => self.push(space, &stored, None),
                 After::Ack { conn, number, prompt } => self.note_stored(conn, number, prompt),
                 After::Ask { conn, since } => self.ask(conn, since),
                 After::Level { peer, space } => self.emit(Event::Level { peer, space }),

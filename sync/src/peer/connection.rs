@@ -9,6 +9,7 @@ use crate::chain::{Opening, Segment};
 use crate::clock::{Clock, Fingerprint};
 use crate::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
 use crate::limits::Limits;
+use crate::log::StoredSegment;
 use crate::message::{
     Ack, Bye, Cursor, GenesisOf, Hello, LIST_MAX, Message, SPACES_MAX, SnapshotPart, SpaceHello, Spaces, WireSegment,
 };
@@ -138,7 +139,7 @@ pub(super) struct Link {
     /// Documents asked for in a way that a snapshot may answer.
     pub(super) due: BTreeSet<DocId>,
     pub(super) snapshot: Option<Incoming>,
-    pub(super) pushes: Vec<Arc<Segment>>,
+    pub(super) pushes: Vec<Arc<StoredSegment>>,
     pub(super) repair: Repair,
     /// The last document of which a segment was sent, and received ([`DocRef::Last`](crate::message::DocRef::Last)).
     last_out: Option<DocId>,

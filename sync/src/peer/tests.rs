@@ -470,3 +470,48 @@ fn two_histories_of_one_chain_are_kept_as_evidence_and_honest_entries_go_on() {
     world.settle();
     assert_eq!(world.fingerprints(space)[1], world.fingerprints(space)[2]);
 }
+
+/// Two peers, 1 and 2, each with a history of its own of one chain of host 0, which is gone; a third knows nothing.
+fn forked(one: i64, two: i64) -> (World, SpaceId) {
+    let mut world = World::new(4);
+    let (space, _) = world.space(0, Writers::Anyone);
+    let doc = world.create(0, space, 1);
+    world.edit(0, space, doc, "a", 0);
+    world.join(3, space);
+    let copy = world.hosts[0].store.clone();
+    for (host, edits) in [(1, one), (2, two)] {
+        world.hosts[0].peer = Peer::new(start(1, 1, &copy));
+        world.hosts[0].store = copy.clone();
+        world.join(host, space);
+        let conn = world.connect(host, 0);
+        for value in 1..=edits {
+            world.edit(0, space, doc, "a", 10 * host as i64 + value);
+            world.settle();
+        }
+        world.cut(host, 0, conn);
+    }
+    (world, space)
+}
+
+#[test]
+fn a_second_history_reaches_every_peer_however_long_it_is() {
+    for (one, two) in [(1, 1), (2, 2), (3, 1), (1, 3), (4, 3)] {
+        let (mut world, space) = forked(one, two);
+        let branches = |world: &World, host: usize| {
+            let of = world.hosts[host].store.documents.values().map(|(_, image)| image.lines[0].branches.len());
+            of.collect::<Vec<_>>()
+        };
+        assert_eq!((branches(&world, 1), branches(&world, 2)), (vec![1], vec![1]));
+        world.connect(1, 2);
+        world.settle();
+        assert_eq!((branches(&world, 1), branches(&world, 2)), (vec![2], vec![2]), "{one} and {two} entries");
+        assert_eq!(world.fingerprints(space)[1], world.fingerprints(space)[2]);
+        world.connect(3, 2);
+        world.settle();
+        assert_eq!(world.fingerprints(space)[3], world.fingerprints(space)[2]);
+        world.assert_no_complaints();
+        let sent: usize = world.hosts.iter().map(|host| host.sent_bytes).sum();
+        world.settle();
+        assert_eq!(world.hosts.iter().map(|host| host.sent_bytes).sum::<usize>(), sent, "silence");
+    }
+}
