@@ -54,7 +54,10 @@ impl Peer {
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
         let (Some(peer), store) = (connection.peer, connection.store) else { return Ok(None) };
         let space = connection.space_of(data.space)?;
-        if data.haves.len() > LIST_MAX || data.absent.len() > LIST_MAX || !connection.links.contains_key(&space) {
+        if !connection.links.contains_key(&space) {
+            return Err(Violation::OutOfPlace("data of a space that was not named by both"));
+        }
+        if data.haves.len() > LIST_MAX || data.absent.len() > LIST_MAX {
             return Err(Violation::ListTooLong);
         }
         let (segments, last) = self.resolve(conn, space, &data.segments)?;

@@ -6,6 +6,7 @@ use automerge::transaction::Transactable;
 use automerge::{ActorId, Automerge, Change};
 
 use super::*;
+use crate::message::Data;
 use crate::record::{Privacy, Right, Writers};
 
 /// The least that satisfies [`StoreOp`] and [`Load`]: maps.
@@ -469,6 +470,21 @@ fn two_histories_of_one_chain_are_kept_as_evidence_and_honest_entries_go_on() {
     world.edit(1, space, doc, "honest", 1);
     world.settle();
     assert_eq!(world.fingerprints(space)[1], world.fingerprints(space)[2]);
+}
+
+#[test]
+fn data_of_a_space_that_was_not_named_by_both_is_out_of_order() {
+    let mut world = World::new(2);
+    let (space, genesis) = world.space(0, Writers::Anyone);
+    world.join(1, space);
+    let genesis = Genesis { nonce: [8; 16], ..genesis };
+    world.input(0, Input::Join { space: genesis.space(), genesis: Some(genesis), filter: None });
+    let conn = world.connect(1, 0);
+    world.settle();
+    let data = |space| Data { space, segments: vec![], haves: vec![], upto: None, fingerprint: None, asked: true, absent: vec![] };
+    let peer = &mut world.hosts[0].peer;
+    let codes = [0, 1, 2].map(|handle| peer.on_data(conn, data(handle)).err().map_or("", |violation| violation.code()));
+    assert!(codes == ["", "P.order", "P.handle"] || codes == ["P.order", "", "P.handle"], "{codes:?}");
 }
 
 /// Two peers, 1 and 2, each with a history of its own of one chain of host 0, which is gone; a third knows nothing.
