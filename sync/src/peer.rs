@@ -142,7 +142,7 @@ pub enum Input {
         /// How many changes of each actor it holds.
         ends: Vec<(Vec<u8>, u64)>,
     },
-    /// The peer is about to be dropped: what rides with the next commit is stored now.
+    /// The peer is about to be dropped: every other side is told goodbye, and what rides with the next commit is stored now.
     Close,
     /// Time passed.
     Tick,
@@ -856,7 +856,10 @@ impl Peer {
             Input::SnapshotMade { space, doc, bytes, heads, ends } => {
                 self.snapshot_made(space, doc, bytes, heads, ends)
             }
-            Input::Close => self.closing = true,
+            Input::Close => {
+                self.closing = true;
+                self.connections.ids().into_iter().for_each(|conn| self.close(conn, "bye", "this peer closes", false));
+            }
             Input::Tick => {}
         }
         self.run_local();

@@ -674,7 +674,10 @@ impl Peer {
                 self.notice(connection.peer, space, notice.doc, &notice.code, &notice.text);
             }
             Message::Bye(bye) => {
-                self.notice(connection.peer, None, None, &bye.code, &bye.text);
+                // In good order: nothing that anybody need be told.
+                if bye.code != "bye" {
+                    self.notice(connection.peer, None, None, &bye.code, &bye.text);
+                }
                 self.close(conn, "bye", "the other side said goodbye", false);
             }
             Message::Unknown(_) => {}

@@ -487,6 +487,21 @@ fn data_of_a_space_that_was_not_named_by_both_is_out_of_order() {
     assert!(codes == ["", "P.order", "P.handle"] || codes == ["P.order", "", "P.handle"], "{codes:?}");
 }
 
+#[test]
+fn a_peer_that_closes_tells_every_other_goodbye() {
+    let mut world = World::new(3);
+    let (space, _) = world.space(0, Writers::Anyone);
+    (1..3).for_each(|host| world.join(host, space));
+    let conns = [world.connect(1, 0), world.connect(0, 2)];
+    world.settle();
+    world.input(0, Input::Close);
+    world.settle();
+    for (host, conn) in [(1, conns[0]), (2, conns[1])] {
+        assert_eq!(world.events(host, |e| matches!(e, Event::Closed { conn: c, .. } if *c == conn)), 1);
+    }
+    world.assert_no_complaints();
+}
+
 /// Two peers, 1 and 2, each with a history of its own of one chain of host 0, which is gone; a third knows nothing.
 fn forked(one: i64, two: i64) -> (World, SpaceId) {
     let mut world = World::new(4);
