@@ -357,6 +357,12 @@ impl Node {
         self.shared().until(|| locked(&self.shared().tracker).is_level(&space, &peer)).await
     }
 
+    /// The connected peers that hold a space, and whether each is level in it, as [`Node::wait_level`] means it.
+    pub fn sharing(&self, space: SpaceId) -> Result<Vec<(DeviceId, bool)>, Error> {
+        self.space(space)?;
+        Ok(locked(&self.shared().tracker).sharing(&space))
+    }
+
     // Files.
 
     /// Writes a space, or some of its documents, as a bundle: what another peer takes with [`Node::import`].

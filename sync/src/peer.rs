@@ -487,6 +487,13 @@ pub enum Event {
         /// Up to where.
         n: u64,
     },
+    /// A connected peer holds a space that this one holds.
+    Shared {
+        /// Who.
+        peer: DeviceId,
+        /// Which space.
+        space: SpaceId,
+    },
     /// This peer and another hold the same of a space, and what is held here is durable.
     Level {
         /// Who.

@@ -552,6 +552,9 @@ impl Peer {
             let partial = self.spaces.get(&id).is_some_and(|space| space.filter.is_some());
             connection.links.insert(id, Link::new(hello.handle, hello.filter.clone(), partial));
             self.connections.link(conn, id);
+            if let Some(peer) = self.connections.get(&conn).and_then(|c| c.peer) {
+                self.emit(Event::Shared { peer, space: id });
+            }
             if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&id)) {
                 link.wants_genesis = hello.wants_genesis;
             }
