@@ -215,7 +215,9 @@ async fn watch(settings: &Settings, doc: DocRef, count: Option<u64>, json: bool)
         match stop.or(watch.next()).await {
             None => break Ok(()),
             Some(Ok(Some(watched))) => {
-                print::reply(&Reply::Watched(watched), json);
+                if !print::next_reply(&Reply::Watched(watched), json) {
+                    break Err(Failure::hung_up());
+                }
                 seen += 1;
             }
             Some(Ok(None)) => {
