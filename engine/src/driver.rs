@@ -13,13 +13,12 @@ use std::time::Duration;
 
 use commonhold_sync::id::{DocId, SpaceId};
 use commonhold_sync::peer::{
-    Input, Load, Loaded, LocalError, Now, OpId, Output, Peer, SnapshotContent, Start, StoreOp, Ticket,
+    ConnId, Input, Load, Loaded, LocalError, Now, OpId, Output, Peer, SnapshotContent, Start, StoreOp, Ticket,
 };
 use ed25519_dalek::SigningKey;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::error::Error;
 use crate::shared::{Command, Mode, Reply, Shared, locked};
 use crate::start;
 use crate::status::{NodeEvent, SpaceInfo};

@@ -203,7 +203,8 @@ impl Peer {
                 absent.push(doc);
                 continue;
             };
-            let beyond = |s: &Segment| s.tip.n > clock.length(&s.opening.chain(&space, &doc)) || forked(clock, s, &space);
+            let beyond =
+                |s: &Segment| s.tip.n > clock.length(&s.opening.chain(&space, &doc)) || forked(clock, s, &space);
             let lacking: Vec<StoredSegment> = stored.into_iter().filter(|stored| beyond(&stored.segment)).collect();
             let complete = image.lines.iter().all(|line| {
                 let chain = line.opening.chain(&space, &doc);

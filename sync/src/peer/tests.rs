@@ -481,7 +481,15 @@ fn data_of_a_space_that_was_not_named_by_both_is_out_of_order() {
     world.input(0, Input::Join { space: genesis.space(), genesis: Some(genesis), filter: None });
     let conn = world.connect(1, 0);
     world.settle();
-    let data = |space| Data { space, segments: vec![], haves: vec![], upto: None, fingerprint: None, asked: true, absent: vec![] };
+    let data = |space| Data {
+        space,
+        segments: vec![],
+        haves: vec![],
+        upto: None,
+        fingerprint: None,
+        asked: true,
+        absent: vec![],
+    };
     let peer = &mut world.hosts[0].peer;
     let codes = [0, 1, 2].map(|handle| peer.on_data(conn, data(handle)).err().map_or("", |violation| violation.code()));
     assert!(codes == ["", "P.order", "P.handle"] || codes == ["P.order", "", "P.handle"], "{codes:?}");

@@ -97,7 +97,7 @@ fn a_tip_that_names_a_grant_since_replaced_does_not_wait() {
     let mut restarted = Space::load(space.id(), space.row(), kept);
     for space in [&mut space, &mut restarted] {
         assert_eq!(space.right_of(&writer.device()), Some(Right::Admin));
-        assert_eq!(deliver(space, &[offline.clone()]).0, 1);
+        assert_eq!(deliver(space, std::slice::from_ref(&offline)).0, 1);
     }
 }
 
@@ -106,7 +106,7 @@ fn a_grant_that_overtakes_its_admins_own_waits_even_where_anyone_may_write() {
     let (mut root, mut admin, writer) = (Author::new(1), Author::new(2), Author::new(3));
     let mut space = space_of(&root, Writers::Anyone);
     let early = admin.grants(&space, &writer, Right::Write, vec![]);
-    assert_eq!(deliver(&mut space, &[early.clone()]).0, 0);
+    assert_eq!(deliver(&mut space, std::slice::from_ref(&early)).0, 0);
     let makes = root.grants(&space, &admin, Right::Admin, vec![]);
     assert_eq!(deliver(&mut space, &[early, makes]).0, 2);
     assert!(space.grant(&writer.device()).is_some());
