@@ -424,7 +424,7 @@ impl Storage {
         };
         let end = under(&space.0).1;
         // What a snapshot in this page holds does not come again raw.
-        let mut inside: BTreeMap<DocId, Image> = BTreeMap::new();
+        let mut inside: BTreeMap<DocId, Vec<(ChainId, u64)>> = BTreeMap::new();
         loop {
             let want = limits.rows.clamp(1, SCAN_ROWS);
             let scan = self.store.scan(Table::Log, &start, end.as_deref(), want, SCAN_BYTES)?;
@@ -440,15 +440,16 @@ impl Storage {
                     upto = seq;
                     continue;
                 };
-                if is_inside(&inside, &found) {
+                if is_inside(space, &inside, &found) {
                     upto = seq;
                     continue;
                 }
                 if !rows.is_empty() && (rows.len() >= limits.rows || size + bytes > limits.bytes) {
                     return Ok(Loaded::Page { rows, upto, end: false });
                 }
-                if let PageRow::Snapshot { doc, image, bytes: Some(_) } = &found {
-                    inside.insert(*doc, (**image).clone());
+                if let PageRow::Snapshot { doc, bytes: Some(_), .. } = &found {
+                    let head = self.get::<SnapshotHead>(Table::Snapshots, &keys::document(space, doc), damaged)?;
+                    inside.insert(*doc, head.map_or(Vec::new(), |head| head.ends));
                 }
                 rows.push(found);
                 (size, upto) = (size + bytes, seq);
@@ -487,7 +488,13 @@ impl Storage {
     /// Everything that a view is made of.
     pub(crate) fn held(&self, space: &SpaceId, doc: &DocId) -> Result<Option<Read<Held>>, StoreError> {
         let mut damaged = Vec::new();
-        let Some(image) = self.image(space, doc, &mut damaged)? else { return Ok(None) };
+        let Some(image) = self.image(space, doc, &mut damaged)? else {
+            // Not the same as a document that was never here.
+            return match damaged.pop() {
+                Some((table, key)) => Err(StoreError::Damaged { table, key }),
+                None => Ok(None),
+            };
+        };
         let key = keys::document(space, doc);
         let head = self.get::<SnapshotHead>(Table::Snapshots, &key, &mut damaged)?;
         let bytes = self.bytes(Table::Snapshots, &keys::snapshot_bytes(&key), &mut damaged)?;
@@ -511,6 +518,9 @@ impl Storage {
         let mut found = Vec::new();
         loop {
             let scan = self.store.scan(Table::Documents, &start, end.as_deref(), SCAN_ROWS, SCAN_BYTES)?;
+            if !scan.damaged.is_empty() {
+                tracing::error!(%space, rows = scan.damaged.len(), "documents whose row is damaged are not listed");
+            }
             for (key, value) in scan.rows {
                 let doc = key.get(32..).and_then(split).map(|(doc, _)| DocId(doc));
                 let (Some(id), Some(row)) = (doc, DocumentRow::from_bytes(&value)) else { continue };
@@ -592,11 +602,9 @@ struct PageLimits {
 }
 
 /// Whether a segment lies wholly inside the snapshot of its document, if that is among these.
-fn is_inside(snapshots: &BTreeMap<DocId, Image>, row: &PageRow) -> bool {
+fn is_inside(space: &SpaceId, snapshots: &BTreeMap<DocId, Vec<(ChainId, u64)>>, row: &PageRow) -> bool {
     let PageRow::Segment(stored) = row else { return false };
-    let segment = &stored.segment;
-    let Some(image) = snapshots.get(&segment.doc).filter(|_| stored.branch == 0) else { return false };
-    let ends = image.covered.iter().flat_map(|covered| &covered.tips);
-    let mut ends = ends.filter_map(|(line, tip)| Some((&image.lines.get(*line as usize)?.opening, tip.n)));
-    ends.any(|(opening, n)| *opening == segment.opening && segment.tip.n <= n)
+    let Some(ends) = snapshots.get(&stored.segment.doc).filter(|_| stored.branch == 0) else { return false };
+    let chain = stored.segment.opening.chain(space, &stored.segment.doc);
+    ends.iter().any(|(covered, n)| *covered == chain && stored.segment.tip.n <= *n)
 }

@@ -259,7 +259,7 @@ fn rows(checked: &Checked) -> Finding {
                 faults.len(),
                 faults.iter().take(5).cloned().collect::<Vec<_>>().join("; ")
             ),
-            "connect to a peer that has the same spaces: what is damaged is fetched again",
+            "move the data folder away and join the spaces again (peers fill it), or restore a backup",
         ),
     }
 }

@@ -269,6 +269,24 @@ fn a_flipped_bit_in_a_change_is_found_named_and_left_for_a_peer_to_mend() {
     drop(served);
 }
 
+/// A flip in the row of a document, which has its name.
+#[test]
+fn a_document_whose_row_is_damaged_is_not_said_never_to_have_been_here() {
+    let home = Home::new();
+    home.with_document("needle in the store");
+    home.run(&["doc", "new", "--name", "other"]).text();
+    home.run(&["set", "other", "a", "1"]).text();
+    let path = home.data().join("store.redb");
+    let mut store = fs::read(&path).unwrap();
+    let at = store.windows(13).enumerate().filter(|(_, bytes)| bytes == b"needle in the").map(|(at, _)| at);
+    at.collect::<Vec<_>>().into_iter().for_each(|at| store[at] ^= 1);
+    fs::write(&path, &store).unwrap();
+    let by_name = home.run(&["get", "needle in the store"]);
+    assert!(by_name.code == 5 && by_name.err.contains("doctor") && by_name.err.contains("ERROR"), "{}", by_name.err);
+    assert_eq!(home.run(&["doctor"]).code, 3);
+    assert_eq!(home.run(&["get", "other"]).json(), json!({"a": 1}));
+}
+
 /// Anywhere in the file: the program shows what was there or says that it cannot, and never less than was there.
 #[test]
 fn a_flipped_bit_anywhere_is_never_shown_as_something_else() {
@@ -326,6 +344,7 @@ fn a_full_disk_is_a_store_problem_until_there_is_room() {
         (said.code != 0).then_some(said)
     });
     refused.expect("the disk is full").fails(3, &["full", "free"]);
+    drop(file);
     fs::remove_file(&filler).unwrap();
     // It opens its store again by itself.
     until("room", || (home.run(&["set", "list", "a", "2"]).code == 0).then_some(()));
@@ -333,7 +352,10 @@ fn a_full_disk_is_a_store_problem_until_there_is_room() {
     assert_eq!((shown["a"].clone(), shown.as_object().unwrap().len() as i32), (json!(2), kept + 1));
     assert!(served.stop().0.success());
     assert_eq!(home.run(&["get", "list"]).json(), shown);
-    assert_eq!(home.run(&["doctor"]).code, 0);
+    // That the disk is nearly full is another of its findings.
+    let found: serde_json::Value = serde_json::from_str(&home.run(&["doctor", "--json"]).out).unwrap();
+    let rows = found["findings"].as_array().unwrap().iter().find(|finding| finding["check"] == "rows");
+    assert_eq!(rows.unwrap()["state"], "ok", "{found}");
 }
 
 struct Mounted(PathBuf);

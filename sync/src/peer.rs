@@ -646,7 +646,7 @@ enum After {
     Push { space: SpaceId, stored: StoredSegment },
     Ack { conn: ConnId, number: u64, prompt: bool },
     Ask { conn: ConnId, since: Since },
-    Level { peer: DeviceId, space: SpaceId },
+    Level { conn: ConnId, peer: DeviceId, space: SpaceId },
 }
 
 /// A snapshot that the engine made: document, bytes, heads, chain ends by actor.
@@ -1092,7 +1092,12 @@ impl Peer {
                 After::Push { space, stored } => self.push(space, &stored, None),
                 After::Ack { conn, number, prompt } => self.note_stored(conn, number, prompt),
                 After::Ask { conn, since } => self.ask(conn, since),
-                After::Level { peer, space } => self.emit(Event::Level { peer, space }),
+                // By now the two may have parted.
+                After::Level { conn, peer, space } => {
+                    if self.connections.get(&conn).is_some() {
+                        self.emit(Event::Level { peer, space });
+                    }
+                }
             }
         }
     }

@@ -9,7 +9,7 @@
 //! - Structural admission, forwarding, storing and the event for the view are one step at the receiver. Semantic admission is the
 //!   view's, when it applies the batch; an entry that fails there is held and relayed but not shown.
 //! - An acknowledgement to the author itself leaves in the step that says stored. One to a relay, which waits for nothing, is
-//!   gathered with others for a quarter of a second and sent from a timer.
+//!   gathered with others for two seconds and sent from a timer.
 
 #![allow(clippy::unwrap_used, reason = "this is all test code")]
 
@@ -37,7 +37,7 @@ const FIRST: ConnId = ConnId(1);
 /// Ben and Cleo.
 const SECOND: ConnId = ConnId(2);
 /// How long an acknowledgement to a relay may be gathered, milliseconds.
-const ACK_DELAY: u64 = 250;
+const ACK_DELAY: u64 = 2_000;
 
 #[test]
 fn an_edit_is_signed_stored_sent_forwarded_stored_shown_and_acknowledged() {
@@ -134,6 +134,48 @@ fn an_edit_is_signed_stored_sent_forwarded_stored_shown_and_acknowledged() {
     // What is on both disks is the same segment.
     assert_eq!(ben.held(space, doc), ann.held(space, doc));
     assert_eq!(ben.held(space, doc).len(), 1);
+}
+
+/// The status of the author counts a comparison that finds both the same as an acknowledgement, so it may not come before one.
+#[test]
+#[ignore = "a known fault of the machine: what it says it holds when peers compare includes what is not on its disk yet"]
+fn a_comparison_does_not_say_that_an_edit_is_held_before_it_is_on_disk() {
+    let Row { mut sides, space, doc, now } = Row::level();
+    let [ann, ben, _] = &mut sides;
+    let opening = ann.peer.own_opening(&space, &doc);
+    let chain: ChainId = opening.chain(&space, &doc);
+    let entry = edit(&mut ann.view, ChainAuthor { actor: chain.0, device: opening.device.0 });
+    let local = Local::Entries { doc, opening, entries: vec![entry.bytes] };
+    let mut waiting = vec![(ANN, Input::Local { ticket: Ticket(7), space, local })];
+    // Ben's disk is slow: nothing that he wants stored is on it before the end. Ann's is not.
+    for tick in 0..60 {
+        let at = Now(now.0 + 500 * tick);
+        waiting.extend([(ANN, Input::Tick), (BEN, Input::Tick)]);
+        let mut inputs = VecDeque::from(std::mem::take(&mut waiting));
+        while let Some((side, input)) = inputs.pop_front() {
+            let it = if side == ANN { &mut *ann } else { &mut *ben };
+            for output in it.handle(at, input) {
+                match output {
+                    Output::Send { conn: FIRST, bytes } => {
+                        inputs.push_back((BEN - side, Input::Frame { conn: FIRST, bytes }));
+                        inputs.push_back((side, Input::Drained { conn: FIRST, pending: 0 }));
+                    }
+                    Output::Store { op, ops } if side == ANN => {
+                        it.commit(ops);
+                        inputs.push_back((side, Input::Stored { op }));
+                    }
+                    Output::Load { op, load } => {
+                        let loaded = it.storage.load(&load).unwrap().value;
+                        inputs.push_back((side, Input::Loaded { op, loaded }));
+                    }
+                    Output::Emit(event @ (Event::Level { .. } | Event::Acked { .. })) if side == ANN => {
+                        panic!("after {} ms: {event:?}", 500 * tick)
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
 }
 
 /// The last line of the walk, which is the engine's: what it makes of the machine's answers.

@@ -92,7 +92,7 @@ fn a_snapshot_takes_the_place_of_what_it_covers_but_for_the_most_recent() {
     assert!((100..=128).contains(&kept), "{kept} of 2 KiB fit 256 KiB");
     assert_eq!(left.last(), Some(&300), "what is not covered stays");
     let (rows, upto, end) = page(&storage, 0, 10_000 * kilo, 1_000, None);
-    assert_eq!((rows[0], upto, end, rows.len()), (0, 300, true, left.len() + 1), "first the snapshot, then the rest");
+    assert_eq!((rows[0], upto, end, rows.len()), (0, 300, true, 11), "first the snapshot, then what it does not hold");
     let place = 290 - kept as u64;
     assert_eq!(page(&storage, place, 10_000 * kilo, 1_000, None).0.len(), left.len(), "it lies where the last went");
     assert_eq!(page(&storage, place - 1, 10_000 * kilo, 1_000, None).0[0], 0);
@@ -173,4 +173,15 @@ fn a_damaged_row_is_left_out_and_named() {
     assert_eq!(read.damaged, vec![(Table::Bodies, key)]);
     assert_eq!(raw(&storage, DOC), vec![2]);
     assert_eq!(page(&storage, 0, 1_000, 100, None), (vec![2], 2, true));
+}
+
+#[test]
+fn what_a_snapshot_in_a_page_holds_does_not_come_again_raw() {
+    let storage = storage();
+    commit(&storage, (1..=300).map(|n| segment(DOC, n, 2 << 10, None)).chain([document(DOC)]).collect());
+    commit(&storage, vec![snapshot(DOC, 0, 290)]);
+    let load = Load::Page { space: SPACE, after: 0, bytes: 1 << 30, rows: 1_000, skip: None, snapshots: true };
+    let Loaded::Page { rows, upto, end } = storage.load(&load).unwrap().value else { panic!("a page") };
+    let raw = rows.iter().filter(|row| matches!(row, PageRow::Segment(_))).count();
+    assert_eq!((raw, upto, end), (10, 300, true), "291 to 300");
 }

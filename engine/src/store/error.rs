@@ -45,8 +45,8 @@ pub enum StoreError {
         /// Process that has it open, where known.
         pid: Option<u32>,
     },
-    /// One row does not match its checksum. The engine quarantines it and fetches it again; other rows are not affected.
-    #[error("a row of table {} is damaged (key {}): fetch it again from a peer", table.name(), hex(key))]
+    /// One row does not match its checksum. A document that needs it is refused; other rows are not affected.
+    #[error("a row of table {} is damaged (key {}): restore a backup, or sync into a new store from a peer", table.name(), hex(key))]
     Damaged {
         /// Table of the row.
         table: Table,

@@ -121,6 +121,8 @@ pub(super) struct Link {
     pub(super) ask: Ask,
     /// What this side has of the other's sequence, once it is all stored.
     pub(super) reached: Option<u64>,
+    /// Bytes of bodies last asked for at once; 0 before the first time.
+    pub(super) page_bytes: u64,
     pub(super) wanted: BTreeSet<DocId>,
     /// What the other side asked for, waiting and being read: the clock it has, and whether it wants no snapshot.
     pub(super) wants: VecDeque<(DocId, (Clock, bool))>,
@@ -194,6 +196,7 @@ impl Link {
             serve: Serve::Paused { after: 0 },
             ask: Ask::Paging,
             reached: None,
+            page_bytes: 0,
             wanted: BTreeSet::new(),
             wants: VecDeque::new(),
             answering: BTreeMap::new(),

@@ -630,13 +630,16 @@ impl Peer {
                 link.repair.quiet(now);
                 if theirs == ours && link.is_whole() {
                     self.reach(conn, space, upto, true);
-                    self.after.push(After::Level { peer, space });
+                    self.after.push(After::Level { conn, peer, space });
                 }
                 self.levelled(conn, space);
             }
             (Some(upto), None) => {
                 let fresh = link.fresh;
-                let ride = if fresh { in_flight } else { ride };
+                // A page costs a round trip: each may be twice the last.
+                link.page_bytes =
+                    if fresh { in_flight } else { link.page_bytes.saturating_mul(2).max(ride).min(in_flight) };
+                let ride = link.page_bytes;
                 // Asked once this page is on disk: a slow disk slows the sender.
                 let since = Since { space: link.theirs, after: upto, ride, fresh };
                 self.after.push(After::Ask { conn, since });

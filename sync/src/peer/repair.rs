@@ -237,7 +237,7 @@ impl Peer {
         }
         if equal {
             self.reach(conn, space, check.seq, true);
-            self.after.push(After::Level { peer, space });
+            self.after.push(After::Level { conn, peer, space });
         }
         Ok(())
     }

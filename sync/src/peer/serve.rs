@@ -333,7 +333,7 @@ impl Peer {
         // Nothing to compare: who takes a part is level with what it was sent.
         if let Some(upto) = link.reached {
             self.reach(conn, space, upto, true);
-            self.after.push(After::Level { peer, space });
+            self.after.push(After::Level { conn, peer, space });
         }
     }
 }
