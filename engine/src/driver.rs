@@ -1,8 +1,8 @@
 //! The task that owns the machine: it feeds [`Peer`] what happens and does what the machine wants done. Nothing about the
 //! protocol is decided here.
 //!
-//! Architecture Invariant: the driver never waits for a document, a link or the disk. Each input is followed by all its
-//! outputs before the next.
+//! Architecture Invariant: the driver never waits for a document, a link or the disk, but for its last goodbyes. Each input is
+//! followed by all its outputs before the next.
 
 mod conns;
 mod events;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use commonhold_sync::id::{DocId, SpaceId};
 use commonhold_sync::peer::{
-    Input, Load, Loaded, LocalError, Now, OpId, Output, Peer, SnapshotContent, Start, StoreOp, Ticket,
+    ConnId, Input, Load, Loaded, LocalError, Now, OpId, Output, Peer, SnapshotContent, Start, StoreOp, Ticket,
 };
 use ed25519_dalek::SigningKey;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -41,6 +41,9 @@ const LOOSE_AGAIN: Duration = Duration::from_secs(30);
 const HEAVY: usize = 2;
 /// Waits before a failed store is opened again: doubling from the first to the second.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// How long a node that closes waits for its goodbyes to leave: several round trips, and nobody notices.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// What work elsewhere came to. Those of an earlier run of the machine count for nothing.
 enum Done {
@@ -164,9 +167,9 @@ impl Driver {
             let busy = self.machine.as_ref().is_some_and(|m| m.storing_bytes > STORING_MAX);
             tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(Command::Close(reply)) => return self.close(Some(reply)),
+                    Some(Command::Close(reply)) => return self.close(Some(reply)).await,
                     Some(command) => self.command(command),
-                    None => return self.close(None),
+                    None => return self.close(None).await,
                 },
                 Some((run, done)) = self.done.recv() => if run == self.run {
                     self.finished(done);
@@ -467,7 +470,7 @@ impl Driver {
         locked(&self.shared.spaces).insert(*id, info);
     }
 
-    fn close(mut self, reply: Option<oneshot::Sender<Option<Storage>>>) {
+    async fn close(mut self, reply: Option<oneshot::Sender<Option<Storage>>>) {
         self.handle(Input::Close);
         self.conns.close_all("this peer closes");
         let storage = self.machine.take().map(|machine| {
@@ -479,15 +482,28 @@ impl Driver {
         std::mem::take(&mut locked(&self.shared.documents).open).into_values().for_each(|open| open.close());
         self.shared.moved();
         let finish = move || {
-            let storage = storage.map(|(storage, writer)| {
+            storage.map(|(storage, writer)| {
                 writer.finish();
                 storage
-            });
-            if let Some(reply) = reply {
-                let _ = reply.send(storage);
-            }
+            })
         };
-        tokio::task::spawn_blocking(finish);
+        let finished = tokio::task::spawn_blocking(finish);
+        let _ = tokio::time::timeout(GOODBYE, self.goodbyes()).await;
+        if let (Ok(storage), Some(reply)) = (finished.await, reply) {
+            let _ = reply.send(storage);
+        }
+    }
+
+    /// Returns when every link has sent what it was given, or is gone.
+    async fn goodbyes(&mut self) {
+        while !self.conns.is_empty() {
+            match self.links.recv().await {
+                Some(LinkEvent::Closed { id, .. }) => self.conns.remove(ConnId(id)),
+                Some(LinkEvent::Drained { id, .. }) => drop(self.conns.drained(ConnId(id))),
+                Some(LinkEvent::Frame { .. }) => {}
+                None => return,
+            }
+        }
     }
 }
 

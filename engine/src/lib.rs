@@ -5,6 +5,7 @@
 
 pub mod backoff;
 mod bundle;
+mod check;
 mod config;
 pub mod device;
 mod dial;
@@ -36,13 +37,14 @@ pub use commonhold_sync::limits::Limits;
 pub use commonhold_sync::record::{Right, Writers};
 
 pub use bundle::{ExportReport, ImportReport};
+pub use check::CheckReport;
 pub use config::{Config, OpenStore, ServePolicy};
 pub use document::{ChangeInfo, Edit, EditError, ObjId, ObjKind, Patch, PatchAction, Prop, Scalar, View};
 pub use document_handle::{Document, Path, Version};
 pub use error::{EditFailure, Error, OpenError};
 pub use invite::{Invite, InviteError};
 pub use lineage::Outcome;
-pub use node::{CheckReport, Node};
+pub use node::Node;
 pub use status::{Cost, NodeEvent, PeerInfo, SpaceInfo, SyncStatus};
 pub use storage::{DocumentInfo, DocumentQuery};
 pub use transport::Address;

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
-use commonhold_sync::log::Log;
+use commonhold_sync::id::{DeviceId, DocId, EntryId, SpaceId, StoreId};
 use commonhold_sync::message::LIST_MAX;
-use commonhold_sync::peer::{Load, Loaded, Local};
+use commonhold_sync::peer::Local;
 use commonhold_sync::record::{Genesis, KIND_BYTES_MAX, NAME_BYTES_MAX, Privacy, Record, Right, Writers};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::bundle::{self, ExportReport, ImportReport};
+use crate::check::{CheckReport, check};
 use crate::config::Config;
 use crate::dial;
 use crate::document_handle::Document;
@@ -24,15 +24,12 @@ use crate::shared::{Attach, Command, Reply, Shared, locked};
 use crate::start::{self, random};
 use crate::status::{NodeEvent, PeerInfo, SpaceInfo};
 use crate::storage::{DocumentInfo, DocumentQuery, Storage};
-use crate::store::{StoreError, damaged_rows};
 use crate::transport::{Address, Link, TransportConfig};
 
 /// Addresses that are kept dialled at once.
 const DIALLED_MAX: usize = 1_024;
 /// How long closing waits for snapshots that would pay.
 const CLOSE_COMPACT: Duration = Duration::from_secs(10);
-/// Damaged rows that a check lists.
-const DAMAGED_MAX: usize = 1_000;
 
 /// An open peer. Cheap to clone; it runs in tasks of its own until [`Node::close`], or until the last clone is dropped
 /// (which is like a crash: nothing saved is lost, but chains of this run are not continued).
@@ -65,30 +62,6 @@ impl Drop for Inner {
         {
             runtime.spawn(async move { commands.send(error.into_inner()).await.ok() });
         }
-    }
-}
-
-/// What a check of the store found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CheckReport {
-    /// Spaces read.
-    pub spaces: usize,
-    /// Documents read.
-    pub documents: usize,
-    /// Entries whose ids were computed again, those inside snapshots included.
-    pub entries: u64,
-    /// Bytes of the store.
-    pub store_bytes: u64,
-    /// Rows that do not match their checksum: table, and key in hex.
-    pub damaged_rows: Vec<(String, String)>,
-    /// Documents in which something does not hold, and what.
-    pub faults: Vec<(SpaceId, DocId, String)>,
-}
-
-impl CheckReport {
-    /// Nothing was found.
-    pub fn is_sound(&self) -> bool {
-        self.damaged_rows.is_empty() && self.faults.is_empty()
     }
 }
 
@@ -357,6 +330,12 @@ impl Node {
         self.shared().until(|| locked(&self.shared().tracker).is_level(&space, &peer)).await
     }
 
+    /// The connected peers that hold a space, and whether each is level in it, as [`Node::wait_level`] means it.
+    pub fn sharing(&self, space: SpaceId) -> Result<Vec<(DeviceId, bool)>, Error> {
+        self.space(space)?;
+        Ok(locked(&self.shared().tracker).sharing(&space))
+    }
+
     // Files.
 
     /// Writes a space, or some of its documents, as a bundle: what another peer takes with [`Node::import`].
@@ -438,56 +417,4 @@ fn choice(docs: impl IntoIterator<Item = DocId>) -> Result<Vec<DocId>, Error> {
         return Err(Error::TooMuch { what: "documents taken of a space", max: LIST_MAX });
     }
     Ok(docs.into_iter().collect())
-}
-
-fn check(storage: &Storage) -> Result<CheckReport, StoreError> {
-    let hex = |key: &[u8]| key.iter().map(|byte| format!("{byte:02x}")).collect();
-    let damaged = damaged_rows(&**storage.store(), DAMAGED_MAX)?;
-    let mut report = CheckReport {
-        store_bytes: storage.store().size_bytes()?,
-        damaged_rows: damaged.into_iter().map(|(table, key)| (table.name().to_owned(), hex(&key))).collect(),
-        ..CheckReport::default()
-    };
-    for (space, ..) in storage.start()?.spaces {
-        report.spaces += 1;
-        let documents = storage.documents(&space, &DocumentQuery { deleted: true, ..DocumentQuery::default() })?;
-        for doc in documents.into_iter().map(|info| info.id) {
-            report.documents += 1;
-            match check_document(storage, &space, doc)? {
-                Ok(entries) => report.entries += entries,
-                Err(fault) => report.faults.push((space, doc, fault)),
-            }
-        }
-    }
-    Ok(report)
-}
-
-/// Recomputes every id and every tree, and verifies the tips over them.
-fn check_document(storage: &Storage, space: &SpaceId, doc: DocId) -> Result<Result<u64, String>, StoreError> {
-    let read = storage.load(&Load::Logs { space: *space, docs: vec![doc] })?;
-    let Loaded::Logs(mut logs) = read.value else { return Ok(Err("its rows were not read".into())) };
-    let Some((_, Some((image, segments)))) = logs.pop() else { return Ok(Err("its row is missing".into())) };
-    let (log, bad) = Log::load(*space, doc, image, &segments);
-    if bad > 0 {
-        return Ok(Err(format!("{bad} segments do not fit it")));
-    }
-    let mut entries = 0;
-    for line in log.lines().all() {
-        let chain: ChainId = line.opening.chain(space, &doc);
-        for branch in &line.branches {
-            entries += branch.len() - branch.shared;
-            let mut tree = branch.base.clone();
-            branch.ids.iter().for_each(|id| tree.push(id));
-            if tree != branch.frontier {
-                return Ok(Err(format!("entries of chain {chain} are missing or changed")));
-            }
-            if !branch.tip.verifies(space, &doc, &line.opening, &tree.head()) {
-                return Ok(Err(format!("the signature over chain {chain} does not verify")));
-            }
-        }
-    }
-    match crate::worker::load(storage, space, &doc, &[]) {
-        Ok(_) => Ok(Ok(entries)),
-        Err(why) => Ok(Err(why)),
-    }
 }

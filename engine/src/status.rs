@@ -170,6 +170,8 @@ pub(crate) struct Tracker {
     clock: u64,
     /// What the clock showed when the two were level last, and whether that was said of all that this peer holds.
     levels: BTreeMap<(SpaceId, DeviceId), (u64, bool)>,
+    /// Connected peers that hold a space.
+    sharing: BTreeSet<(SpaceId, DeviceId)>,
     ends: BTreeMap<(SpaceId, DocId), End>,
 }
 
@@ -214,12 +216,23 @@ impl Tracker {
         }
     }
 
+    pub(crate) fn shares(&mut self, peer: DeviceId, space: SpaceId) {
+        self.sharing.insert((space, peer));
+    }
+
     pub(crate) fn level(&mut self, peer: DeviceId, space: SpaceId, whole: bool) {
         self.levels.insert((space, peer), (self.clock, whole));
     }
 
     pub(crate) fn closed(&mut self, peer: &DeviceId) {
         self.levels.retain(|(_, level), _| level != peer);
+        self.sharing.retain(|(_, sharer)| sharer != peer);
+    }
+
+    /// Connected peers that hold a space, and whether each is level.
+    pub(crate) fn sharing(&self, space: &SpaceId) -> Vec<(DeviceId, bool)> {
+        let all = self.sharing.range((*space, DeviceId([0; 32]))..).take_while(|(of, _)| of == space);
+        all.map(|(_, peer)| (*peer, self.is_level(space, peer))).collect()
     }
 
     /// The two were level, and what this device has made since is on the other's disk.
@@ -277,9 +290,13 @@ mod tests {
     fn what_was_compared_needs_no_acknowledgement_and_what_is_gone_is_not_level() {
         let mut tracker = Tracker::default();
         tracker.saved(SPACE, DOC, CHAIN, 5);
+        tracker.shares(PEER, SPACE);
+        assert_eq!(tracker.sharing(&SPACE), vec![(PEER, false)]);
         tracker.level(PEER, SPACE, true);
         assert_eq!(tracker.acknowledged(&SPACE, &DOC), vec![(PEER, true)]);
+        assert_eq!((tracker.sharing(&SPACE), tracker.sharing(&SpaceId([9; 32]))), (vec![(PEER, true)], vec![]));
         tracker.closed(&PEER);
+        assert!(tracker.sharing(&SPACE).is_empty());
         assert!(!tracker.is_level(&SPACE, &PEER));
     }
 }

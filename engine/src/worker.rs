@@ -109,9 +109,29 @@ fn view_of(held: &Held, quarantined: &[EntryId]) -> Result<Made, String> {
 }
 
 fn unpacked(bytes: &[u8]) -> Result<View, String> {
-    // It was checked before it was stored; local caps that were lowered since must not lock the document away.
-    let caps = SnapshotCaps { foreign: true, packed_bytes_max: usize::MAX, document: None, ..SnapshotCaps::default() };
-    View::from_snapshot(bytes, &caps).map(|(view, _)| view).map_err(|fault| fault.to_string())
+    View::from_snapshot(bytes, &own_caps()).map(|(view, _)| view).map_err(|fault| fault.to_string())
+}
+
+/// It was checked before it was stored; local caps that were lowered since must not lock the document away.
+fn own_caps() -> SnapshotCaps {
+    SnapshotCaps { foreign: true, packed_bytes_max: usize::MAX, document: None, ..SnapshotCaps::default() }
+}
+
+/// The ids inside a document's snapshot, computed again: each actor's, in order.
+pub(crate) fn chains(
+    storage: &Storage,
+    space: &SpaceId,
+    doc: &DocId,
+) -> Result<BTreeMap<Vec<u8>, Vec<EntryId>>, String> {
+    let bytes = storage.snapshot(space, doc).map_err(|error| error.to_string())?.ok_or("its snapshot is missing")?;
+    guarded(|| {
+        let (_, entries) = View::from_snapshot(&bytes, &own_caps()).map_err(|fault| fault.to_string())?;
+        let mut chains: BTreeMap<Vec<u8>, Vec<EntryId>> = BTreeMap::new();
+        for entry in entries {
+            chains.entry(entry.actor.to_vec()).or_default().push(entry.id);
+        }
+        Ok(chains)
+    })
 }
 
 /// Checks a snapshot from a stranger: its shape, rules S4 to S6 and M1 for every entry. Its tips are the core's.

@@ -20,18 +20,21 @@ pub(crate) enum Exit {
     NotFound = 5,
     /// A peer did not answer in time.
     Unreachable = 6,
+    /// Whoever read standard output hung up. What a shell shows for SIGPIPE, which Rust programs do not die of: 128 + 13.
+    Pipe = 141,
 }
 
 impl Exit {
     /// Every code and what it means, in order.
     #[cfg(test)]
-    pub(crate) const ALL: [(Exit, &'static str); 6] = [
+    pub(crate) const ALL: [(Exit, &'static str); 7] = [
         (Exit::Failed, "the operation failed or was refused"),
         (Exit::Usage, "the command line or the configuration is wrong; nothing was done"),
         (Exit::Store, "the store is damaged, of a newer format, read-only, or the disk is full"),
         (Exit::InUse, "another process has the store, or the port"),
         (Exit::NotFound, "there is no such store, space, document or place in a document"),
         (Exit::Unreachable, "a peer was not reachable, or not level in time"),
+        (Exit::Pipe, "whoever read the output of `export -` or `watch` hung up; nothing is printed"),
     ];
 }
 
@@ -66,9 +69,15 @@ impl Failure {
         Self::new(Exit::NotFound, code, what, remedy)
     }
 
-    /// Prints it to standard error, as two lines or as one JSON object.
+    /// Whoever read standard output hung up.
+    pub(crate) fn hung_up() -> Self {
+        Failure::new(Exit::Pipe, "pipe", "nobody reads the output any more", "nothing")
+    }
+
+    /// Prints it to standard error, as two lines or as one JSON object. Who hung up is not told.
     pub(crate) fn print(&self, json: bool) {
         match json {
+            _ if self.exit == Exit::Pipe => {}
             true => {
                 let mut object = serde_json::json!({"error": self});
                 object["error"]["exit"] = (self.exit as u8).into();

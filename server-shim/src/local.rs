@@ -123,9 +123,11 @@ async fn export(
     docs: Vec<String>,
     connection: &mut LocalConnection,
 ) -> Result<(), LocalError> {
-    let (writer, mut reader) = tokio::io::duplex(CHUNK);
+    let (writer, reader) = tokio::io::duplex(CHUNK);
     let exporting = operate::export(node, space, docs, writer);
     let sending = async {
+        // Ends with the sending, however that ends: the export must not wait for it.
+        let mut reader = reader;
         let mut buffer = vec![0; CHUNK];
         loop {
             match reader.read(&mut buffer).await? {

@@ -12,17 +12,26 @@ const SHORT: usize = 10;
 
 /// Prints a reply to standard output. A reader that hangs up early (`| head`) is no error.
 pub(crate) fn reply(reply: &Reply, json: bool) {
+    next_reply(reply, json);
+}
+
+/// Prints one of many replies; false if nobody reads them any more.
+pub(crate) fn next_reply(reply: &Reply, json: bool) -> bool {
     let text = match json {
         true => format!("{}\n", reply.json()),
         false => human(reply),
     };
-    out(&text);
+    write(&text).is_ok()
 }
 
 /// Writes to standard output, whoever still reads it.
 pub(crate) fn out(text: &str) {
+    let _ = write(text);
+}
+
+fn write(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
 /// A remark beside the output.

@@ -96,12 +96,13 @@ impl Reach {
         docs: Vec<String>,
         to: &mut (dyn Write + Send),
     ) -> Answered {
-        let cannot_write = |error: std::io::Error| {
-            Failure::failed(
+        let cannot_write = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Failure::hung_up(),
+            _ => Failure::failed(
                 "export_file",
                 format!("cannot write the export: {error}"),
                 "check the folder and the free space",
-            )
+            ),
         };
         match self {
             Reach::Served(client) => {
@@ -119,8 +120,10 @@ impl Reach {
                 Err(call_failure(LocalError::BrokenOff))
             }
             Reach::Own(node) => {
-                let (writer, mut reader) = tokio::io::duplex(CHUNK);
+                let (writer, reader) = tokio::io::duplex(CHUNK);
                 let copying = async {
+                    // Ends with the copying, however that ends: the export must not wait for it.
+                    let mut reader = reader;
                     let mut buffer = vec![0; CHUNK];
                     loop {
                         match reader.read(&mut buffer).await.map_err(cannot_write)? {

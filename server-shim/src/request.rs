@@ -79,7 +79,7 @@ pub(crate) enum Request {
     },
     Status(Doc),
     Peers,
-    /// Wait until every peer that is dialled is connected and level with this space, or all spaces.
+    /// Wait until the connected peers that hold this space, or any space, are level in it, and there is one.
     Level {
         space: Option<String>,
         wait_ms: u64,

@@ -105,6 +105,10 @@ fn named(doc: DocRef) -> Doc {
 async fn once(settings: &Settings, request: Request, sync: Option<u64>, json: bool) -> Result<(), Failure> {
     let create = matches!(request, Request::NewSpace { .. } | Request::Join { .. });
     let writes = writes(&request);
+    let space = match &request {
+        Request::Set { doc, .. } | Request::Patch { doc, .. } | Request::Edit { doc, .. } => doc.space.clone(),
+        _ => None,
+    };
     let dial = match request {
         Request::Join { wait_ms: 1.., .. } => Dial::Out,
         _ if sync.is_some() => Dial::Out,
@@ -114,7 +118,7 @@ async fn once(settings: &Settings, request: Request, sync: Option<u64>, json: bo
     let serves = matches!(reach, Reach::Served(_));
     let answered = reach.ask(request).await;
     let synced = match (&answered, sync) {
-        (Ok(_), Some(seconds)) => Some(reach.ask(level(seconds)).await),
+        (Ok(_), Some(seconds)) => Some(reach.ask(level(space, seconds)).await),
         _ => None,
     };
     // What was acknowledged is on disk already; a close that fails must still be told.
@@ -134,8 +138,8 @@ async fn once(settings: &Settings, request: Request, sync: Option<u64>, json: bo
     Ok(())
 }
 
-fn level(seconds: u64) -> Request {
-    Request::Level { space: None, wait_ms: seconds.saturating_mul(1_000) }
+fn level(space: Option<String>, seconds: u64) -> Request {
+    Request::Level { space, wait_ms: seconds.saturating_mul(1_000) }
 }
 
 fn writes(request: &Request) -> bool {
@@ -162,8 +166,7 @@ async fn status(
     let mut reach = Reach::find(settings, if wait.is_some() { Dial::Out } else { Dial::No }, false).await?;
     let asked = async {
         if let Some(seconds) = wait {
-            let request = Request::Level { space: space.clone(), wait_ms: seconds.saturating_mul(1_000) };
-            reach.ask(request).await?;
+            reach.ask(level(space.clone(), seconds)).await?;
         }
         if let Some(doc) = doc {
             return Ok(vec![reach.ask(Request::Status(Doc { space, doc })).await?]);
@@ -212,7 +215,9 @@ async fn watch(settings: &Settings, doc: DocRef, count: Option<u64>, json: bool)
         match stop.or(watch.next()).await {
             None => break Ok(()),
             Some(Ok(Some(watched))) => {
-                print::reply(&Reply::Watched(watched), json);
+                if !print::next_reply(&Reply::Watched(watched), json) {
+                    break Err(Failure::hung_up());
+                }
                 seen += 1;
             }
             Some(Ok(None)) => {

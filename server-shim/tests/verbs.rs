@@ -178,6 +178,48 @@ fn a_file_carries_a_document_to_another_peer() {
 }
 
 #[test]
+fn a_reader_of_the_output_that_hangs_up_ends_the_verb_quietly() {
+    let home = Home::new();
+    home.with_document("notes");
+    // More in all than the buffers on the way hold, in documents that load fast.
+    for n in 0..6 {
+        let name = n.to_string();
+        home.run(&["doc", "new", "--name", &name]).text();
+        home.run(&["set", &name, "text", &format!("\"{}\"", name.repeat(100_000))]).text();
+    }
+    for served in [false, true] {
+        let process = served.then(|| home.serve(&["serve"]));
+        for arguments in [&["export", "-"][..], &["watch", "notes"]] {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            let said = finish(home.command().args(arguments).stdout(writer));
+            assert_eq!((said.code, &said.err[..]), (141, ""), "{arguments:?}");
+        }
+        home.run(&["get", "notes"]).text();
+        drop(process);
+    }
+}
+
+#[test]
+fn who_lacks_a_space_is_not_waited_for() {
+    let (origin, home) = (Home::new(), Home::new());
+    let served = origin.serve(&["serve"]);
+    let shared = origin.run(&["space", "new"]).text().to_owned();
+    let invite = origin.run(&["space", "invite"]).text().to_owned();
+    origin.run(&["doc", "new", "--name", "notes"]).text();
+    home.run(&["join", &invite, "--wait", "50"]).text();
+    let second = home.serve(&["serve"]);
+    let other = origin.run(&["space", "new"]).text().to_owned();
+    origin.run(&["status", "--wait", "50"]).text();
+    origin.run(&["set", "notes", "a", "1", "--sync=50", "--space", &shared]).text();
+    assert_eq!(home.run(&["get", "notes", "a"]).json(), json!(1));
+    origin.run(&["status", "--wait", "1", "--space", &other]).fails(6, &["no peer that holds the space"]);
+    origin.run(&["doc", "new", "--name", "alone", "--space", &other]).text();
+    origin.run(&["set", "alone", "a", "1", "--sync=1", "--space", &other]).fails(6, &["no peer that holds"]);
+    drop((served, second));
+}
+
+#[test]
 fn an_edit_in_the_editor_is_applied_and_a_bad_one_is_kept() {
     let home = Home::new();
     home.with_document("list");

@@ -10,7 +10,7 @@ use minicbor::{Decode, Encode};
 use crate::chain::{Opening, Segment, Tip};
 use crate::clock::Clock;
 use crate::id::{ChainId, DocId, EntryId, SpaceId};
-use crate::merkle::Frontier;
+use crate::merkle::{Frontier, Head};
 
 /// One branch of a chain. Branch 0 is the first that this peer saw; others are evidence that the device signed two
 /// histories.
@@ -113,6 +113,15 @@ pub enum Place {
     },
 }
 
+/// What another clock shows beyond [`Lines`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Lacks {
+    /// A chain is unknown or longer.
+    pub more: bool,
+    /// Chains with another history than those held, and not longer.
+    pub forks: Vec<ChainId>,
+}
+
 /// The chains of one log.
 #[derive(Clone, Debug, Default)]
 pub struct Lines {
@@ -146,6 +155,22 @@ impl Lines {
             }
         }
         clock
+    }
+
+    /// What `theirs` shows that is not here, as far as ids are kept: what lies inside the base of a branch is taken for
+    /// what is held.
+    pub fn lacks(&self, theirs: &Clock) -> Lacks {
+        let mut lacks = Lacks::default();
+        for (chain, ends) in &theirs.0 {
+            let branches = self.get(chain).map_or(&[][..], |(_, line)| &line.branches);
+            let longest = branches.iter().map(Branch::len).max().unwrap_or(0);
+            let (longer, within): (Vec<_>, Vec<_>) = ends.iter().partition(|(n, _)| *n > longest);
+            lacks.more |= !longer.is_empty();
+            if !branches.is_empty() && !pass(branches, &within) {
+                lacks.forks.push(*chain);
+            }
+        }
+        lacks
     }
 
     /// Puts back an id that a stored segment carries, in order.
@@ -278,6 +303,27 @@ impl Lines {
             branch.ids = Vec::new();
         }
     }
+}
+
+/// Whether each of these ends, sorted, lies on a branch. One pass over the ids of each branch at most.
+fn pass(branches: &[Branch], ends: &[&(u64, Head)]) -> bool {
+    let mut found: Vec<bool> = ends.iter().map(|(n, _)| *n < branches[0].base.len()).collect();
+    for branch in branches {
+        let (mut tree, mut ids) = (branch.base.clone(), branch.ids.iter());
+        for ((n, head), found) in ends.iter().zip(&mut found) {
+            if *found || *n < tree.len() || *n > branch.len() {
+                continue;
+            }
+            *found = match *n == branch.len() {
+                true => branch.frontier.head() == *head,
+                false => {
+                    ids.by_ref().take((*n - tree.len()) as usize).for_each(|id| tree.push(id));
+                    tree.head() == *head
+                }
+            };
+        }
+    }
+    !found.contains(&false)
 }
 
 fn extended(mut frontier: Frontier, ids: &[EntryId]) -> Frontier {

@@ -22,7 +22,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use self::connections::Connections;
 use self::repair::SetCache;
-use crate::chain::{Kind, Opening, Segment, Tip};
+use crate::chain::{Kind, Opening, Tip};
 use crate::clock::Fingerprint;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::limits::Limits;
@@ -143,7 +143,7 @@ pub enum Input {
         /// How many changes of each actor it holds.
         ends: Vec<(Vec<u8>, u64)>,
     },
-    /// The peer is about to be dropped: what rides with the next commit is stored now.
+    /// The peer is about to be dropped: every other side is told goodbye, and what rides with the next commit is stored now.
     Close,
     /// Time passed.
     Tick,
@@ -488,6 +488,13 @@ pub enum Event {
         /// Up to where.
         n: u64,
     },
+    /// A connected peer holds a space that this one holds.
+    Shared {
+        /// Who.
+        peer: DeviceId,
+        /// Which space.
+        space: SpaceId,
+    },
     /// This peer and another hold the same of a space, and what is held here is durable.
     Level {
         /// Who.
@@ -653,10 +660,11 @@ enum Purpose {
 #[derive(Debug)]
 enum After {
     Saved { ticket: Ticket, records: Vec<EntryId>, end: Option<(ChainId, u64)> },
-    Push { space: SpaceId, seq: u64, segment: Segment },
+    Push { space: SpaceId, stored: StoredSegment },
     Ack { conn: ConnId, number: u64, prompt: bool },
     Ask { conn: ConnId, since: Since },
     Level { conn: ConnId, peer: DeviceId, space: SpaceId, whole: bool },
+    Check { conn: ConnId, space: SpaceId, answer: bool },
 }
 
 /// A snapshot that the engine made: document, bytes, heads, chain ends by actor.
@@ -873,7 +881,10 @@ impl Peer {
             Input::SnapshotMade { space, doc, bytes, heads, ends } => {
                 self.snapshot_made(space, doc, bytes, heads, ends)
             }
-            Input::Close => self.closing = true,
+            Input::Close => {
+                self.closing = true;
+                self.connections.ids().into_iter().for_each(|conn| self.close(conn, "bye", "this peer closes", false));
+            }
             Input::Tick => {}
         }
         self.run_local();
@@ -1101,9 +1112,10 @@ impl Peer {
         for after in after {
             match after {
                 After::Saved { ticket, records, end } => self.emit(Event::Saved { ticket, records, end }),
-                After::Push { space, seq, segment } => self.push(space, seq, &segment, None),
+                After::Push { space, stored } => self.push(space, &stored, None),
                 After::Ack { conn, number, prompt } => self.note_stored(conn, number, prompt),
                 After::Ask { conn, since } => self.ask(conn, since),
+                After::Check { conn, space, answer } => self.check(conn, space, answer),
                 // By now the two may have parted.
                 After::Level { conn, peer, space, whole } => {
                     if self.connections.get(&conn).is_some() {

@@ -76,6 +76,8 @@ pub struct Space {
     genesis: Option<Genesis>,
     lines: Lines,
     grants: BTreeMap<DeviceId, Granted>,
+    /// Every grant admitted, those included that a greater one has replaced: a tip may name any of them.
+    known: BTreeSet<EntryId>,
     /// Last sequence number given out.
     pub seq: u64,
     /// Over all logs.
@@ -99,6 +101,7 @@ impl Space {
             genesis: None,
             lines: Lines::default(),
             grants: BTreeMap::new(),
+            known: BTreeSet::new(),
             seq: 0,
             fingerprint: Fingerprint::default(),
             logs: 0,
@@ -119,7 +122,10 @@ impl Space {
             filter: row.filter.map(|docs| docs.into_iter().collect()),
             ..Space::unknown(id)
         };
-        for (device, bytes) in rights {
+        // Rows come in the order of their ids. Only the root makes admins, so once its grants are in, no other waits for one.
+        let root = space.genesis.as_ref().map(|g| g.root);
+        let (first, rest): (Vec<_>, Vec<_>) = rights.into_iter().partition(|(device, _)| Some(*device) == root);
+        for (device, bytes) in first.into_iter().chain(rest) {
             if let Ok(record) = Record::from_bytes(&bytes) {
                 space.note_right(&device, Record::id(&id, &device, &bytes), &record);
             }
@@ -207,7 +213,7 @@ impl Space {
 
     /// Whether every rights record that a tip names is known here.
     pub fn knows_rights(&self, named: &[EntryId]) -> bool {
-        named.iter().all(|id| self.grants.values().any(|g| g.record == *id))
+        named.iter().all(|id| self.known.contains(id))
     }
 
     /// The clock of the authority log.
@@ -258,6 +264,10 @@ impl Space {
                 Err(fault) => return RecordAdmission::Refused(fault.into()),
             }
         }
+        // A grant acts on every peer or on none, whatever came first: it waits for the right to give it.
+        if !records.iter().all(|(_, record)| self.may_give(&device, record)) {
+            return RecordAdmission::WaitsForRight;
+        }
         self.recount(|space| {
             space.lines.apply(chain, place, &segment, &ids);
             space.lines.forget_ids();
@@ -295,20 +305,26 @@ impl Space {
         }
     }
 
-    /// The root makes Admins; Admins grant the rest. A grant by anybody else is kept and has no effect.
+    /// Whether a record by `device`, if it is a grant, has effect: the root makes Admins, Admins grant the rest. False may
+    /// become true.
+    pub fn may_give(&self, device: &DeviceId, record: &Record) -> bool {
+        let Record::Grant { right, .. } = record else { return true };
+        let root = self.genesis.as_ref().is_some_and(|g| g.root == *device);
+        root || (*right < Right::Admin && self.right_of(device) == Some(Right::Admin))
+    }
+
     fn note_right(&mut self, by: &DeviceId, record_id: EntryId, record: &Record) {
         let Record::Grant { device, right, gateway } = record else { return };
-        let allowed = match self.right_of(by) {
-            Some(Right::Admin) => self.genesis.as_ref().is_some_and(|g| g.root == *by) || *right < Right::Admin,
-            _ => false,
-        };
-        let better = self.grants.get(device).is_none_or(|g| (g.right, g.gateway) < (*right, *gateway));
-        if allowed && better {
-            self.grants.insert(*device, Granted { record: record_id, right: *right, gateway: *gateway });
+        self.known.insert(record_id);
+        let rank = |g: &Granted| (g.right, g.gateway, g.record);
+        let granted = Granted { record: record_id, right: *right, gateway: *gateway };
+        let better = self.grants.get(device).is_none_or(|old| rank(old) < rank(&granted));
+        if better && self.may_give(by, record) {
+            self.grants.insert(*device, granted);
         }
     }
 
-    /// Whether a tombstone by `device` for a document of `creator` has effect.
+    /// Whether a tombstone by `device` for a document of `creator` has effect. False may become true.
     pub fn may_delete(&self, device: &DeviceId, creator: &DeviceId) -> bool {
         device == creator || self.right_of(device) == Some(Right::Admin)
     }
@@ -318,3 +334,6 @@ impl Space {
         opening.chain(&self.id, &self.id.authority())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,10 +122,16 @@ impl Conns {
         }
     }
 
+    /// Ends every link once it has sent what it was given.
     pub(super) fn close_all(&mut self, reason: &str) {
-        for conn in self.conns.values() {
-            conn.link.close(reason);
+        for conn in self.conns.values_mut() {
+            conn.closing.get_or_insert_with(|| reason.to_owned());
+            conn.pump();
         }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.conns.is_empty()
     }
 
     pub(super) fn disconnect(&mut self, peer: &DeviceId) {

@@ -97,6 +97,10 @@ impl Driver {
                 locked(&self.shared.tracker).acked(peer, space, doc, chain, n);
                 self.shared.moved();
             }
+            Event::Shared { peer, space } => {
+                locked(&self.shared.tracker).shares(peer, space);
+                self.shared.moved();
+            }
             Event::Level { peer, space, whole } => {
                 locked(&self.shared.tracker).level(peer, space, whole);
                 self.shared.emit(NodeEvent::Level { peer, space });

@@ -1,6 +1,6 @@
 //! Spaces, peers, and being level with them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -114,36 +114,30 @@ pub(super) async fn join(node: &Node, text: &str, wait: Duration) -> Answered {
     Ok(Reply::Joined(Joined { space: space.to_string(), level, documents }))
 }
 
-/// Waits until at least one peer is connected and every connected one is level.
+/// Waits until at least one of these spaces has a connected peer that holds it too, and all such peers are level in all
+/// such spaces. Who does not hold a space is not waited for.
 pub(super) async fn level(node: &Node, spaces: &[SpaceId], wait: Duration) -> Answered {
-    let mut level = BTreeSet::new();
+    let mut sharing = BTreeMap::new();
     let all = within(wait, async {
         loop {
-            let peers: BTreeSet<_> = node.peers().into_iter().map(|peer| peer.device).collect();
-            level.clear();
-            for peer in &peers {
-                let mut every = true;
-                for space in spaces {
-                    // A peer may leave at any time, so none is waited for alone.
-                    every &= timeout(LOOK, node.wait_level(*space, *peer)).await.is_ok_and(|level| level.is_ok());
-                }
-                if every {
-                    level.insert(*peer);
-                }
-            }
-            if !peers.is_empty() && level == peers {
+            sharing = shared(node, spaces);
+            if !sharing.is_empty() && sharing.values().all(|level| *level) {
                 break;
             }
             tokio::time::sleep(LOOK).await;
         }
     })
     .await;
+    let level: Vec<String> = sharing.iter().filter(|(_, level)| **level).map(|(peer, _)| peer.to_string()).collect();
     if all {
-        return Ok(Reply::Level(Level { level_with: level.iter().map(DeviceId::to_string).collect() }));
+        return Ok(Reply::Level(Level { level_with: level }));
     }
-    let what = match node.peers().len() {
-        0 => format!("no peer was reached within {} s", wait.as_secs()),
-        n => format!("{} of {n} connected peers were level within {} s", level.len(), wait.as_secs()),
+    let seconds = wait.as_secs();
+    let what = match (node.peers().len(), sharing.len()) {
+        (0, _) => format!("no peer was reached within {seconds} s"),
+        (_, 0) if spaces.len() == 1 => format!("no peer that holds the space was reached within {seconds} s"),
+        (_, 0) => format!("no peer that holds one of the spaces was reached within {seconds} s"),
+        (_, n) => format!("{} of {n} connected peers were level within {seconds} s", level.len()),
     };
     Err(Failure::new(
         Exit::Unreachable,
@@ -151,6 +145,15 @@ pub(super) async fn level(node: &Node, spaces: &[SpaceId], wait: Duration) -> An
         what,
         "everything is saved here; check peer.connect and that the others run, then try again",
     ))
+}
+
+/// The connected peers that hold any of these spaces, and whether each is level in all of them that it holds.
+fn shared(node: &Node, spaces: &[SpaceId]) -> BTreeMap<DeviceId, bool> {
+    let mut found = BTreeMap::new();
+    for (peer, level) in spaces.iter().filter_map(|space| node.sharing(*space).ok()).flatten() {
+        *found.entry(peer).or_insert(true) &= level;
+    }
+    found
 }
 
 /// Whether something was done in time.

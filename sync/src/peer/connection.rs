@@ -9,6 +9,7 @@ use crate::chain::{Opening, Segment};
 use crate::clock::{Clock, Fingerprint};
 use crate::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
 use crate::limits::Limits;
+use crate::log::StoredSegment;
 use crate::message::{
     Ack, Bye, Cursor, GenesisOf, Hello, LIST_MAX, Message, SPACES_MAX, SnapshotPart, SpaceHello, Spaces, WireSegment,
 };
@@ -140,7 +141,7 @@ pub(super) struct Link {
     /// Documents asked for in a way that a snapshot may answer.
     pub(super) due: BTreeSet<DocId>,
     pub(super) snapshot: Option<Incoming>,
-    pub(super) pushes: Vec<Arc<Segment>>,
+    pub(super) pushes: Vec<Arc<StoredSegment>>,
     pub(super) repair: Repair,
     /// The last document of which a segment was sent, and received ([`DocRef::Last`](crate::message::DocRef::Last)).
     last_out: Option<DocId>,
@@ -554,6 +555,9 @@ impl Peer {
             let partial = self.spaces.get(&id).is_some_and(|space| space.filter.is_some());
             connection.links.insert(id, Link::new(hello.handle, hello.filter.clone(), partial));
             self.connections.link(conn, id);
+            if let Some(peer) = self.connections.get(&conn).and_then(|c| c.peer) {
+                self.emit(Event::Shared { peer, space: id });
+            }
             if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&id)) {
                 link.wants_genesis = hello.wants_genesis;
             }
@@ -676,7 +680,10 @@ impl Peer {
                 self.notice(connection.peer, space, notice.doc, &notice.code, &notice.text);
             }
             Message::Bye(bye) => {
-                self.notice(connection.peer, None, None, &bye.code, &bye.text);
+                // In good order: nothing that anybody need be told.
+                if bye.code != "bye" {
+                    self.notice(connection.peer, None, None, &bye.code, &bye.text);
+                }
                 self.close(conn, "bye", "the other side said goodbye", false);
             }
             Message::Unknown(_) => {}

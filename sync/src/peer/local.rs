@@ -58,7 +58,9 @@ impl Peer {
         let right = held.right_of(&self.device);
         for record in records {
             match record {
-                Record::Grant { .. } if right < Some(Right::Admin) => return Err(LocalError::NotAllowed("grant")),
+                Record::Grant { .. } if !held.may_give(&self.device, record) => {
+                    return Err(LocalError::NotAllowed("grant that"));
+                }
                 Record::Tombstone { doc } => {
                     let Some(log) = self.log(space, *doc) else { return Err(LocalError::UnknownDocument) };
                     let creator = log.header().creator;

@@ -11,6 +11,7 @@ use super::{
 use crate::chain::Segment;
 use crate::clock::Clock;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
+use crate::lines::Lines;
 use crate::log::{Admission, Admitted, DeepEntry, Header, Image, Log, SnapshotOf, StoredSegment};
 use crate::message::{
     Data, DocRef, Have, LIST_MAX, Message, Notice, OpeningRef, Since, SnapshotPart, Want, WireSegment,
@@ -53,7 +54,10 @@ impl Peer {
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
         let (Some(peer), store) = (connection.peer, connection.store) else { return Ok(None) };
         let space = connection.space_of(data.space)?;
-        if data.haves.len() > LIST_MAX || data.absent.len() > LIST_MAX || !connection.links.contains_key(&space) {
+        if !connection.links.contains_key(&space) {
+            return Err(Violation::OutOfPlace("data of a space that was not named by both"));
+        }
+        if data.haves.len() > LIST_MAX || data.absent.len() > LIST_MAX {
             return Err(Violation::ListTooLong);
         }
         let (segments, last) = self.resolve(conn, space, &data.segments)?;
@@ -226,11 +230,16 @@ impl Peer {
     fn take_record_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
         // A deletion whose document is not known yet would be forgotten.
         let headers: BTreeSet<DocId> = headers(&space, &segment).into_iter().collect();
-        let unknown = |doc: &DocId| !headers.contains(doc) && self.log(space, *doc).is_none();
-        let unknown = tombstones(&space, &segment).into_iter().find(unknown);
-        if let Some(doc) = unknown {
-            self.wait(space, segment, from, Blocker::Entry(EntryId(doc.0)));
-            return Ok(Outcome::Pending);
+        for doc in tombstones(&space, &segment).into_iter().filter(|doc| !headers.contains(doc)) {
+            let Some(creator) = self.log(space, doc).map(|log| log.header().creator) else {
+                self.wait(space, segment, from, Blocker::Entry(EntryId(doc.0)));
+                return Ok(Outcome::Pending);
+            };
+            // As a grant does: a document is deleted on every peer or on none.
+            if !self.spaces.get(&space).is_some_and(|held| held.may_delete(&segment.opening.device, &creator)) {
+                self.wait(space, segment, from, Blocker::Right);
+                return Ok(Outcome::Pending);
+            }
         }
         let Some(held) = self.spaces.get_mut(&space) else { return Ok(Outcome::Pending) };
         match held.admit(segment.clone(), &self.limits) {
@@ -541,43 +550,55 @@ impl Peer {
         held.seq += 1;
         let seq = held.seq;
         self.dirty_spaces.insert(space);
+        let stored = StoredSegment { seq, branch: admitted.branch, segment: admitted.segment };
         match from {
             // Own entries leave only once they are on disk.
-            None => self.after.push(After::Push { space, seq, segment: admitted.segment.clone() }),
-            Some(from) => self.push(space, seq, &admitted.segment, Some(from.conn)),
+            None => self.after.push(After::Push { space, stored: stored.clone() }),
+            Some(from) => self.push(space, &stored, Some(from.conn)),
         }
-        let stored = StoredSegment { seq, branch: admitted.branch, segment: admitted.segment };
         self.batch.push(StoreOp::Segment { space, source: from.and_then(|f| f.store), stored });
     }
 
     /// Documents that the other side holds: what this side lacks of them is wanted.
     pub(super) fn take_haves(&mut self, conn: ConnId, space: SpaceId, haves: Vec<Have>) {
-        let mut docs = Vec::new();
+        let (mut docs, mut forked) = (Vec::new(), Vec::new());
         for have in haves {
-            if !self.spaces.get(&space).is_some_and(|held| held.takes(&have.doc)) {
+            let Some(held) = self.spaces.get(&space).filter(|held| held.takes(&have.doc)) else { continue };
+            let log = self.log(space, have.doc);
+            if log.is_some_and(Log::is_deleted) {
                 continue;
             }
-            let ours = match have.doc == space.authority() {
-                true => self.spaces.get(&space).map(|s| s.clock()),
-                false => self.log(space, have.doc).filter(|l| !l.is_deleted()).map(Log::clock),
-            };
-            let deleted = self.log(space, have.doc).is_some_and(Log::is_deleted);
-            let ours = ours.unwrap_or_default();
-            if !deleted && ours.lacks_something_of(&have.clock) {
-                docs.push(Have { doc: have.doc, clock: ours });
+            let authority = have.doc == space.authority();
+            let none = Lines::default();
+            let lines = if authority { held.lines() } else { log.map_or(&none, Log::lines) };
+            let lacks = lines.lacks(&have.clock);
+            let mut clock = lines.clock();
+            // Of an authority log no second history is kept. Of a document, it comes with the chain from its first entry,
+            // once all that is plainly missing is there.
+            if lacks.more {
+                docs.push(Have { doc: have.doc, clock });
+            } else if !lacks.forks.is_empty() && !authority {
+                lacks.forks.iter().for_each(|chain| drop(clock.0.remove(chain)));
+                forked.push(Have { doc: have.doc, clock });
             }
         }
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let Some(link) = connection.links.get_mut(&space) else { return };
-        docs.retain(|have| link.wanted.len() < LIST_MAX && link.wanted.insert(have.doc));
-        if !docs.is_empty() {
-            link.due.extend(docs.iter().map(|have| have.doc));
-            while link.due.len() > LIST_MAX {
-                link.due.pop_first();
+        let mut wants = Vec::new();
+        for (mut docs, no_snapshot) in [(docs, false), (forked, true)] {
+            docs.retain(|have| link.wanted.len() < LIST_MAX && link.wanted.insert(have.doc));
+            if docs.is_empty() {
+                continue;
             }
-            let want = Want { space: link.theirs, docs, no_snapshot: false };
-            connection.send(&Message::Want(want));
+            if !no_snapshot {
+                link.due.extend(docs.iter().map(|have| have.doc));
+                while link.due.len() > LIST_MAX {
+                    link.due.pop_first();
+                }
+            }
+            wants.push(Message::Want(Want { space: link.theirs, docs, no_snapshot }));
         }
+        wants.iter().for_each(|want| connection.send(want));
     }
 
     fn end_of_data(

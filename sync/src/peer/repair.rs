@@ -36,7 +36,6 @@ pub(super) struct Repair {
     /// What the two sides had when they last differed.
     differed: Option<(Fingerprint, Fingerprint)>,
     stranger: bool,
-    pub(super) told_stranger: bool,
     retries: u32,
     /// Requests for symbols that this side made, and that the other side did.
     made: Requests,
@@ -182,8 +181,7 @@ impl Peer {
     }
 
     fn compare(&mut self, conn: ConnId, space: SpaceId) {
-        let (Durable { seq, fingerprint }, now) = (self.durable(&space), self.now);
-        let docs = self.spaces.get(&space).map_or(0, |s| s.logs);
+        let now = self.now;
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let dialled = connection.dialled;
         let Some(link) = connection.links.get_mut(&space) else { return };
@@ -199,8 +197,16 @@ impl Peer {
             let wanted = SymbolsWanted { space: link.theirs, from: 0, count: FIRST_SYMBOLS, seed: None };
             return connection.send(&Message::SymbolsWanted(wanted));
         }
-        let check = Check { space: link.theirs, fingerprint, docs, seq, answer: false };
-        connection.send(&Message::Check(check));
+        self.after.push(After::Check { conn, space, answer: false });
+    }
+
+    /// Says what is held. What came until it was asked for is on disk by now.
+    pub(super) fn check(&mut self, conn: ConnId, space: SpaceId, answer: bool) {
+        let Durable { seq, fingerprint } = self.durable(&space);
+        let docs = self.spaces.get(&space).map_or(0, |s| s.logs);
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(theirs) = connection.links.get(&space).map(|link| link.theirs) else { return };
+        connection.send(&Message::Check(Check { space: theirs, fingerprint, docs, seq, answer }));
     }
 
     pub(super) fn on_check(&mut self, conn: ConnId, check: &Check) -> Result<(), Violation> {
@@ -208,14 +214,11 @@ impl Peer {
         let space = connection.space_of(check.space)?;
         let Some(peer) = connection.peer else { return Ok(()) };
         let ours = self.fingerprint(&space);
-        let Durable { seq, fingerprint } = self.durable(&space);
-        let docs = self.spaces.get(&space).map_or(0, |s| s.logs);
         let now = self.now;
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
         let dialled = connection.dialled;
         let Some(link) = connection.links.get_mut(&space) else { return Ok(()) };
         let equal = check.fingerprint == ours;
-        let theirs = link.theirs;
         if check.answer && dialled && !equal {
             // A difference that stands while neither side moves is a real one; otherwise things were in flight.
             let pair = Some((ours, check.fingerprint));
@@ -231,8 +234,7 @@ impl Peer {
             link.repair.settled();
         }
         if !check.answer {
-            let answer = Check { space: theirs, fingerprint, docs, seq, answer: true };
-            connection.send(&Message::Check(answer));
+            self.after.push(After::Check { conn, space, answer: true });
         }
         if equal {
             self.reach(conn, space, check.seq, true);

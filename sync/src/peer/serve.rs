@@ -52,7 +52,6 @@ impl Peer {
             None => {
                 // No common past: only a comparison of everything tells. The dialler begins it.
                 let (now, dialled) = (self.now, connection.dialled);
-                link.repair.told_stranger = true;
                 if dialled {
                     link.repair.stranger(now);
                 }
@@ -129,7 +128,7 @@ impl Peer {
         link.reading = false;
         let Serve::Paging { ride, fresh, .. } = link.serve else { return };
         let theirs = link.theirs;
-        let mut segments: Vec<Segment> = Vec::new();
+        let mut segments = Joined::default();
         let mut haves = Vec::new();
         let mut snapshots = Vec::new();
         let mut bytes = 0;
@@ -137,7 +136,7 @@ impl Peer {
             match row {
                 PageRow::Segment(stored) if link.wants_doc(&space, &stored.segment.doc) => {
                     bytes += stored.segment.body_bytes();
-                    join(&mut segments, stored.segment);
+                    segments.push(stored);
                 }
                 PageRow::Snapshot { doc, image, bytes } if link.wants_doc(&space, &doc) => match bytes {
                     Some(bytes) => snapshots.push((doc, image, bytes)),
@@ -146,7 +145,7 @@ impl Peer {
                 _ => {}
             }
         }
-        send_segments(connection, &limits, device, &space, theirs, segments, haves, true);
+        send_segments(connection, &limits, device, &space, theirs, segments.all, haves, true);
         for (doc, image, snapshot) in snapshots {
             bytes += snapshot.len();
             send_snapshot(connection, &space, theirs, doc, &image, &snapshot);
@@ -195,7 +194,7 @@ impl Peer {
         let Some(link) = connection.links.get_mut(&space) else { return };
         let answering = core::mem::take(&mut link.answering);
         let theirs = link.theirs;
-        let mut segments: Vec<Segment> = Vec::new();
+        let mut segments = Joined::default();
         let mut absent = Vec::new();
         for (doc, found) in logs {
             let Some((clock, no_snapshot)) = answering.get(&doc) else { continue };
@@ -203,11 +202,9 @@ impl Peer {
                 absent.push(doc);
                 continue;
             };
-            let lacking: Vec<Segment> = stored
-                .into_iter()
-                .map(|stored| stored.segment)
-                .filter(|s| s.tip.n > clock.length(&s.opening.chain(&space, &doc)) || forked(clock, s, &space))
-                .collect();
+            let beyond =
+                |s: &Segment| s.tip.n > clock.length(&s.opening.chain(&space, &doc)) || forked(clock, s, &space);
+            let lacking: Vec<StoredSegment> = stored.into_iter().filter(|stored| beyond(&stored.segment)).collect();
             let complete = image.lines.iter().all(|line| {
                 let chain = line.opening.chain(&space, &doc);
                 let end = line.branches[0].len();
@@ -218,9 +215,9 @@ impl Peer {
             } else if lacking.is_empty() {
                 absent.push(doc);
             }
-            lacking.into_iter().for_each(|segment| join(&mut segments, segment));
+            lacking.into_iter().for_each(|stored| segments.push(stored));
         }
-        send_segments(connection, &limits, device, &space, theirs, segments, Vec::new(), true);
+        send_segments(connection, &limits, device, &space, theirs, segments.all, Vec::new(), true);
         if !absent.is_empty() {
             connection.send(&Message::Data(Data { absent, ..empty(theirs, true) }));
         }
@@ -261,14 +258,14 @@ impl Peer {
     }
 
     /// A new segment goes to everybody who follows live, but for whoever delivered it.
-    pub(super) fn push(&mut self, space: SpaceId, seq: u64, segment: &Segment, except: Option<ConnId>) {
-        let shared = Arc::new(segment.clone());
+    pub(super) fn push(&mut self, space: SpaceId, stored: &StoredSegment, except: Option<ConnId>) {
+        let shared = Arc::new(stored.clone());
         let high = self.limits.send_queue_bytes_max;
         for conn in self.connections.of_space(&space) {
             let Some(connection) = self.connections.get_mut(&conn) else { continue };
             let room = connection.queued + connection.channel.queued_bytes() < high;
             let Some(link) = connection.links.get_mut(&space) else { continue };
-            if Some(conn) == except || link.serve != Serve::Live || !link.wants_doc(&space, &segment.doc) {
+            if Some(conn) == except || link.serve != Serve::Live || !link.wants_doc(&space, &stored.segment.doc) {
                 continue;
             }
             // One that lags reads the entry from the store.
@@ -276,7 +273,7 @@ impl Peer {
                 link.pushes.push(shared.clone());
                 self.pushed.insert((conn, space));
             } else {
-                link.serve = Serve::Lagging { after: seq - 1 };
+                link.serve = Serve::Lagging { after: stored.seq - 1 };
             }
         }
     }
@@ -289,9 +286,9 @@ impl Peer {
             let Some(connection) = self.connections.get_mut(&conn) else { continue };
             let Some(link) = connection.links.get_mut(&space) else { continue };
             let (theirs, pushes) = (link.theirs, core::mem::take(&mut link.pushes));
-            let mut segments = Vec::new();
-            pushes.iter().for_each(|segment| join(&mut segments, Segment::clone(segment)));
-            send_segments(connection, &limits, device, &space, theirs, segments, Vec::new(), false);
+            let mut segments = Joined::default();
+            pushes.iter().for_each(|stored| segments.push(StoredSegment::clone(stored)));
+            send_segments(connection, &limits, device, &space, theirs, segments.all, Vec::new(), false);
         }
     }
 
@@ -351,13 +348,28 @@ fn empty(space: u32, asked: bool) -> Data {
     Data { space, segments: vec![], haves: vec![], upto: None, fingerprint: None, asked, absent: vec![] }
 }
 
-/// Adds a segment, under one tip with the one before if that is its chain's and the two still fit a message.
-fn join(segments: &mut Vec<Segment>, next: Segment) {
-    match segments.last_mut() {
-        Some(last) if last.continues_with(&next) && last.body_bytes() + next.body_bytes() <= MESSAGE_BODIES => {
-            last.join(next);
+/// Segments, each under one tip with the one before if it continues that branch and the two still fit a message.
+#[derive(Default)]
+struct Joined {
+    all: Vec<Segment>,
+    /// Branch of the last.
+    branch: u8,
+}
+
+impl Joined {
+    fn push(&mut self, next: StoredSegment) {
+        let branch = core::mem::replace(&mut self.branch, next.branch);
+        let next = next.segment;
+        match self.all.last_mut() {
+            Some(last)
+                if branch == self.branch
+                    && last.continues_with(&next)
+                    && last.body_bytes() + next.body_bytes() <= MESSAGE_BODIES =>
+            {
+                last.join(next);
+            }
+            _ => self.all.push(next),
         }
-        _ => segments.push(next),
     }
 }
 
@@ -367,9 +379,9 @@ fn forked(clock: &Clock, segment: &Segment, space: &SpaceId) -> bool {
 }
 
 /// Whether the segments hold every entry of a chain from `have + 1` to `end`.
-fn covers(segments: &[Segment], space: &SpaceId, chain: &ChainId, have: u64, end: u64) -> bool {
+fn covers(segments: &[StoredSegment], space: &SpaceId, chain: &ChainId, have: u64, end: u64) -> bool {
     let mut at = have;
-    for segment in segments.iter().filter(|s| s.opening.chain(space, &s.doc) == *chain) {
+    for segment in segments.iter().map(|s| &s.segment).filter(|s| s.opening.chain(space, &s.doc) == *chain) {
         if segment.first <= at + 1 {
             at = at.max(segment.tip.n);
         }

@@ -6,6 +6,7 @@ use automerge::transaction::Transactable;
 use automerge::{ActorId, Automerge, Change};
 
 use super::*;
+use crate::message::Data;
 use crate::record::{Privacy, Right, Writers};
 
 /// The least that satisfies [`StoreOp`] and [`Load`]: maps.
@@ -469,4 +470,87 @@ fn two_histories_of_one_chain_are_kept_as_evidence_and_honest_entries_go_on() {
     world.edit(1, space, doc, "honest", 1);
     world.settle();
     assert_eq!(world.fingerprints(space)[1], world.fingerprints(space)[2]);
+}
+
+#[test]
+fn data_of_a_space_that_was_not_named_by_both_is_out_of_order() {
+    let mut world = World::new(2);
+    let (space, genesis) = world.space(0, Writers::Anyone);
+    world.join(1, space);
+    let genesis = Genesis { nonce: [8; 16], ..genesis };
+    world.input(0, Input::Join { space: genesis.space(), genesis: Some(genesis), filter: None });
+    let conn = world.connect(1, 0);
+    world.settle();
+    let data = |space| Data {
+        space,
+        segments: vec![],
+        haves: vec![],
+        upto: None,
+        fingerprint: None,
+        asked: true,
+        absent: vec![],
+    };
+    let peer = &mut world.hosts[0].peer;
+    let codes = [0, 1, 2].map(|handle| peer.on_data(conn, data(handle)).err().map_or("", |violation| violation.code()));
+    assert!(codes == ["", "P.order", "P.handle"] || codes == ["P.order", "", "P.handle"], "{codes:?}");
+}
+
+#[test]
+fn a_peer_that_closes_tells_every_other_goodbye() {
+    let mut world = World::new(3);
+    let (space, _) = world.space(0, Writers::Anyone);
+    (1..3).for_each(|host| world.join(host, space));
+    let conns = [world.connect(1, 0), world.connect(0, 2)];
+    world.settle();
+    world.input(0, Input::Close);
+    world.settle();
+    for (host, conn) in [(1, conns[0]), (2, conns[1])] {
+        assert_eq!(world.events(host, |e| matches!(e, Event::Closed { conn: c, .. } if *c == conn)), 1);
+    }
+    world.assert_no_complaints();
+}
+
+/// Two peers, 1 and 2, each with a history of its own of one chain of host 0, which is gone; a third knows nothing.
+fn forked(one: i64, two: i64) -> (World, SpaceId) {
+    let mut world = World::new(4);
+    let (space, _) = world.space(0, Writers::Anyone);
+    let doc = world.create(0, space, 1);
+    world.edit(0, space, doc, "a", 0);
+    world.join(3, space);
+    let copy = world.hosts[0].store.clone();
+    for (host, edits) in [(1, one), (2, two)] {
+        world.hosts[0].peer = Peer::new(start(1, 1, &copy));
+        world.hosts[0].store = copy.clone();
+        world.join(host, space);
+        let conn = world.connect(host, 0);
+        for value in 1..=edits {
+            world.edit(0, space, doc, "a", 10 * host as i64 + value);
+            world.settle();
+        }
+        world.cut(host, 0, conn);
+    }
+    (world, space)
+}
+
+#[test]
+fn a_second_history_reaches_every_peer_however_long_it_is() {
+    for (one, two) in [(1, 1), (2, 2), (3, 1), (1, 3), (4, 3)] {
+        let (mut world, space) = forked(one, two);
+        let branches = |world: &World, host: usize| {
+            let of = world.hosts[host].store.documents.values().map(|(_, image)| image.lines[0].branches.len());
+            of.collect::<Vec<_>>()
+        };
+        assert_eq!((branches(&world, 1), branches(&world, 2)), (vec![1], vec![1]));
+        world.connect(1, 2);
+        world.settle();
+        assert_eq!((branches(&world, 1), branches(&world, 2)), (vec![2], vec![2]), "{one} and {two} entries");
+        assert_eq!(world.fingerprints(space)[1], world.fingerprints(space)[2]);
+        world.connect(3, 2);
+        world.settle();
+        assert_eq!(world.fingerprints(space)[3], world.fingerprints(space)[2]);
+        world.assert_no_complaints();
+        let sent: usize = world.hosts.iter().map(|host| host.sent_bytes).sum();
+        world.settle();
+        assert_eq!(world.hosts.iter().map(|host| host.sent_bytes).sum::<usize>(), sent, "silence");
+    }
 }

@@ -509,7 +509,7 @@ impl World {
                 let other = peer_of(self, peer);
                 self.note(|| format!("{host} is level with {other:?} in {space:?}"));
             }
-            Event::Space { .. } | Event::Loose { .. } => {}
+            Event::Space { .. } | Event::Shared { .. } | Event::Loose { .. } => {}
         }
         Ok(())
     }

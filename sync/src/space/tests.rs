@@ -1,0 +1,154 @@
+use ed25519_dalek::SigningKey;
+use proptest::prelude::*;
+
+use super::*;
+use crate::chain::{Kind, Tip};
+use crate::merkle::Frontier;
+use crate::record::Privacy;
+
+/// A device that writes records, honest or not.
+struct Author {
+    key: SigningKey,
+    ids: Vec<EntryId>,
+}
+
+impl Author {
+    fn new(n: u8) -> Author {
+        Author { key: SigningKey::from_bytes(&[n; 32]), ids: Vec::new() }
+    }
+
+    fn device(&self) -> DeviceId {
+        DeviceId(self.key.verifying_key().to_bytes())
+    }
+
+    fn say(&mut self, space: &Space, record: &Record, rights: Vec<EntryId>) -> Segment {
+        let (id, doc) = (space.id(), space.id().authority());
+        let opening = Opening { device: self.device(), salt: [0; 8], kind: Kind::Own };
+        self.ids.push(Record::id(&id, &opening.device, &record.to_bytes()));
+        let mut frontier = Frontier::default();
+        self.ids.iter().for_each(|id| frontier.push(id));
+        let n = frontier.len();
+        let tip = Tip::sign(&self.key, &id, &doc, &opening, n, &frontier.head(), rights);
+        Segment { doc, opening, first: n, entries: vec![record.to_bytes()], tip }
+    }
+
+    fn grants(&mut self, space: &Space, to: &Author, right: Right, rights: Vec<EntryId>) -> Segment {
+        self.say(space, &Record::Grant { device: to.device(), right, gateway: false }, rights)
+    }
+
+    /// The id of what it said last.
+    fn last(&self) -> Vec<EntryId> {
+        vec![*self.ids.last().unwrap()]
+    }
+}
+
+fn space_of(root: &Author, writers: Writers) -> Space {
+    let genesis = Genesis { root: root.device(), privacy: Privacy::Public, writers, rules: 1, nonce: [7; 16] };
+    let mut space = Space::unknown(genesis.space());
+    space.set_genesis(genesis).unwrap();
+    space
+}
+
+/// Offers segments until nothing more is admitted. Returns how many were, and what a store keeps of them.
+fn deliver(space: &mut Space, segments: &[Segment]) -> (usize, Vec<(DeviceId, Vec<u8>)>) {
+    let (mut left, mut kept) = (segments.to_vec(), Vec::new());
+    loop {
+        let before = left.len();
+        left.retain(|segment| match space.admit(segment.clone(), &Limits::default()) {
+            RecordAdmission::Admitted(admitted, _) => {
+                kept.extend(admitted.segment.entries.into_iter().map(|bytes| (segment.opening.device, bytes)));
+                false
+            }
+            RecordAdmission::WaitsForPrefix | RecordAdmission::WaitsForRight => true,
+            other => panic!("{other:?}"),
+        });
+        if left.len() == before {
+            return (segments.len() - before, kept);
+        }
+    }
+}
+
+#[test]
+fn grants_by_admins_count_after_a_restart_in_whatever_order_they_are_read() {
+    let (mut root, mut admin) = (Author::new(1), Author::new(2));
+    let writers: Vec<Author> = (3..9).map(Author::new).collect();
+    let mut space = space_of(&root, Writers::Granted);
+    let mut segments = vec![root.grants(&space, &admin, Right::Admin, vec![])];
+    segments.extend(writers.iter().map(|writer| admin.grants(&space, writer, Right::Write, root.last())));
+    let (admitted, mut kept) = deliver(&mut space, &segments);
+    assert_eq!(admitted, 7);
+    for _ in 0..kept.len() {
+        kept.rotate_left(1);
+        let loaded = Space::load(space.id(), space.row(), kept.clone());
+        assert!(writers.iter().all(|writer| loaded.right_of(&writer.device()) == Some(Right::Write)));
+        assert_eq!(loaded.right_of(&admin.device()), Some(Right::Admin));
+    }
+}
+
+#[test]
+fn a_tip_that_names_a_grant_since_replaced_does_not_wait() {
+    let (mut root, mut writer) = (Author::new(1), Author::new(2));
+    let mut space = space_of(&root, Writers::Granted);
+    let mut segments = vec![root.grants(&space, &writer, Right::Write, vec![])];
+    let header = Record::Header { nonce: [1; 16], kind: String::new(), name: "written offline".into() };
+    let offline = writer.say(&space, &header, root.last());
+    segments.push(root.grants(&space, &writer, Right::Admin, vec![]));
+    let (_, kept) = deliver(&mut space, &segments);
+    let mut restarted = Space::load(space.id(), space.row(), kept);
+    for space in [&mut space, &mut restarted] {
+        assert_eq!(space.right_of(&writer.device()), Some(Right::Admin));
+        assert_eq!(deliver(space, std::slice::from_ref(&offline)).0, 1);
+    }
+}
+
+#[test]
+fn a_grant_that_overtakes_its_admins_own_waits_even_where_anyone_may_write() {
+    let (mut root, mut admin, writer) = (Author::new(1), Author::new(2), Author::new(3));
+    let mut space = space_of(&root, Writers::Anyone);
+    let early = admin.grants(&space, &writer, Right::Write, vec![]);
+    assert_eq!(deliver(&mut space, std::slice::from_ref(&early)).0, 0);
+    let makes = root.grants(&space, &admin, Right::Admin, vec![]);
+    assert_eq!(deliver(&mut space, &[early, makes]).0, 2);
+    assert!(space.grant(&writer.device()).is_some());
+}
+
+/// Who grants whom what, and whether the tip names a grant.
+fn grant() -> impl Strategy<Value = (usize, usize, Right, bool, bool)> {
+    let right = prop_oneof![Just(Right::Read), Just(Right::Write), Just(Right::Admin)];
+    (0..5usize, 0..5usize, right, any::<bool>(), any::<bool>())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn grants_have_the_same_effect_in_every_order_of_arrival(
+        grants in prop::collection::vec(grant(), 1..10),
+        places in prop::collection::vec(any::<u32>(), 10),
+        open: bool,
+    ) {
+        let mut authors: Vec<Author> = (1..6).map(Author::new).collect();
+        let mut space = space_of(&authors[0], if open { Writers::Anyone } else { Writers::Granted });
+        let mut other = space_of(&authors[0], if open { Writers::Anyone } else { Writers::Granted });
+        let mut named: BTreeMap<usize, EntryId> = BTreeMap::new();
+        let mut segments = Vec::new();
+        for (by, to, right, gateway, names) in grants {
+            let record = Record::Grant { device: authors[to].device(), right, gateway };
+            let rights = named.get(&by).filter(|_| names).copied().into_iter().collect();
+            segments.push(authors[by].say(&space, &record, rights));
+            named.insert(to, *authors[by].ids.last().unwrap());
+        }
+        let (admitted, mut kept) = deliver(&mut space, &segments);
+        let mut shuffled: Vec<_> = places.iter().zip(&segments).collect();
+        shuffled.sort_by_key(|(place, _)| **place);
+        let shuffled: Vec<Segment> = shuffled.into_iter().map(|(_, segment)| segment.clone()).collect();
+        prop_assert_eq!(deliver(&mut other, &shuffled).0, admitted);
+        prop_assert_eq!(space.fingerprint, other.fingerprint);
+        kept.sort();
+        let loaded = Space::load(space.id(), space.row(), kept);
+        for which in [&other, &loaded] {
+            prop_assert!(space.grants().eq(which.grants()));
+            prop_assert_eq!(&space.known, &which.known);
+        }
+    }
+}
