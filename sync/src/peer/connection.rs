@@ -42,7 +42,8 @@ pub(super) struct Connection {
     handles: Vec<SpaceId>,
     /// Spaces of the other side that this one does not know.
     unmatched: Vec<SpaceHello>,
-    pub(super) links: BTreeMap<SpaceId, Link>,
+    /// Boxed: a map makes room for eleven at once, and most peers share one or two spaces.
+    pub(super) links: BTreeMap<SpaceId, Box<Link>>,
     pub(super) inbox: VecDeque<(Message, usize)>,
     /// Inflated bytes of the messages in it.
     inbox_bytes: usize,
@@ -553,7 +554,7 @@ impl Peer {
                 continue;
             }
             let partial = self.spaces.get(&id).is_some_and(|space| space.filter.is_some());
-            connection.links.insert(id, Link::new(hello.handle, hello.filter.clone(), partial));
+            connection.links.insert(id, Box::new(Link::new(hello.handle, hello.filter.clone(), partial)));
             self.connections.link(conn, id);
             if let Some(peer) = self.connections.get(&conn).and_then(|c| c.peer) {
                 self.emit(Event::Shared { peer, space: id });

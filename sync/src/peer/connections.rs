@@ -8,7 +8,7 @@ use crate::id::SpaceId;
 
 #[derive(Default)]
 pub(super) struct Connections {
-    map: BTreeMap<ConnId, Connection>,
+    map: BTreeMap<ConnId, Box<Connection>>,
     /// Looked at for a change in this drain: their frames are sealed and their timers set at its end.
     touched: BTreeSet<ConnId>,
     by_space: BTreeMap<SpaceId, BTreeSet<ConnId>>,
@@ -18,17 +18,17 @@ pub(super) struct Connections {
 
 impl Connections {
     pub(super) fn get(&self, conn: &ConnId) -> Option<&Connection> {
-        self.map.get(conn)
+        self.map.get(conn).map(Box::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, conn: &ConnId) -> Option<&mut Connection> {
-        let found = self.map.get_mut(conn)?;
+        let found: &mut Connection = self.map.get_mut(conn)?;
         self.touched.insert(*conn);
         Some(found)
     }
 
     pub(super) fn insert(&mut self, conn: ConnId, connection: Connection) {
-        self.map.insert(conn, connection);
+        self.map.insert(conn, Box::new(connection));
         self.touched.insert(conn);
     }
 
@@ -40,7 +40,7 @@ impl Connections {
             conns.remove(conn);
             !conns.is_empty()
         });
-        Some(gone)
+        Some(*gone)
     }
 
     pub(super) fn ids(&self) -> Vec<ConnId> {

@@ -628,6 +628,10 @@ impl Peer {
                 link.ask = Ask::Fetching;
                 link.reached = Some(upto);
                 link.repair.quiet(now);
+                if !connection.dialled && link.is_whole() {
+                    // The dialler would ask; to tell it saves a trip.
+                    self.after.push(After::Check { conn, space, answer: true });
+                }
                 if theirs == ours && link.is_whole() {
                     self.reach(conn, space, upto, true);
                     self.after.push(After::Level { conn, peer, space, whole: true });
