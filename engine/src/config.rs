@@ -36,6 +36,8 @@ pub struct Config {
     pub advertise: Vec<String>,
     /// Peers that are kept dialled, with whom they must be, if that is known.
     pub connect: Vec<(Address, Option<DeviceId>)>,
+    /// Whether peers whose invites were taken are dialled, at once and at each later start.
+    pub dial_invites: bool,
     /// Milliseconds for which edits are gathered into one change. The first after quiet leaves at once.
     pub flush_ms: u64,
     /// Milliseconds between two updates of a view by others' edits. The first after quiet comes at once.
@@ -66,6 +68,7 @@ impl Default for Config {
             listen: Vec::new(),
             advertise: Vec::new(),
             connect: Vec::new(),
+            dial_invites: true,
             // A keystroke each 50 ms is fast typing: a word or two share a change, and nobody sees the wait.
             flush_ms: 50,
             // One frame of a screen.

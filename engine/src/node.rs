@@ -82,7 +82,9 @@ impl Node {
         for (address, expected) in connect {
             node.connect(address, expected);
         }
-        if let Ok(Ok(invites)) = node.shared().blocking(Storage::invites).await {
+        if node.shared().config.dial_invites
+            && let Ok(Ok(invites)) = node.shared().blocking(Storage::invites).await
+        {
             for invite in invites.iter().filter_map(|text| text.parse::<Invite>().ok()) {
                 node.dial_invite(&invite);
             }
@@ -148,7 +150,9 @@ impl Node {
         if !invite.addresses.is_empty() {
             let (space, text) = (invite.space, invite.to_string());
             self.shared().blocking(move |storage| storage.put_invite(&space, &text)).await??;
-            self.dial_invite(invite);
+            if self.shared().config.dial_invites {
+                self.dial_invite(invite);
+            }
         }
         Ok(invite.space)
     }
@@ -311,6 +315,11 @@ impl Node {
         let attach = Attach { link, dialled, expected, address: None, admission: None, alive: None };
         let commands = self.shared().commands.clone();
         tokio::spawn(async move { commands.send(Command::Attach(attach)).await.ok() });
+    }
+
+    #[cfg(test)]
+    pub(crate) fn dials(&self) -> usize {
+        locked(&self.inner.dialled).len()
     }
 
     /// The peers connected now.

@@ -45,6 +45,7 @@ pub(crate) fn config(settings: &Settings, dial: Dial) -> Result<Config, Failure>
     config.limits.unsolicited_entries_per_s = settings.number("limits.unsolicited_entries_per_s") as u32;
     config.limits.unsolicited_bytes_per_s = (settings.number("limits.unsolicited_kib_per_s") << 10) as u32;
     config.limits.send_queue_bytes_max = (settings.number("limits.send_queue_kib") << 10) as usize;
+    config.dial_invites = dial != Dial::No;
     if dial != Dial::No {
         config.connect = settings.connect();
     }

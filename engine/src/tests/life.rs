@@ -138,3 +138,23 @@ async fn errors_name_what_is_missing() {
     soon(node.close()).await.unwrap();
     assert_eq!(clone.create_space(Writers::Anyone).await.unwrap_err().code(), "closed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_told_not_to_dial_invites_keeps_them_and_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let listening = Config { listen: vec!["ws://127.0.0.1:0/".parse().unwrap()], ..Config::default() };
+    let one = Node::open(listening).await.unwrap();
+    let space = one.create_space(Writers::Anyone).await.unwrap();
+    let quiet = || Config { dial_invites: false, ..on_disk(folder.path()) };
+    for round in 0..2 {
+        let other = reopened(quiet()).await;
+        if round == 0 {
+            other.join(&one.invite(space).unwrap()).await.unwrap();
+        }
+        assert_eq!(other.dials(), 0);
+        soon(other.close()).await.unwrap();
+    }
+    let other = reopened(on_disk(folder.path())).await;
+    assert_eq!(other.dials(), 1);
+    soon(other.wait_level(space, one.device())).await.unwrap();
+}
