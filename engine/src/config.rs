@@ -73,7 +73,8 @@ impl Default for Config {
             flush_ms: 50,
             // One frame of a screen.
             frame_ms: 16,
-            cache_bytes: 32 << 20,
+            // The cache of the system comes on top of it.
+            cache_bytes: 24 << 20,
             view_bytes: 64 << 20,
             limits: Limits::default(),
             roles: roles::STORE | roles::RELAY,
