@@ -12,7 +12,7 @@ use commonhold_sync::peer::{Load, Loaded};
 use commonhold_sync::record::Record;
 
 use crate::storage::{DocumentQuery, Storage};
-use crate::store::{StoreError, damaged_rows};
+use crate::store::StoreError;
 
 /// Damaged rows that a check lists.
 const DAMAGED_MAX: usize = 1_000;
@@ -46,7 +46,7 @@ impl CheckReport {
 /// Reads everything.
 pub(crate) fn check(storage: &Storage) -> Result<CheckReport, StoreError> {
     let hex = |key: &[u8]| key.iter().map(|byte| format!("{byte:02x}")).collect();
-    let damaged = damaged_rows(&**storage.store(), DAMAGED_MAX)?;
+    let damaged = storage.store().damaged_rows(DAMAGED_MAX)?;
     let mut report = CheckReport {
         store_bytes: storage.store().size_bytes()?,
         damaged_rows: damaged.into_iter().map(|(table, key)| (table.name().to_owned(), hex(&key))).collect(),

@@ -172,6 +172,17 @@ impl Storage {
         Ok(texts)
     }
 
+    /// Whether nothing was ever written.
+    pub fn is_new(&self) -> Result<bool, StoreError> {
+        for table in Table::ALL {
+            let scan = self.store.scan(table, &[], None, 1, 1)?;
+            if !scan.rows.is_empty() || !scan.damaged.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// What a peer starts from. Damaged rows are left out.
     pub fn start(&self) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();

@@ -157,34 +157,17 @@ pub trait Store: Send + Sync + 'static {
         true
     }
 
+    /// Reads every row of one snapshot and lists the damaged ones, at most `max` of them.
+    ///
+    /// # Errors
+    /// What the disk said; [`StoreError::DamagedFile`] if a table has fewer or more rows than it counted.
+    fn damaged_rows(&self, max: usize) -> Result<Vec<(Table, Vec<u8>)>, StoreError>;
+
     /// Bytes that the store takes up where it keeps its rows.
     ///
     /// # Errors
     /// What the disk said.
     fn size_bytes(&self) -> Result<u64, StoreError>;
-}
-
-/// Reads every row and lists the damaged ones, at most `max` of them. Takes as long as reading the whole store.
-///
-/// # Errors
-/// What the disk said. A row that is missing because the tree above it is damaged cannot be noticed here; see
-/// [`Options::verify`].
-pub fn damaged_rows(store: &dyn Store, max: usize) -> Result<Vec<(Table, Vec<u8>)>, StoreError> {
-    let mut found = Vec::new();
-    for table in Table::ALL {
-        let mut start = Vec::new();
-        loop {
-            let scan = store.scan(table, &start, None, 4096, 1 << 20)?;
-            found.extend(scan.damaged.into_iter().map(|key| (table, key)));
-            if found.len() >= max {
-                found.truncate(max);
-                return Ok(found);
-            }
-            let Some(next) = scan.next else { break };
-            start = next;
-        }
-    }
-    Ok(found)
 }
 
 /// Whether a range can hold any key at all.

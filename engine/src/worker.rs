@@ -2,16 +2,16 @@
 //! pool, takes as long as the document is large, and may fail; a panic inside ends as an error.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
 use commonhold_sync::change;
-use commonhold_sync::id::{DocId, EntryId, SpaceId};
+use commonhold_sync::id::{ChainId, DocId, EntryId, SpaceId};
 use commonhold_sync::limits::Limits;
 use commonhold_sync::log::{DeepEntry, Header};
 use commonhold_sync::peer::{ContentHead, SnapshotContent};
 
+use crate::contain::contain;
 use crate::document::{ChangeInfo, SnapshotCaps, View};
 use crate::storage::{Held, Storage};
 
@@ -37,9 +37,12 @@ pub(crate) struct Packed {
     pub(crate) ends: Vec<(Vec<u8>, u64)>,
 }
 
+/// Times that a document is read before rows are missing.
+const TRIES: usize = 3;
+
 /// Runs work whose panic must not be ours.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("the work failed on a fault of ours".into()))
+    contain(work).unwrap_or_else(|_| Err("the work failed on a fault of ours".into()))
 }
 
 /// Makes the view of a document from its rows. `Ok(None)`: there is no such document.
@@ -50,7 +53,15 @@ pub(crate) fn load(
     quarantined: &[EntryId],
 ) -> Result<Option<Made>, String> {
     let started = Instant::now();
-    let Some(read) = storage.held(space, doc).map_err(|error| error.to_string())? else { return Ok(None) };
+    let held = || storage.held(space, doc).map_err(|error| error.to_string());
+    let Some(mut read) = held()? else { return Ok(None) };
+    // Rows are not read in one go: what is written meanwhile must not look like damage.
+    for _ in 1..TRIES {
+        if lacks_rows(space, doc, &read.value) {
+            let Some(again) = held()? else { return Ok(None) };
+            read = again;
+        }
+    }
     if let Some((table, _)) = read.damaged.first() {
         tracing::error!(%space, %doc, table = table.name(), "rows of the document are damaged");
         // Never less than what was there, shown as if it were all; and an edit would build on that.
@@ -58,9 +69,32 @@ pub(crate) fn load(
             return Err(format!("{} of its rows are damaged", read.damaged.len()));
         }
     }
+    if lacks_rows(space, doc, &read.value) {
+        tracing::error!(%space, %doc, "rows of the document are missing");
+        return Err("some of its rows are damaged and cannot be found".into());
+    }
     let made = guarded(|| view_of(&read.value, quarantined))?;
     let load_ms = started.elapsed().as_millis() as u64;
     Ok(Some(Made { load_ms, header: read.value.image.header, deleted: read.value.image.deleted, ..made }))
+}
+
+/// Whether the rows hold fewer changes than the document says it has.
+fn lacks_rows(space: &SpaceId, doc: &DocId, held: &Held) -> bool {
+    if held.image.deleted {
+        return false;
+    }
+    let mut ends: BTreeMap<(ChainId, u8), u64> = BTreeMap::new();
+    for stored in &held.segments {
+        let segment = &stored.segment;
+        let end = ends.entry((segment.opening.chain(space, doc), stored.branch)).or_default();
+        *end += segment.tip.n + 1 - segment.first;
+    }
+    let lines = held.image.lines.iter().flat_map(|line| {
+        let chain = line.opening.chain(space, doc);
+        line.branches.iter().enumerate().map(move |(at, branch)| ((chain, at as u8), branch))
+    });
+    lines.into_iter().any(|(at, branch)| ends.get(&at).copied().unwrap_or(0) < branch.len() - branch.base.len())
+        || held.image.covered.is_some() && held.snapshot.is_none()
 }
 
 fn view_of(held: &Held, quarantined: &[EntryId]) -> Result<Made, String> {

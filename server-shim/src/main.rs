@@ -28,6 +28,13 @@ use args::Cli;
 use failure::{Exit, Failure};
 
 fn main() -> ExitCode {
+    // A panic that the engine turns into an error is told once, as that.
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !commonhold_engine::panics_are_contained() {
+            usual(panic);
+        }
+    }));
     let cli = Cli::parse();
     let json = cli.global.json;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

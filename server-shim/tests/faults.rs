@@ -299,23 +299,27 @@ fn a_flipped_bit_anywhere_is_never_shown_as_something_else() {
     let path = home.data().join("store.redb");
     let sound = fs::read(&path).unwrap();
     let used: Vec<usize> = (0..sound.len()).filter(|at| sound[*at] != 0).collect();
+    let flips = std::env::var("COMMONHOLD_FLIPS").map_or(40, |flips| flips.parse().unwrap());
     let mut found = 0;
-    for n in 0..40 {
-        let at = used[n * used.len() / 40];
+    for n in 0..flips {
+        let at = used[n * used.len() / flips];
         let mut flipped = sound.clone();
         flipped[at] ^= 1 << (n % 8);
         fs::write(&path, &flipped).unwrap();
         let said = home.run(&["get", "list", "--json"]);
         assert!(!said.err.contains("panicked at"), "byte {at}: {}", said.err);
         match said.code {
-            0 => assert_eq!(said.json()["value"], whole, "byte {at}"),
+            0 => assert_eq!(said.json()["value"], whole, "byte {at}: {}", said.err),
             code => {
-                assert!(code == 3 && said.err.contains("\"remedy\""), "byte {at}: {code}, {}", said.err);
+                // A flip in the file's header can lead to an older state of the whole, which is told as that.
+                let older = said.err.contains("restored from a copy");
+                let told = code == 3 || code == 5 && (older || said.err.contains("ERROR"));
+                assert!(told && said.err.contains("\"remedy\""), "byte {at}: {code}, {}", said.err);
                 found += 1;
             }
         }
     }
-    println!("{found} of 40 flips were in the way of reading the document");
+    println!("{found} of {flips} flips were in the way of reading the document");
 }
 
 /// Needs a file system that can be filled, which only root can make here; the failing disk of the engine's tests stands for it otherwise.

@@ -215,7 +215,7 @@ pub struct Log {
 
 impl Log {
     /// A log from its image and the stored segments that no snapshot covers, in order of their sequence. Rows that do
-    /// not fit are skipped and counted: the caller treats the document as damaged.
+    /// not fit are skipped, and counted with the branches that lack one: the caller treats the document as damaged.
     pub fn load(space: SpaceId, doc: DocId, image: Image, segments: &[StoredSegment]) -> (Log, usize) {
         let mut lines = image.lines;
         for branch in lines.iter_mut().flat_map(|l| &mut l.branches) {
@@ -238,8 +238,10 @@ impl Log {
             let meta = Meta { line: head.line, branch: 0, n: head.n, max_op: head.max_op, past: Arc::new(past) };
             log.index.insert(head.id, meta);
         }
-        let bad = segments.iter().filter(|stored| log.restore(stored).is_none()).count();
-        (log, bad)
+        let strange = segments.iter().filter(|stored| log.restore(stored).is_none()).count();
+        let branches = log.lines.all().iter().flat_map(|line| &line.branches);
+        let missing = branches.filter(|b| !log.deleted && b.base.len() + b.ids.len() as u64 != b.len()).count();
+        (log, strange + missing)
     }
 
     fn restore(&mut self, stored: &StoredSegment) -> Option<()> {

@@ -5,7 +5,6 @@
 //! What is checked depends on the entry and its past only, so that all peers agree.
 
 use std::cmp::Ordering;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use automerge as am;
 use automerge::legacy;
@@ -15,6 +14,7 @@ use commonhold_sync::limits::Rules;
 use super::graph::{ActorIdx, Clock, Graph, NodeId};
 use super::op_index::{ObjIdx, OpIndex, OpRef, Role, all_distinct};
 use super::value::ObjKind;
+use crate::contain::contain;
 
 /// Runs that the mark-order checks of one change may walk. Part of what makes a change valid, so as fixed as the rules:
 /// 1,000 marks in a text of 16,000 runs (the largest editing trace has 11,000) pass; the bound is under a second.
@@ -93,7 +93,7 @@ pub(super) fn parse(id: EntryId, bytes: &[u8]) -> Result<am::Change, Fault> {
 }
 
 fn guarded<T>(f: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err(Fault::Malformed("the decoder gave up".into())))
+    contain(f).unwrap_or_else(|_| Err(Fault::Malformed("the decoder gave up".into())))
 }
 
 /// How much of an entry is checked.

@@ -1,7 +1,6 @@
 //! The view itself: the document, what it holds, and the way that other people's entries take into it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use automerge as am;
 use automerge::transaction::OwnedTransaction;
@@ -17,6 +16,7 @@ use super::op_index::OpIndex;
 use super::patch::{self, Patch};
 use super::read;
 use super::snapshot;
+use crate::contain::contain;
 
 /// Invalid entries remembered, so that what builds on them is known to be invalid too. 2 MiB at most; beyond it the newest
 /// are reported once and then count as missing.
@@ -473,5 +473,5 @@ impl Batch {
 
 /// Runs what may panic inside the CRDT library. Whatever it touched is thrown away then.
 pub(super) fn guarded<T>(f: impl FnOnce() -> Result<T, Broken>) -> Result<T, Broken> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or(Err(Broken))
+    contain(f).unwrap_or(Err(Broken))
 }

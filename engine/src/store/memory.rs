@@ -173,6 +173,10 @@ impl Store for MemoryStore {
         false
     }
 
+    fn damaged_rows(&self, max: usize) -> Result<Vec<(Table, Vec<u8>)>, StoreError> {
+        Ok(self.read().damaged.iter().take(max).cloned().collect())
+    }
+
     fn size_bytes(&self) -> Result<u64, StoreError> {
         Ok(self.read().size_bytes)
     }

@@ -6,14 +6,14 @@
 use super::lock::{StoreLock, beside, private};
 use super::memory::{ScanMeter, bounds};
 use super::{Batch, Row, Scan, Store, StoreError, Table, row};
+use crate::contain::contain;
 use redb::backends::FileBackend;
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction, ReadableDatabase,
-    ReadableTable, StorageBackend, TableDefinition, TableError,
+    ReadableTable, ReadableTableMetadata, StorageBackend, TableDefinition, TableError, TableHandle,
 };
 use shared::Shared;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -312,6 +312,38 @@ impl Store for RedbStore {
         })
     }
 
+    fn damaged_rows(&self, max: usize) -> Result<Vec<(Table, Vec<u8>)>, StoreError> {
+        self.read(READING, |txn| {
+            let fault = |error: redb::StorageError| self.storage_error(READING, error.into());
+            // A table whose name is damaged would look like one that was never made.
+            for table in txn.list_tables().map_err(fault)? {
+                if !Table::ALL.iter().any(|known| known.name() == table.name()) && table.name() != FORMAT_TABLE.name() {
+                    return Err(StoreError::DamagedFile { detail: format!("there is a table {:?}", table.name()) });
+                }
+            }
+            let mut damaged = Vec::new();
+            for table in Table::ALL {
+                let Some(rows) = self.table(txn, table)? else { continue };
+                let (mut found, mut least) = (0, Vec::new());
+                for row in rows.iter().map_err(fault)? {
+                    let (key, stored) = row.map_err(fault)?;
+                    in_order(&mut least, key.value(), None)?;
+                    // A damaged branch page may lead elsewhere.
+                    found += u64::from(rows.get(key.value()).map_err(fault)?.is_some());
+                    if row::open(table.id(), key.value(), stored.value()).is_none() && damaged.len() < max {
+                        damaged.push((table, key.value().to_vec()));
+                    }
+                }
+                let counted = rows.len().map_err(fault)?;
+                if found != counted {
+                    let detail = format!("of {counted} rows of table {}, {found} are there", table.name());
+                    return Err(StoreError::DamagedFile { detail });
+                }
+            }
+            Ok(damaged)
+        })
+    }
+
     fn size_bytes(&self) -> Result<u64, StoreError> {
         self.backend.len().map_err(|error| StoreError::io("measuring the store", error))
     }
@@ -430,9 +462,7 @@ fn put(
 
 /// Runs `f` and turns a panic into an error. What `f` touched is not used for writing afterwards.
 fn guarded<T>(f: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    contain(f).unwrap_or_else(|said| {
         Err(StoreError::DamagedFile { detail: format!("redb stopped on an internal check: {said}") })
     })
 }

@@ -1,7 +1,6 @@
 //! Tests of the store on disk. Where a process has to die, this test binary starts itself as the child.
 
 use super::super::conformance::{self, Crashable, contents};
-use super::super::damaged_rows;
 use super::super::faulty::{FaultyDisk, Operation};
 use super::*;
 use std::fs;
