@@ -74,7 +74,7 @@ impl Default for Config {
             // One frame of a screen.
             frame_ms: 16,
             // The cache of the system comes on top of it.
-            cache_bytes: 24 << 20,
+            cache_bytes: 16 << 20,
             view_bytes: 64 << 20,
             limits: Limits::default(),
             roles: roles::STORE | roles::RELAY,

@@ -31,7 +31,7 @@ mod tests {
 
     #[test]
     fn a_contained_panic_is_an_error_with_its_message_and_leaves_nothing_contained() {
-        assert_eq!(contain(|| panics_are_contained()), Ok(true));
+        assert_eq!(contain(panics_are_contained), Ok(true));
         let inner = contain(|| {
             let _ = contain(|| panic!("inner"));
             assert!(panics_are_contained());

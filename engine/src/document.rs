@@ -28,6 +28,6 @@ pub use local::{ChainAuthor, LocalEntry};
 pub use patch::{MarkSpan, Patch, PatchAction, PatchMismatch};
 pub use read::{Alternative, ChangeInfo};
 pub use reconcile_json::ScalarString;
-pub use snapshot::{SnapshotCaps, SnapshotEntry, SnapshotFault};
+pub use snapshot::{Head, SnapshotCaps, SnapshotEntry, SnapshotFault};
 pub use value::{ObjId, ObjKind, Prop, Scalar, Value};
 pub use view::{Applied, Broken, Cost, ReadLog, View};

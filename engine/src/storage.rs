@@ -97,6 +97,8 @@ pub struct DocumentQuery {
 pub(crate) struct Held {
     pub(crate) image: Image,
     pub(crate) snapshot: Option<(SnapshotHead, Vec<u8>)>,
+    /// Whether the snapshot needs no check of rule M1: it was made here, or was checked since it came.
+    pub(crate) checked: bool,
     /// Those that the snapshot does not wholly cover, in order.
     pub(crate) segments: Vec<StoredSegment>,
 }
@@ -510,7 +512,25 @@ impl Storage {
         let head = self.get::<SnapshotHead>(Table::Snapshots, &key, &mut damaged)?;
         let bytes = self.bytes(Table::Snapshots, &keys::snapshot_bytes(&key), &mut damaged)?;
         let segments = self.segments(space, doc, &image, false, &mut damaged)?;
-        Ok(Some(Read { value: Held { image, snapshot: head.zip(bytes), segments }, damaged }))
+        let snapshot = head.zip(bytes);
+        let checked = match &snapshot {
+            Some((head, bytes)) if head.source.is_some() => {
+                let mark = self.store.get(Table::Snapshots, &keys::snapshot_checked(&key))?;
+                mark.is_some_and(|mark| mark == blake3::hash(bytes).as_bytes())
+            }
+            _ => true,
+        };
+        Ok(Some(Read { value: Held { image, snapshot, checked, segments }, damaged }))
+    }
+
+    /// Keeps that the snapshot read keeps rule M1, so that it is not checked again at the next opening.
+    pub(crate) fn mark_checked(&self, space: &SpaceId, doc: &DocId, held: &Held) -> Result<(), StoreError> {
+        let Some((_, bytes)) = &held.snapshot else { return Ok(()) };
+        let mut batch = Batch::new();
+        // Bound to the content: another snapshot may have come meanwhile.
+        let key = keys::snapshot_checked(&keys::document(space, doc));
+        batch.put(Table::Snapshots, key, *blake3::hash(bytes).as_bytes());
+        self.store.commit(batch)
     }
 
     /// The bytes of a snapshot.

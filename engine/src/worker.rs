@@ -2,7 +2,6 @@
 //! pool, takes as long as the document is large, and may fail; a panic inside ends as an error.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use commonhold_sync::change;
@@ -12,7 +11,7 @@ use commonhold_sync::log::{DeepEntry, Header};
 use commonhold_sync::peer::{ContentHead, SnapshotContent};
 
 use crate::contain::contain;
-use crate::document::{ChangeInfo, SnapshotCaps, View};
+use crate::document::{Applied, ChangeInfo, Head, SnapshotCaps, View};
 use crate::storage::{Held, Storage};
 
 /// A view, and what it took to make it.
@@ -27,6 +26,8 @@ pub(crate) struct Made {
     /// Entries that are not shown: (id, why).
     pub(crate) hidden: Vec<(EntryId, String)>,
     pub(crate) quarantined: Vec<EntryId>,
+    /// Every entry of the snapshot keeps rule M1.
+    checked: bool,
 }
 
 /// A snapshot of exactly what is held of a document.
@@ -74,6 +75,13 @@ pub(crate) fn load(
         return Err("some of its rows are damaged and cannot be found".into());
     }
     let made = guarded(|| view_of(&read.value, quarantined))?;
+    if made.checked
+        && !read.value.checked
+        && let Err(error) = storage.mark_checked(space, doc, &read.value)
+    {
+        // It is checked again next time.
+        tracing::debug!(%space, %doc, %error, "that the snapshot was checked is not kept");
+    }
     let load_ms = started.elapsed().as_millis() as u64;
     Ok(Some(Made { load_ms, header: read.value.image.header, deleted: read.value.image.deleted, ..made }))
 }
@@ -101,21 +109,23 @@ fn view_of(held: &Held, quarantined: &[EntryId]) -> Result<Made, String> {
     let packed = held.snapshot.as_ref().map(|(_, bytes)| &bytes[..]);
     let base = || packed.map_or_else(|| Ok(View::new()), unpacked);
     let mut view = base()?;
+    let mut checked = held.checked;
     view.quarantine(quarantined.iter().copied());
     let shown = held.segments.iter().filter(|stored| stored.branch == 0).flat_map(|stored| &stored.segment.entries);
     let mut entries: Vec<(EntryId, &[u8])> = Vec::new();
     for bytes in shown {
         entries.push((change::id(bytes).map_err(|fault| fault.to_string())?, bytes));
     }
-    let mut applied = Default::default();
-    if !entries.is_empty() {
+    let mut applied = Applied::default();
+    if !entries.is_empty() || !checked {
         let mut log = |each: &mut dyn FnMut(&[u8])| {
             if let Ok(mut base) = base() {
                 base.entries_since(&[]).iter().for_each(|(_, bytes)| each(bytes));
             }
         };
         applied = view.apply_remote(&entries, &mut log);
-        if applied.bad_base.is_some() {
+        checked = applied.bad_base.is_none();
+        if !checked {
             // An entry of the snapshot breaks a rule that it was not checked for: one by one, without it.
             let all = view.entries_since(&[]);
             let all = all.iter().map(|(id, bytes)| (*id, &bytes[..]));
@@ -139,6 +149,7 @@ fn view_of(held: &Held, quarantined: &[EntryId]) -> Result<Made, String> {
         load_ms: 0,
         hidden,
         quarantined: applied.quarantined,
+        checked,
     })
 }
 
@@ -168,13 +179,13 @@ pub(crate) fn chains(
     })
 }
 
-/// Checks a snapshot from a stranger: its shape, rules S4 to S6 and M1 for every entry. Its tips are the core's.
+/// Checks a snapshot from a stranger: its shape, and rules S4 to S6 for every entry. Its tips are the core's, and rule M1 is
+/// whoever's that shows it.
 pub(crate) fn check_snapshot(bytes: &[u8], limits: &Limits) -> Result<SnapshotContent, String> {
     guarded(|| {
         // Whether a chain is foreign is in its opening, which is the core's; see docs/protocol.md, rule S5.
         let caps = SnapshotCaps { foreign: true, ..SnapshotCaps::of(limits) };
-        let (mut view, entries) = View::from_snapshot(bytes, &caps).map_err(|fault| fault.to_string())?;
-        view.verify().map_err(|(id, fault)| format!("entry {id}: {fault}"))?;
+        let (view, entries) = View::from_snapshot(bytes, &caps).map_err(|fault| fault.to_string())?;
         let mut chains: Vec<(Vec<u8>, Vec<EntryId>)> = Vec::new();
         for entry in entries {
             match chains.last_mut() {
@@ -182,53 +193,15 @@ pub(crate) fn check_snapshot(bytes: &[u8], limits: &Limits) -> Result<SnapshotCo
                 _ => chains.push((entry.actor.to_vec(), vec![entry.id])),
             }
         }
-        let heads = view.heads();
-        let heads = heads_of(view.history(), &heads);
-        Ok(SnapshotContent { chains, heads })
-    })
-}
-
-/// The past of each head in other chains. As in the core, a run of entries of one chain shares one map.
-fn heads_of(history: impl Iterator<Item = ChangeInfo>, heads: &[EntryId]) -> Vec<ContentHead> {
-    type Past = BTreeMap<usize, u64>;
-    let mut actors: Vec<Vec<u8>> = Vec::new();
-    let mut index: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
-    let mut pasts: BTreeMap<EntryId, (usize, u64, Arc<Past>)> = BTreeMap::new();
-    let mut found = Vec::new();
-    for change in history {
-        let actor = *index.entry(change.actor.clone()).or_insert_with(|| {
-            actors.push(change.actor.clone());
-            actors.len() - 1
-        });
-        let deps: Vec<_> = change.deps.iter().filter_map(|dep| pasts.get(dep)).collect();
-        let past = match &deps[..] {
-            [(of, _, past)] if *of == actor => past.clone(),
-            _ => {
-                let mut past = Past::new();
-                for (of, n, theirs) in deps {
-                    for (other, n) in theirs.iter().map(|(other, n)| (*other, *n)).chain([(*of, *n)]) {
-                        let last = past.entry(other).or_insert(0);
-                        *last = n.max(*last);
-                    }
-                }
-                past.remove(&actor);
-                Arc::new(past)
-            }
+        let head = |head: Head| ContentHead {
+            id: head.id,
+            actor: head.actor,
+            n: head.seq,
+            max_op: head.max_op,
+            past: head.past,
         };
-        if heads.contains(&change.id) {
-            let max_op = change.start_op + change.ops - 1;
-            found.push((change.id, actor, change.seq, max_op, past.clone()));
-        }
-        pasts.insert(change.id, (actor, change.seq, past));
-    }
-    let head = |(id, actor, n, max_op, past): (EntryId, usize, u64, u64, Arc<Past>)| ContentHead {
-        id,
-        actor: actors[actor].clone(),
-        n,
-        max_op,
-        past: past.iter().map(|(other, n)| (actors[*other].clone(), *n)).collect(),
-    };
-    found.into_iter().map(head).collect()
+        Ok(SnapshotContent { chains, heads: view.head_pasts().into_iter().map(head).collect() })
+    })
 }
 
 /// The entries inside a document's snapshot, in causal order; empty if there is none or it does not load.

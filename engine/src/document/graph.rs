@@ -3,7 +3,8 @@
 //! A past is a clock: for each chain the number of its entries that are in it. Clocks are not kept for every entry (that
 //! would be chains × entries): the newest few are cached, one entry in some hundreds is a checkpoint, the rest is walked.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use commonhold_sync::id::EntryId;
 
@@ -149,6 +150,31 @@ impl Graph {
     /// The entries that no other depends on.
     pub(super) fn head_nodes(&self) -> Vec<NodeId> {
         self.heads.iter().copied().collect()
+    }
+
+    /// Each head, with its past in other chains. Entries that follow each other in a chain share one map.
+    pub(super) fn head_pasts(&self) -> Vec<(NodeId, Arc<BTreeMap<ActorIdx, u32>>)> {
+        let mut pasts: Vec<Arc<BTreeMap<ActorIdx, u32>>> = Vec::with_capacity(self.nodes.len());
+        for (at, node) in self.nodes.iter().enumerate() {
+            let past = match self.deps(at as NodeId) {
+                [dep] if self.node(*dep).actor == node.actor => pasts[*dep as usize].clone(),
+                deps => {
+                    let mut past = BTreeMap::new();
+                    for dep in deps {
+                        let of = self.node(*dep);
+                        let theirs = pasts[*dep as usize].iter().map(|(actor, seq)| (*actor, *seq));
+                        for (actor, seq) in theirs.chain([(of.actor, of.seq)]) {
+                            let last = past.entry(actor).or_insert(0);
+                            *last = seq.max(*last);
+                        }
+                    }
+                    past.remove(&node.actor);
+                    Arc::new(past)
+                }
+            };
+            pasts.push(past);
+        }
+        self.heads.iter().map(|head| (*head, pasts[*head as usize].clone())).collect()
     }
 
     /// Highest operation of what these entries and their pasts hold. As `start_op` always exceeds the past, the direct

@@ -119,7 +119,44 @@ pub struct SnapshotEntry {
     pub author: Option<Vec<u8>>,
 }
 
+/// An entry upon which no other builds, and its past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Its id.
+    pub id: EntryId,
+    /// Its chain.
+    pub actor: Vec<u8>,
+    /// Its number.
+    pub seq: u64,
+    /// The highest operation up to it.
+    pub max_op: u64,
+    /// How many entries of each other chain are in its past.
+    pub past: Vec<(Vec<u8>, u64)>,
+}
+
 impl View {
+    /// The heads with their pasts, by id.
+    pub fn head_pasts(&self) -> Vec<Head> {
+        let name = |actor| self.graph.actor_name(actor).to_vec();
+        let mut heads: Vec<Head> = self
+            .graph
+            .head_pasts()
+            .into_iter()
+            .map(|(node, past)| {
+                let known = self.graph.node(node);
+                Head {
+                    id: self.graph.id(node),
+                    actor: name(known.actor),
+                    seq: known.seq.into(),
+                    max_op: known.max_op.into(),
+                    past: past.iter().map(|(actor, seq)| (name(*actor), u64::from(*seq))).collect(),
+                }
+            })
+            .collect();
+        heads.sort_unstable_by_key(|head| head.id);
+        heads
+    }
+
     /// All entries of the view as a snapshot. None while there are local changes that were not flushed: what is not on disk
     /// must not leave.
     pub fn to_snapshot(&self) -> Option<Vec<u8>> {

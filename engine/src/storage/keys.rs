@@ -19,6 +19,11 @@ pub(super) fn snapshot_bytes(document: &[u8]) -> Vec<u8> {
     [document, b"b"].concat()
 }
 
+/// Which content of the snapshot is known to keep rule M1.
+pub(super) fn snapshot_checked(document: &[u8]) -> Vec<u8> {
+    [document, b"c"].concat()
+}
+
 /// The keys that begin with a prefix: from here, to before there.
 pub(super) fn under(prefix: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
     let mut end = prefix.to_vec();

@@ -47,7 +47,7 @@ pub(crate) const KEYS: &[Key] = &[
         "$XDG_CONFIG_HOME/commonhold/keys",
         "folder of the device's secret and the lineage; never in a backup",
     ),
-    key_of("store.cache_mib", Kind::Number(1, 65_536), "24", "memory for the store's cache, MiB"),
+    key_of("store.cache_mib", Kind::Number(1, 65_536), "16", "memory for the store's cache, MiB"),
     key_of("store.views_mib", Kind::Number(1, 65_536), "256", "memory for documents that are open but idle, MiB"),
     key_of("store.flush_ms", Kind::Number(1, 10_000), "50", "edits within this time become one change, milliseconds"),
     key_of(

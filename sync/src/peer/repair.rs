@@ -326,7 +326,10 @@ impl Peer {
                 link.repair.session = None;
                 link.ask = if link.ask == Ask::Stranger { Ask::Fetching } else { link.ask };
                 let theirs = link.theirs;
-                link.repair.mismatch(now);
+                match only_remote.is_empty() && only_local.is_empty() {
+                    true => link.repair.quiet(now),
+                    false => link.repair.mismatch(now),
+                }
                 for elements in only_remote.chunks(reconcile::BATCH_SYMBOLS_MAX) {
                     let elements: Vec<u8> = elements.iter().flat_map(|e| e.0).collect();
                     let difference = Difference { space: theirs, seed, elements: elements.into() };

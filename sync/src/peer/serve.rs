@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::connection::{Ask, Connection, Serve, wire};
 use super::{After, ConnId, Load, PageRow, Peer, Purpose};
 use crate::chain::Segment;
-use crate::clock::Clock;
+use crate::clock::{Clock, Fingerprint};
 use crate::id::{ChainId, DeviceId, DocId, SpaceId};
 use crate::limits::Limits;
 use crate::log::{Image, StoredSegment};
@@ -48,6 +48,10 @@ impl Peer {
         }
         let after = match cursor {
             Some(after) => after,
+            // Nothing is held here, so nothing is lacking there.
+            None if ours == Fingerprint::default() && link.is_whole() => {
+                return self.finish_serving(conn, space, Some(durable));
+            }
             None if hello.fresh || !link.is_whole() => 0,
             None => {
                 // No common past: only a comparison of everything tells. The dialler begins it.
