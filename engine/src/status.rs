@@ -8,6 +8,8 @@ use commonhold_sync::record::{Right, Writers};
 
 /// Documents whose acknowledgements are remembered. About 200 bytes each and peer: 13 MiB for one peer.
 const ENDS_MAX: usize = 65_536;
+/// Peers of which it is known how much of a document they hold.
+const PEERS_MAX: usize = 64;
 
 /// A space as lists show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,13 +181,14 @@ pub(crate) struct Tracker {
 struct End {
     chain: ChainId,
     n: u64,
+    /// When it was saved; 0: in an earlier run, and how far the chain goes is not known here.
     at: u64,
     by: BTreeMap<DeviceId, (ChainId, u64)>,
 }
 
 impl End {
     fn held_by(&self, peer: &DeviceId) -> bool {
-        self.by.get(peer).is_some_and(|(chain, n)| *chain == self.chain && *n >= self.n)
+        self.at > 0 && self.by.get(peer).is_some_and(|(chain, n)| *chain == self.chain && *n >= self.n)
     }
 }
 
@@ -201,7 +204,19 @@ impl Tracker {
         }
     }
 
+    /// Makes room for another end or peer. Those of an earlier run go first: being level says as much of them.
+    fn has_room(&mut self, space: SpaceId, doc: DocId, peer: DeviceId) -> bool {
+        let Some(end) = self.ends.get_mut(&(space, doc)) else { return self.ends.len() < ENDS_MAX };
+        if end.by.len() >= PEERS_MAX && !end.by.contains_key(&peer) {
+            end.by.retain(|known, _| self.sharing.contains(&(space, *known)));
+        }
+        end.by.len() < PEERS_MAX || end.by.contains_key(&peer)
+    }
+
     pub(crate) fn acked(&mut self, peer: DeviceId, space: SpaceId, doc: DocId, chain: ChainId, n: u64) {
+        if !self.has_room(space, doc, peer) {
+            return;
+        }
         let end = self.ends.entry((space, doc)).or_insert_with(|| End { chain, n, at: 0, by: BTreeMap::new() });
         // Of several chains (an earlier one, an imported one) the one that is written on counts.
         if end.chain != chain {
@@ -210,9 +225,6 @@ impl Tracker {
         let known = end.by.entry(peer).or_insert((chain, n));
         if known.0 != chain || known.1 < n {
             *known = (chain, n);
-        }
-        if end.at == 0 {
-            end.n = end.n.max(n);
         }
     }
 
@@ -271,6 +283,32 @@ mod tests {
     const DOC: DocId = DocId([2; 32]);
     const CHAIN: ChainId = ChainId([3; 16]);
     const PEER: DeviceId = DeviceId([4; 32]);
+
+    #[test]
+    fn what_an_earlier_run_made_is_acknowledged_by_whoever_is_level_and_by_nobody_else() {
+        let mut tracker = Tracker::default();
+        tracker.acked(PEER, SPACE, DOC, CHAIN, 1);
+        assert_eq!(tracker.acknowledged(&SPACE, &DOC), [(PEER, false)]);
+        tracker.level(PEER, SPACE, true);
+        assert_eq!(tracker.acknowledged(&SPACE, &DOC), [(PEER, true)]);
+        tracker.saved(SPACE, DOC, CHAIN, 5);
+        assert_eq!(tracker.acknowledged(&SPACE, &DOC), [(PEER, false)]);
+    }
+
+    #[test]
+    fn ever_new_peers_do_not_grow_what_is_known_of_them() {
+        let mut tracker = Tracker::default();
+        tracker.saved(SPACE, DOC, CHAIN, 5);
+        for n in 0..1_000u32 {
+            let mut peer = [0; 32];
+            peer[..4].copy_from_slice(&n.to_be_bytes());
+            tracker.acked(DeviceId(peer), SPACE, DOC, CHAIN, 5);
+        }
+        tracker.shares(PEER, SPACE);
+        tracker.acked(PEER, SPACE, DOC, CHAIN, 5);
+        let known = tracker.acknowledged(&SPACE, &DOC);
+        assert!(known.len() <= PEERS_MAX && known.contains(&(PEER, true)), "{}", known.len());
+    }
 
     #[test]
     fn an_edit_ends_being_level_until_it_is_acknowledged() {

@@ -20,6 +20,8 @@ pub struct Rules {
     pub op_counter_end: u64,
     /// How far `start_op` of a foreign chain may exceed the highest operation of its past.
     pub foreign_jump_max: u64,
+    /// Objects inside each other, below the root. Who reads a document walks it recursively, on a stack.
+    pub depth_max: u32,
 }
 
 impl Rules {
@@ -33,6 +35,7 @@ impl Rules {
         key_bytes_max: 1 << 10,
         op_counter_end: 1 << 31,
         foreign_jump_max: 1 << 20,
+        depth_max: 100,
     };
 
     /// The rules that a genesis names, if this engine knows them.

@@ -137,7 +137,7 @@ pub(super) fn admit(
     }
     // A chain that turns out to have no valid first entry stays in the table, empty. The rules bound chains per device.
     let actor = graph.intern(change.actor_id().to_bytes());
-    check_ops(graph, index, actor, change, &clock, Trust::None)?;
+    check_ops(graph, index, rules, actor, change, &clock, Trust::None)?;
     Ok(graph.push(EntryId(change.hash().0), actor, start as u32, change.len() as u32, deps, Some(clock)))
 }
 
@@ -145,6 +145,7 @@ pub(super) fn admit(
 pub(super) fn check_ops(
     graph: &Graph,
     index: &mut OpIndex,
+    rules: &Rules,
     actor: ActorIdx,
     change: &am::Change,
     clock: &Clock,
@@ -156,6 +157,7 @@ pub(super) fn check_ops(
         let mut check = Check {
             graph,
             index,
+            depth_max: rules.depth_max,
             clock,
             actor,
             next: decoded.start_op.get() as u32,
@@ -182,6 +184,7 @@ pub(super) fn check_ops(
 struct Check<'a> {
     graph: &'a Graph,
     index: &'a mut OpIndex,
+    depth_max: u32,
     clock: &'a Clock,
     actor: ActorIdx,
     /// Counter of the operation at hand.
@@ -212,7 +215,7 @@ impl Check<'_> {
         self.action(n, id, obj, kind, op, role)?;
         self.predecessors(n, obj, op, role)?;
         if let legacy::OpType::Make(made) = op.action {
-            self.index.push_object(id, Some(made.into()));
+            self.index.push_object(id, Some(made.into()), obj);
         }
         match op.action {
             // Nothing may name these two later: a deletion leaves no trace but on what it deletes, and what an increment
@@ -274,6 +277,9 @@ impl Check<'_> {
             (legacy::OpType::Make(am::ObjType::Table), _) => Err(Fault::Operation(n, "table")),
             (legacy::OpType::Make(am::ObjType::List | am::ObjType::Text), _) if kind == ObjKind::Text => {
                 Err(Fault::Operation(n, "list or text inside a text"))
+            }
+            (legacy::OpType::Make(_), _) if self.index.depth(obj) >= self.depth_max => {
+                Err(Fault::Operation(n, "objects too deep inside each other"))
             }
             (legacy::OpType::MarkBegin(_), Role::Mark { parent }) if kind == ObjKind::Text => {
                 self.open_mark = Some((id, obj, parent));

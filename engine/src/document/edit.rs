@@ -49,6 +49,12 @@ pub enum EditError {
         /// The limit in bytes.
         max: usize,
     },
+    /// An object inside more others than the rules of the space allow.
+    #[error("an object inside {max} others, and no more are allowed")]
+    TooDeep {
+        /// The limit.
+        max: u32,
+    },
     /// The value has no JSON form.
     #[error("value has no json form: {0}")]
     Json(String),
@@ -223,6 +229,7 @@ impl Edit<'_> {
     /// Puts a new, empty object under a key of a map or in place of an element of a list.
     pub fn put_object(&mut self, obj: &ObjId, prop: impl Into<Prop>, kind: ObjKind) -> Result<ObjId, EditError> {
         let prop = self.place(obj, prop.into(), "put")?;
+        self.room_inside(obj)?;
         self.made(Command::PutObject(obj.0.clone(), prop, kind.into()))
     }
 
@@ -236,6 +243,7 @@ impl Edit<'_> {
     /// Inserts a new, empty object into a list, before `index`.
     pub fn insert_object(&mut self, list: &ObjId, index: usize, kind: ObjKind) -> Result<ObjId, EditError> {
         self.gap(list, index)?;
+        self.room_inside(list)?;
         self.made(Command::InsertObject(list.0.clone(), index, kind.into()))
     }
 
@@ -338,6 +346,13 @@ impl Edit<'_> {
             (found, _) => return Err(EditError::WrongKind { edit, found }),
         }
         Ok((&prop).into())
+    }
+
+    /// Whether another object may lie in this one.
+    fn room_inside(&self, obj: &ObjId) -> Result<(), EditError> {
+        let max = self.rules.depth_max;
+        let above = self.tx.parents(&obj.0).map_or(0, Iterator::count);
+        if above as u64 >= u64::from(max) { Err(EditError::TooDeep { max }) } else { Ok(()) }
     }
 
     fn gap(&self, list: &ObjId, index: usize) -> Result<(), EditError> {

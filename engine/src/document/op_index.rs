@@ -44,6 +44,8 @@ struct Run {
 struct Object {
     kind: Option<ObjKind>,
     id: Option<OpRef>,
+    /// Objects that it is in, the root not counted; 0 for the root.
+    depth: u32,
 }
 
 /// A point to which the index can be cut back; good until something is cut off before it.
@@ -78,7 +80,7 @@ impl Default for OpIndex {
     fn default() -> Self {
         OpIndex {
             runs: Vec::new(),
-            objects: vec![Object { kind: Some(ObjKind::Map), id: None }],
+            objects: vec![Object { kind: Some(ObjKind::Map), id: None, depth: 0 }],
             object_of: HashMap::new(),
             keys: HashMap::new(),
             updated: HashSet::new(),
@@ -91,6 +93,11 @@ impl OpIndex {
     /// The kind of an object; none where nothing may be put into it (a table).
     pub(super) fn kind(&self, obj: ObjIdx) -> Option<ObjKind> {
         self.objects[obj as usize].kind
+    }
+
+    /// How deep an object lies: 0 for the root.
+    pub(super) fn depth(&self, obj: ObjIdx) -> u32 {
+        self.objects[obj as usize].depth
     }
 
     /// The object that an operation made.
@@ -151,9 +158,10 @@ impl OpIndex {
     }
 
     /// Notes that an operation made an object.
-    pub(super) fn push_object(&mut self, id: OpRef, kind: Option<ObjKind>) {
+    pub(super) fn push_object(&mut self, id: OpRef, kind: Option<ObjKind>, inside: ObjIdx) {
+        let depth = self.depth(inside) + 1;
         self.object_of.insert(id, self.objects.len() as ObjIdx);
-        self.objects.push(Object { kind, id: Some(id) });
+        self.objects.push(Object { kind, id: Some(id), depth });
     }
 
     /// Begins to watch for operations whose patches cannot be trusted.

@@ -420,7 +420,8 @@ impl View {
             let actor = self.graph.node(node).actor;
             let deps: Vec<NodeId> = self.graph.deps(node).to_vec();
             let clock = self.graph.past(&deps);
-            admit::check_ops(&self.graph, &mut index, actor, change, &clock, Trust::Loaded).map_err(|f| (id, f))?;
+            admit::check_ops(&self.graph, &mut index, self.rules, actor, change, &clock, Trust::Loaded)
+                .map_err(|f| (id, f))?;
             self.graph.note(node, clock);
         }
         self.index = Some(index);

@@ -63,6 +63,8 @@ pub(super) struct Connection {
     unacked: VecDeque<(u64, Vec<(SpaceId, DocId, ChainId, u64)>)>,
     /// Bytes handed to the transport and not known to be sent.
     pub(super) queued: usize,
+    /// A snapshot for it is being read.
+    pub(super) reading_snapshot: bool,
     pub(super) bucket: Bucket,
 }
 
@@ -128,6 +130,8 @@ pub(super) struct Link {
     /// What the other side asked for, waiting and being read: the clock it has, and whether it wants no snapshot.
     pub(super) wants: VecDeque<(DocId, (Clock, bool))>,
     pub(super) answering: BTreeMap<DocId, (Clock, bool)>,
+    /// Documents that are answered with a snapshot: read and sent one at a time.
+    pub(super) snapshots: VecDeque<DocId>,
     /// Documents whose clock the other side is to be told.
     pub(super) offers: BTreeSet<DocId>,
     /// A page is being read.
@@ -201,6 +205,7 @@ impl Link {
             wanted: BTreeSet::new(),
             wants: VecDeque::new(),
             answering: BTreeMap::new(),
+            snapshots: VecDeque::new(),
             offers: BTreeSet::new(),
             reading: false,
             read_at: 0,
@@ -326,6 +331,7 @@ impl Peer {
             data_out: 0,
             unacked: VecDeque::new(),
             queued: 0,
+            reading_snapshot: false,
             bucket: Bucket::new(self.now, &self.limits),
         };
         self.connections.insert(conn, connection);

@@ -112,7 +112,16 @@ impl Peer {
                 let load = Load::Page { space: *space, after, bytes, rows: PAGE_ROWS, skip: store, snapshots: fresh };
                 loads.push((*space, load, Purpose::Page { conn }));
             }
-            if link.answering.is_empty() && !link.wants.is_empty() {
+            if let (false, Some(doc)) = (connection.reading_snapshot, link.snapshots.front()) {
+                connection.reading_snapshot = true;
+                loads.push((
+                    *space,
+                    Load::Snapshot { space: *space, doc: *doc },
+                    Purpose::SnapshotFor { conn, doc: *doc },
+                ));
+                link.snapshots.pop_front();
+            }
+            if link.answering.is_empty() && link.snapshots.is_empty() && !link.wants.is_empty() {
                 let count = link.wants.len().min(WANTS_AT_ONCE);
                 link.answering = link.wants.drain(..count).collect();
                 let docs = link.answering.keys().copied().collect();
@@ -152,7 +161,7 @@ impl Peer {
         send_segments(connection, &limits, device, &space, theirs, segments.all, haves, true);
         for (doc, image, snapshot) in snapshots {
             bytes += snapshot.len();
-            send_snapshot(connection, &space, theirs, doc, &image, &snapshot);
+            send_snapshot(connection, device, &space, theirs, doc, &image, &snapshot);
         }
         let ride = ride.saturating_sub(bytes.max(1) as u64);
         let Some(link) = connection.links.get_mut(&space) else { return };
@@ -225,8 +234,8 @@ impl Peer {
         if !absent.is_empty() {
             connection.send(&Message::Data(Data { absent, ..empty(theirs, true) }));
         }
-        for doc in snapshots {
-            self.load(space, Load::Snapshot { space, doc }, Purpose::SnapshotFor { conn, doc });
+        if let Some(link) = connection.links.get_mut(&space) {
+            link.snapshots.extend(snapshots);
         }
         self.serve_on(conn);
     }
@@ -242,17 +251,22 @@ impl Peer {
         let Some((bytes, image)) = bytes.zip(image) else {
             // Deleted meanwhile. The other side waits for an answer.
             let Some(connection) = self.connections.get_mut(&conn) else { return };
+            connection.reading_snapshot = false;
             let Some(theirs) = connection.links.get(&space).map(|l| l.theirs) else { return };
-            return connection.send(&Message::Data(Data { absent: vec![doc], ..empty(theirs, true) }));
+            connection.send(&Message::Data(Data { absent: vec![doc], ..empty(theirs, true) }));
+            return self.serve_on(conn);
         };
         // What was read may be the snapshot before the one that the log speaks of: sent under its tips it would be a lie.
         let another = image.covered.as_ref().is_some_and(|covered| covered.bytes != bytes.len() as u64);
         if another || self.covering.contains_key(&(space, doc)) {
             return self.load(space, Load::Snapshot { space, doc }, Purpose::SnapshotFor { conn, doc });
         }
+        let device = self.device;
         let Some(connection) = self.connections.get_mut(&conn) else { return };
+        connection.reading_snapshot = false;
         let Some(theirs) = connection.links.get(&space).map(|l| l.theirs) else { return };
-        send_snapshot(connection, &space, theirs, doc, &image, &bytes);
+        send_snapshot(connection, device, &space, theirs, doc, &image, &bytes);
+        self.serve_on(conn);
     }
 
     pub(super) fn run_snapshots(&mut self) {
@@ -438,14 +452,23 @@ fn note_headers(space: &SpaceId, segment: &Segment, headers: &mut BTreeMap<DocId
     }
 }
 
-fn send_snapshot(connection: &mut Connection, space: &SpaceId, theirs: u32, doc: DocId, image: &Image, bytes: &[u8]) {
+fn send_snapshot(
+    connection: &mut Connection,
+    device: DeviceId,
+    space: &SpaceId,
+    theirs: u32,
+    doc: DocId,
+    image: &Image,
+    bytes: &[u8],
+) {
     let Some(covered) = &image.covered else { return };
     let of_line = |(line, tip): &(u32, crate::chain::Tip)| {
         let opening = image.lines.get(*line as usize)?.opening.clone();
         Some(Covered { opening, tip: tip.clone() })
     };
     let chains: Vec<Covered> = covered.tips.iter().filter_map(of_line).collect();
-    let own = chains.iter().map(|c| (*space, doc, c.opening.chain(space, &doc), c.tip.n));
+    let own = chains.iter().filter(|c| c.opening.device == device);
+    let own = own.map(|c| (*space, doc, c.opening.chain(space, &doc), c.tip.n));
     connection.count_data(own.collect());
     let total = bytes.len() as u64;
     let mut chains = Some(chains);

@@ -110,6 +110,28 @@ fn an_object_of_the_wrong_kind_is_not_shown() {
     stage.refuses("S2.key", lies);
 }
 
+/// Whoever reads the document would walk it on a stack, and an overflow of that cannot be caught.
+#[test]
+fn objects_deep_inside_each_other_are_not_shown() {
+    not_shown(
+        |c| {
+            let (start, actor) = (c.start_op.get(), c.actor_id.clone());
+            let mut op = c.operations[2].clone();
+            op.action = OpType::Make(am::ObjType::Map);
+            op.key = Key::Map("deeper".into());
+            op.pred = Vec::new().into();
+            op.insert = false;
+            c.operations = (0..20_000)
+                .map(|n| {
+                    let obj = if n == 0 { ObjectId::Root } else { ObjectId::Id(OpId(start + n - 1, actor.clone())) };
+                    am::legacy::Op { obj, ..op.clone() }
+                })
+                .collect();
+        },
+        |f| matches!(f, Fault::Operation(_, "objects too deep inside each other")),
+    );
+}
+
 #[test]
 fn an_element_of_another_list_is_not_shown() {
     not_shown(

@@ -86,7 +86,14 @@ fn what_the_rules_forbid_is_refused_before_it_touches_anything() {
     assert!(matches!(refused, Err(EditError::TooLarge { what: "value", .. })), "{refused:?}");
     let refused = view.edit(|edit| edit.put(&ObjId::ROOT, "k".repeat(1025), 1));
     assert!(matches!(refused, Err(EditError::TooLarge { what: "key", .. })), "{refused:?}");
+    let nested = |levels| {
+        (0..levels).fold(json!(1), |inside, n| if n % 2 == 0 { json!({ "a": inside }) } else { json!([inside]) })
+    };
+    let refused = view.edit(|edit| edit.set_json(&["deep".into()], &nested(101)));
+    assert!(matches!(refused, Err(EditError::TooDeep { max: 100 })), "{refused:?}");
     assert!(!view.has_unflushed());
+    set(&mut view, json!({ "deep": nested(100) }));
+    assert_eq!(view.to_json(), json!({ "deep": nested(100) }));
     // The same string as text is no value: each character is one.
     set(&mut view, json!({"a": big}));
     lives(&mut view);
