@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use commonhold_sync::id::{DocId, SpaceId};
 use commonhold_sync::peer::{
-    ConnId, Input, Load, Loaded, LocalError, Now, OpId, Output, Peer, SnapshotContent, Start, StoreOp, Ticket,
+    ConnId, Input, Load, Loaded, LocalError, Now, OpId, Output, Peer, SnapshotContent, SnapshotFault, Start, StoreOp,
+    Ticket,
 };
 use ed25519_dalek::SigningKey;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -49,7 +50,8 @@ const GOODBYE: Duration = Duration::from_millis(500);
 enum Done {
     Written(Written),
     Loaded { op: OpId, loaded: Result<Loaded, StoreError> },
-    Checked { op: OpId, result: Result<SnapshotContent, String> },
+    Checked { op: OpId, result: Result<SnapshotContent, SnapshotFault> },
+    Merged { op: OpId, result: Result<(Vec<u8>, SnapshotContent), String> },
     Compacted { space: SpaceId, doc: DocId, packed: Option<Packed>, reply: Option<oneshot::Sender<()>> },
     Reopened(Result<Box<(Storage, Stored, [u8; 8])>, StoreError>),
 }
@@ -334,6 +336,7 @@ impl Driver {
             }
             Done::Loaded { op, loaded: Err(error) } => self.store_failed(op, error),
             Done::Checked { op, result } => self.handle(Input::SnapshotChecked { op, result }),
+            Done::Merged { op, result } => self.handle(Input::SnapshotsMerged { op, result }),
             Done::Compacted { space, doc, packed, reply } => {
                 self.compacting = false;
                 let now = Instant::now();

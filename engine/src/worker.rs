@@ -8,10 +8,10 @@ use commonhold_sync::change;
 use commonhold_sync::id::{ChainId, DocId, EntryId, SpaceId};
 use commonhold_sync::limits::Limits;
 use commonhold_sync::log::{DeepEntry, Header};
-use commonhold_sync::peer::{ContentHead, SnapshotContent};
+use commonhold_sync::peer::{ContentHead, SnapshotContent, SnapshotFault as Refusal};
 
 use crate::contain::contain;
-use crate::document::{Applied, ChangeInfo, Head, SnapshotCaps, View};
+use crate::document::{Applied, ChangeInfo, Head, SnapshotCaps, SnapshotEntry, View};
 use crate::storage::{Held, Storage};
 
 /// A view, and what it took to make it.
@@ -181,26 +181,61 @@ pub(crate) fn chains(
 
 /// Checks a snapshot from a stranger: its shape, and rules S4 to S6 for every entry. Its tips are the core's, and rule M1 is
 /// whoever's that shows it.
-pub(crate) fn check_snapshot(bytes: &[u8], limits: &Limits) -> Result<SnapshotContent, String> {
-    guarded(|| {
-        // Whether a chain is foreign is in its opening, which is the core's; see docs/protocol.md, rule S5.
-        let caps = SnapshotCaps { foreign: true, ..SnapshotCaps::of(limits) };
-        let (view, entries) = View::from_snapshot(bytes, &caps).map_err(|fault| fault.to_string())?;
-        let mut chains: Vec<(Vec<u8>, Vec<EntryId>)> = Vec::new();
-        for entry in entries {
-            match chains.last_mut() {
-                Some((actor, ids)) if actor[..] == entry.actor[..] => ids.push(entry.id),
-                _ => chains.push((entry.actor.to_vec(), vec![entry.id])),
-            }
+pub(crate) fn check_snapshot(bytes: &[u8], limits: &Limits) -> Result<SnapshotContent, Refusal> {
+    guarded(|| Ok(foreign(bytes, limits).map(|(view, entries)| content_of(&view, entries))))
+        .unwrap_or_else(|why| Err(Refusal::NotTaken(why)))
+}
+
+/// Loads a snapshot from a stranger.
+fn foreign(bytes: &[u8], limits: &Limits) -> Result<(View, Vec<SnapshotEntry>), Refusal> {
+    // Whether a chain is foreign is in its opening, which is the core's; see docs/protocol.md, rule S5.
+    let caps = SnapshotCaps { foreign: true, ..SnapshotCaps::of(limits) };
+    View::from_snapshot(bytes, &caps).map_err(|fault| match fault.is_local() {
+        true => Refusal::NotTaken(fault.to_string()),
+        false => Refusal::Broken(fault.to_string()),
+    })
+}
+
+fn content_of(view: &View, entries: Vec<SnapshotEntry>) -> SnapshotContent {
+    let mut chains: Vec<(Vec<u8>, Vec<EntryId>)> = Vec::new();
+    for entry in entries {
+        match chains.last_mut() {
+            Some((actor, ids)) if actor[..] == entry.actor[..] => ids.push(entry.id),
+            _ => chains.push((entry.actor.to_vec(), vec![entry.id])),
         }
-        let head = |head: Head| ContentHead {
-            id: head.id,
-            actor: head.actor,
-            n: head.seq,
-            max_op: head.max_op,
-            past: head.past,
+    }
+    let head =
+        |head: Head| ContentHead { id: head.id, actor: head.actor, n: head.seq, max_op: head.max_op, past: head.past };
+    SnapshotContent { chains, heads: view.head_pasts().into_iter().map(head).collect() }
+}
+
+/// One snapshot of a checked one and the one that is stored.
+pub(crate) fn merge_snapshots(
+    storage: &Storage,
+    space: &SpaceId,
+    doc: &DocId,
+    bytes: &[u8],
+    limits: &Limits,
+) -> Result<(Vec<u8>, SnapshotContent), String> {
+    let held = storage.snapshot(space, doc).map_err(|error| error.to_string())?.ok_or("its snapshot is missing")?;
+    guarded(|| {
+        let mut view = unpacked(&held)?;
+        let (mut theirs, _) = foreign(bytes, limits).map_err(|refusal| refusal.to_string())?;
+        let entries = theirs.entries_since(&[]);
+        drop(theirs);
+        let entries: Vec<(EntryId, &[u8])> = entries.iter().map(|(id, bytes)| (*id, &bytes[..])).collect();
+        let mut log = |each: &mut dyn FnMut(&[u8])| {
+            if let Ok(mut base) = unpacked(&held) {
+                base.entries_since(&[]).iter().for_each(|(_, bytes)| each(bytes));
+            }
         };
-        Ok(SnapshotContent { chains, heads: view.head_pasts().into_iter().map(head).collect() })
+        let applied = view.apply_remote(&entries, &mut log);
+        if applied.broken || applied.bad_base.is_some() || !applied.invalid.is_empty() || !applied.missing.is_empty() {
+            return Err("the two do not make one document: one holds an entry that is not shown".into());
+        }
+        let packed = view.to_snapshot().ok_or("it does not pack")?;
+        let (view, entries) = foreign(&packed, limits).map_err(|refusal| refusal.to_string())?;
+        Ok((packed, content_of(&view, entries)))
     })
 }
 

@@ -127,8 +127,15 @@ pub enum Input {
     SnapshotChecked {
         /// Which.
         op: OpId,
-        /// What it holds, or why it is refused.
-        result: Result<SnapshotContent, String>,
+        /// What it holds, or why it is not taken.
+        result: Result<SnapshotContent, SnapshotFault>,
+    },
+    /// The answer to [`Event::MergeSnapshots`].
+    SnapshotsMerged {
+        /// Which.
+        op: OpId,
+        /// The snapshot of both and what it holds, or why there is none.
+        result: Result<(Vec<u8>, SnapshotContent), String>,
     },
     /// The engine made a snapshot of exactly what is held of a document. Dropped if something came in between.
     SnapshotMade {
@@ -172,6 +179,17 @@ pub struct SnapshotContent {
     pub chains: Vec<(Vec<u8>, Vec<EntryId>)>,
     /// The heads: id, actor, number, highest operation, and the past in other chains (actor, number).
     pub heads: Vec<ContentHead>,
+}
+
+/// Why a snapshot is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotFault {
+    /// No honest peer would send it.
+    #[error("{0}")]
+    Broken(String),
+    /// More than this peer takes, or not possible now.
+    #[error("{0}")]
+    NotTaken(String),
 }
 
 /// A head of a checked snapshot.
@@ -530,6 +548,18 @@ pub enum Event {
         /// The bytes.
         bytes: Vec<u8>,
     },
+    /// Make one snapshot of this one, which was checked, and the one that the store holds of the document: each covers
+    /// what the other does not. Answer with [`Input::SnapshotsMerged`].
+    MergeSnapshots {
+        /// Its name.
+        op: OpId,
+        /// In which space.
+        space: SpaceId,
+        /// Of which document.
+        doc: DocId,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
     /// A received snapshot is part of the document now: a view must be built anew.
     Snapshot {
         /// In which space.
@@ -688,6 +718,8 @@ struct Checking {
     doc: DocId,
     chains: Vec<(Opening, Tip)>,
     bytes: Vec<u8>,
+    /// It is not what came any more, but that and what was held.
+    merged: bool,
 }
 
 /// A peer. See the module for the contract.
@@ -734,7 +766,7 @@ pub struct Peer {
     changed: BTreeSet<(SpaceId, DocId)>,
     dirty_spaces: BTreeSet<SpaceId>,
     /// Checked snapshots and snapshots to send that wait until their log is read.
-    rechecks: Vec<(OpId, Checking, Result<SnapshotContent, String>)>,
+    rechecks: Vec<(OpId, Checking, Result<SnapshotContent, SnapshotFault>)>,
     snapshots_ready: Vec<(ConnId, SpaceId, DocId, Vec<u8>)>,
     made: Vec<Made>,
     pushed: BTreeSet<(ConnId, SpaceId)>,
@@ -878,6 +910,7 @@ impl Peer {
             Input::Take { space, filter } => self.take(space, filter),
             Input::Local { ticket, space, local } => self.local.push_back((ticket, space, local)),
             Input::SnapshotChecked { op, result } => self.snapshot_checked(op, result),
+            Input::SnapshotsMerged { op, result } => self.snapshots_merged(op, result),
             Input::SnapshotMade { space, doc, bytes, heads, ends } => {
                 self.snapshot_made(space, doc, bytes, heads, ends)
             }

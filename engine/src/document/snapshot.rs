@@ -100,6 +100,20 @@ pub enum SnapshotFault {
     },
 }
 
+impl SnapshotFault {
+    /// Whether another peer, with other caps, might take it: no fault of whoever sent it.
+    pub fn is_local(&self) -> bool {
+        use commonhold_sync::change::Fault;
+        match self {
+            SnapshotFault::TooLarge { .. } => true,
+            SnapshotFault::Document(fault) => {
+                matches!(fault, Fault::Bytes | Fault::Changes | Fault::Ops | Fault::Actors | Fault::Memory)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// An entry of a loaded snapshot, by its recomputed id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotEntry {

@@ -121,6 +121,14 @@ impl Driver {
                 let limits = self.shared.config.limits.clone();
                 self.heavy(move || Done::Checked { op, result: worker::check_snapshot(&bytes, &limits) });
             }
+            Event::MergeSnapshots { op, space, doc, bytes } => {
+                let Some(storage) = self.machine.as_ref().map(|machine| machine.storage.clone()) else { return };
+                let limits = self.shared.config.limits.clone();
+                self.heavy(move || {
+                    let result = worker::merge_snapshots(&storage, &space, &doc, &bytes, &limits);
+                    Done::Merged { op, result }
+                });
+            }
             Event::Snapshot { space, doc } => {
                 if let Some(open) = self.shared.open_document(space, doc) {
                     open.reload();

@@ -120,6 +120,39 @@ async fn a_long_document_reaches_a_newcomer_as_a_snapshot() {
     assert!(other.check().await.unwrap().is_sound());
 }
 
+/// Neither has the raw entries any more that the other lacks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_that_packed_a_document_while_apart_are_level_again() {
+    let (one, other) = (memory().await, memory().await);
+    let space = one.create_space(Writers::Anyone).await.unwrap();
+    let here = one.create_document(space, "", "").await.unwrap();
+    here.set("/both", &true).await.unwrap();
+    other.join(&one.invite(space).unwrap()).await.unwrap();
+    join(&one, &other);
+    let there = arrives(&other, space, here.id()).await;
+    shows(&there, json!({ "both": true })).await;
+    soon(other.wait_level(space, one.device())).await.unwrap();
+    one.disconnect(other.device());
+    soon(other.shared().until(|| other.peers().is_empty())).await.unwrap();
+    for (node, document, key) in [(&one, &here, "/one"), (&other, &there, "/other")] {
+        for n in 0..3_000 {
+            document.set(key, &n).await.unwrap();
+            document.commit().await.unwrap();
+        }
+        soon(document.flush()).await.unwrap();
+        soon(node.compact_now(space, document.id())).await.unwrap();
+    }
+    join(&one, &other);
+    let all = json!({ "both": true, "one": 2_999, "other": 2_999 });
+    shows(&there, all.clone()).await;
+    shows(&here, all.clone()).await;
+    soon(one.wait_level(space, other.device())).await.unwrap();
+    for (node, document) in [(&one, &here), (&other, &there)] {
+        assert_eq!(document.cost().await.unwrap().changes, 6_001);
+        assert!(node.check().await.unwrap().is_sound());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_comes_back_is_dialled_again() {
     let folder = tempfile::tempdir().unwrap();

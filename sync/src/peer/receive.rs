@@ -1,14 +1,14 @@
 //! Data that arrives: tip and right, structural admission, then forwarding, storing and telling the application.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::connection::{Ask, Begun, Incoming, Serve};
 use super::local::heads_of;
 use super::{
     After, Checking, ConnId, Deepening, Event, Held, Load, Now, OpId, Output, Peer, Purpose, Slot, SnapshotContent,
-    StoreOp, frontier_of,
+    SnapshotFault, StoreOp, frontier_of,
 };
-use crate::chain::Segment;
+use crate::chain::{Opening, Segment, Tip};
 use crate::clock::Clock;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::lines::Lines;
@@ -179,7 +179,7 @@ impl Peer {
     ) -> Result<(Vec<Segment>, Option<DocId>), Violation> {
         let Some(connection) = self.connections.get(&conn) else { return Ok((Vec::new(), None)) };
         let mut last = connection.links.get(&space).and_then(|link| link.last_in);
-        let mut defined = std::collections::BTreeMap::new();
+        let mut defined = BTreeMap::new();
         let mut named: Vec<DocId> = Vec::new();
         let mut segments = Vec::with_capacity(wires.len());
         for wire in wires {
@@ -715,13 +715,13 @@ impl Peer {
         link.wanted.insert(doc);
         let op = self.op();
         let chains = incoming.first.chains.into_iter().map(|c| (c.opening, c.tip)).collect();
-        let checking = Checking { conn, number, space, doc, chains, bytes: bytes.clone() };
+        let checking = Checking { conn, number, space, doc, chains, bytes: bytes.clone(), merged: false };
         self.checking.insert(op, checking);
         self.outputs.push_back(Output::Emit(Event::CheckSnapshot { op, bytes }));
         Ok(None)
     }
 
-    pub(super) fn snapshot_checked(&mut self, op: OpId, result: Result<SnapshotContent, String>) {
+    pub(super) fn snapshot_checked(&mut self, op: OpId, result: Result<SnapshotContent, SnapshotFault>) {
         let Some(checking) = self.checking.remove(&op) else { return };
         let (conn, space, doc) = (checking.conn, checking.space, checking.doc);
         if !self.slots.contains_key(&(space, doc)) {
@@ -730,21 +730,34 @@ impl Peer {
             return;
         }
         let peer = self.connections.get(&conn).and_then(|c| c.peer);
-        let number = checking.number;
-        match result.and_then(|content| self.take_snapshot(checking, &content)) {
-            Ok(()) => {
-                self.after.push(After::Ack { conn, number, prompt: false });
-                if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
-                    link.wanted.remove(&doc);
-                }
-                self.waiting.take_all(space, doc).into_iter().for_each(|w| self.retries.push_back(w));
-                self.levelled(conn, space);
-            }
-            Err(why) => {
+        let (number, merged) = (checking.number, checking.merged);
+        match result.and_then(|content| self.take_snapshot(op, checking, &content)) {
+            Ok(false) => return,
+            Ok(true) => self.after.push(After::Ack { conn, number, prompt: false }),
+            Err(SnapshotFault::Broken(why)) if !merged => {
                 self.notice(peer, Some(space), Some(doc), "S1.snapshot", &why);
-                self.violated(conn, &Violation::BadSnapshot(why));
+                return self.violated(conn, &Violation::BadSnapshot(why));
+            }
+            Err(SnapshotFault::NotTaken(why) | SnapshotFault::Broken(why)) => {
+                self.notice(peer, Some(space), Some(doc), "snapshot.not-taken", &why);
+                self.note_unstored(conn, number);
             }
         }
+        if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
+            link.wanted.remove(&doc);
+        }
+        self.waiting.take_all(space, doc).into_iter().for_each(|w| self.retries.push_back(w));
+        self.levelled(conn, space);
+    }
+
+    pub(super) fn snapshots_merged(&mut self, op: OpId, result: Result<(Vec<u8>, SnapshotContent), String>) {
+        let Some(checking) = self.checking.get_mut(&op) else { return };
+        checking.merged = true;
+        let content = result.map(|(bytes, content)| {
+            checking.bytes = bytes;
+            content
+        });
+        self.snapshot_checked(op, content.map_err(SnapshotFault::NotTaken));
     }
 
     pub(super) fn run_rechecks(&mut self) {
@@ -759,53 +772,83 @@ impl Peer {
         }
     }
 
-    /// A checked snapshot counts only if every chain in it, whole, is what a tip signs.
-    fn take_snapshot(&mut self, checking: Checking, content: &SnapshotContent) -> Result<(), String> {
+    /// A checked snapshot counts only if every chain in it, whole, is what a tip signs. False: it comes back, merged with
+    /// the one that is held.
+    fn take_snapshot(
+        &mut self,
+        op: OpId,
+        mut checking: Checking,
+        content: &SnapshotContent,
+    ) -> Result<bool, SnapshotFault> {
+        use SnapshotFault::{Broken, NotTaken};
+        let (broken, not_taken) = (|why: &str| Broken(why.into()), |why: &str| NotTaken(why.into()));
         let (space, doc) = (checking.space, checking.doc);
-        let held = self.spaces.get(&space).ok_or("the space is gone")?;
-        let log = self.log(space, doc).ok_or("its document is not known here")?;
+        let held = self.spaces.get(&space).ok_or_else(|| not_taken("the space is gone"))?;
+        let log = self.log(space, doc).ok_or_else(|| not_taken("its document is not known here yet"))?;
         if log.is_deleted() {
-            return Ok(());
+            return Ok(true);
         }
         if content.chains.len() != checking.chains.len() {
-            return Err("it holds other chains than its tips sign".into());
+            return Err(broken("it holds other chains than its tips sign"));
         }
         let mut chains = Vec::new();
         let mut ends = Vec::new();
-        let mut names = std::collections::BTreeMap::new();
-        for (opening, tip) in checking.chains {
+        let mut names = BTreeMap::new();
+        let inside: BTreeMap<&[u8], &Vec<EntryId>> = content.chains.iter().map(|(a, ids)| (&a[..], ids)).collect();
+        for (opening, tip) in &checking.chains {
             let (chain, actor) = (opening.chain(&space, &doc), opening.actor(&space, &doc));
-            let ids = content.chains.iter().find(|(a, _)| *a == actor).map(|(_, ids)| ids);
-            let ids = ids.ok_or("it lacks a chain that its tips sign")?;
-            if !held.may_write(&opening, Some(&log.header().creator)) {
-                return Err("a device without the right to write signed a part of it".into());
-            }
+            let ids = *inside.get(&actor[..]).ok_or_else(|| broken("it lacks a chain that its tips sign"))?;
             let frontier = frontier_of(ids);
-            if frontier.len() != tip.n || !tip.verifies(&space, &doc, &opening, &frontier.head()) {
-                return Err("a tip does not verify over the entries in it".into());
+            if frontier.len() != tip.n || !tip.verifies(&space, &doc, opening, &frontier.head()) {
+                return Err(broken("a tip does not verify over the entries in it"));
+            }
+            // The grant may be on its way; and of two histories of a chain its author is guilty, not who has the other.
+            if !held.may_write(opening, Some(&log.header().creator)) {
+                return Err(not_taken("a device without the right to write signed a part of it"));
             }
             if !log.agrees_with(&chain, ids) {
-                return Err("it shows another history of a chain than the one held here".into());
+                return Err(not_taken("it shows another history of a chain than the one held here"));
             }
             ends.push((chain, tip.n));
             names.insert(actor, chain);
-            chains.push((opening, frontier, tip));
+            chains.push((opening.clone(), frontier, tip.clone()));
         }
-        if log.covered().is_some_and(|c| {
-            c.tips.iter().any(|(line, tip)| {
-                let chain = log.lines().all()[*line as usize].opening.chain(&space, &doc);
-                ends.iter().find(|(c, _)| *c == chain).is_none_or(|(_, n)| *n < tip.n)
-            })
-        }) {
-            return Ok(());
+        let covered = log.covered().into_iter().flat_map(|covered| &covered.tips);
+        let held: BTreeMap<Opening, Tip> =
+            covered.map(|(line, tip)| (log.lines().all()[*line as usize].opening.clone(), tip.clone())).collect();
+        let mut both: BTreeMap<Opening, Tip> = checking.chains.iter().cloned().collect();
+        let covers_more = both.iter().any(|(opening, tip)| held.get(opening).is_none_or(|end| end.n < tip.n));
+        let mut covers_all = true;
+        for (opening, tip) in held {
+            let end = both.entry(opening).or_insert_with(|| {
+                covers_all = false;
+                tip.clone()
+            });
+            if end.n < tip.n {
+                (covers_all, *end) = (false, tip);
+            }
         }
-        let heads = heads_of(content, |actor| names.get(actor).copied()).ok_or("its heads name unknown chains")?;
+        if !covers_all {
+            if !covers_more {
+                return Ok(true);
+            }
+            if checking.merged {
+                return Err(not_taken("the snapshot held here changed meanwhile"));
+            }
+            checking.chains = both.into_iter().collect();
+            let bytes = checking.bytes.clone();
+            self.checking.insert(op, checking);
+            self.emit(Event::MergeSnapshots { op, space, doc, bytes });
+            return Ok(false);
+        }
+        let heads = heads_of(content, |actor| names.get(actor).copied())
+            .ok_or_else(|| broken("its heads name unknown chains"))?;
         let snapshot = SnapshotOf { bytes: checking.bytes.len() as u64, chains, heads };
         self.cover_log(space, doc, snapshot);
-        let Some(held) = self.spaces.get_mut(&space) else { return Ok(()) };
+        let Some(held) = self.spaces.get_mut(&space) else { return Ok(true) };
         held.seq += 1;
         let seq = held.seq;
-        let source = self.connections.get(&checking.conn).and_then(|c| c.store);
+        let source = self.connections.get(&checking.conn).and_then(|c| c.store).filter(|_| !checking.merged);
         self.batch.push(StoreOp::Snapshot { space, doc, seq, source, ends, bytes: checking.bytes });
         self.emit(Event::Snapshot { space, doc });
         // Those who follow live are told to compare: a snapshot is not pushed.
@@ -815,7 +858,7 @@ impl Peer {
                 self.offer(conn, space, [doc]);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The clock of a log that is in memory.

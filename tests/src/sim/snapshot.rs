@@ -74,6 +74,21 @@ pub(super) fn content(entries: &[SnapshotEntry]) -> SnapshotContent {
     SnapshotContent { chains: chains.collect(), heads }
 }
 
+/// One snapshot of two.
+pub(super) fn merge(held: &[u8], other: &[u8], limits: &Limits) -> Result<(Vec<u8>, SnapshotContent), String> {
+    let ((mut view, _), (mut other, _)) = (open(held, limits)?, open(other, limits)?);
+    let entries = other.entries_since(&[]);
+    let entries: Vec<(EntryId, &[u8])> = entries.iter().map(|(id, bytes)| (*id, &bytes[..])).collect();
+    let applied = view.apply_remote(&entries, &mut |_| {});
+    if applied.broken || !applied.invalid.is_empty() || !applied.missing.is_empty() {
+        return Err(format!("the two do not make one document: {applied:?}"));
+    }
+    let packed = view.to_snapshot().ok_or("it does not pack")?;
+    let (_, entries) = open(&packed, limits)?;
+    let content = content(&entries);
+    Ok((packed, content))
+}
+
 /// A snapshot of everything that a view shows. None while edits wait in it.
 pub(super) fn make(view: &View, space: SpaceId, doc: DocId, limits: &Limits) -> Option<Input> {
     let bytes = view.to_snapshot()?;

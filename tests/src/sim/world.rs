@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use commonhold_engine::store::faulty::Rng;
 use commonhold_sync::id::{DocId, SpaceId};
-use commonhold_sync::peer::{ConnId, Event, Input, Load, Loaded, LocalError, Now, OpId, Output};
+use commonhold_sync::peer::{ConnId, Event, Input, Load, Loaded, LocalError, Now, OpId, Output, SnapshotFault};
 use commonhold_sync::record::{Genesis, Privacy};
 
 use super::app::Asked;
@@ -126,6 +126,15 @@ pub(super) enum Step {
         host: usize,
         boot: u64,
         op: OpId,
+        bytes: Vec<u8>,
+    },
+    /// Two snapshots have been merged.
+    Merged {
+        host: usize,
+        boot: u64,
+        op: OpId,
+        space: SpaceId,
+        doc: DocId,
         bytes: Vec<u8>,
     },
     /// An app shows what has come.
@@ -322,7 +331,14 @@ impl World {
             }
             Step::Checked { host, boot, op, bytes } if self.runs(host, boot) => {
                 let result = snapshot::open(&bytes, &self.plan.limits).map(|(_, entries)| snapshot::content(&entries));
-                self.input(host, Input::SnapshotChecked { op, result })
+                self.input(host, Input::SnapshotChecked { op, result: result.map_err(SnapshotFault::Broken) })
+            }
+            Step::Merged { host, boot, op, space, doc, bytes } if self.runs(host, boot) => {
+                let result = match self.load(host, &Load::Snapshot { space, doc })? {
+                    Loaded::Snapshot(Some(held)) => snapshot::merge(&held, &bytes, &self.plan.limits),
+                    _ => Err("there is no snapshot here".into()),
+                };
+                self.input(host, Input::SnapshotsMerged { op, result })
             }
             Step::Show { host, boot, space, doc } if self.runs(host, boot) => match &mut self.hosts[host].run {
                 Some(run) => run.app.frame(space, doc).map_err(|why| format!("peer {host}, {doc:?}: {why}")),
@@ -467,6 +483,10 @@ impl World {
             Event::CheckSnapshot { op, bytes } => {
                 let delay = self.rng.below(100);
                 self.later(delay, Step::Checked { host, boot, op, bytes });
+            }
+            Event::MergeSnapshots { op, space, doc, bytes } => {
+                let delay = self.rng.below(100);
+                self.later(delay, Step::Merged { host, boot, op, space, doc, bytes });
             }
             Event::Saved { ticket, records, end } => match run.app.asked.remove(&ticket) {
                 Some(Asked::Records(space, said)) => self.ledger.saved(space, &said, &records),

@@ -18,8 +18,8 @@ use commonhold_sync::log::{DeepEntry, Header, Image, StoredSegment};
 use commonhold_sync::merkle::Frontier;
 use commonhold_sync::message::{Cursor, Data, DocRef, Hello, Message, OpeningRef, SpaceHello, WireSegment};
 use commonhold_sync::peer::{
-    ConnId, ContentHead, Event, Input, Load, Loaded, Local, Now, Output, PageRow, Peer, Reason, SnapshotContent, Start,
-    StoreOp, Ticket,
+    ConnId, ContentHead, Event, Input, Load, Loaded, Local, Now, Output, PageRow, Peer, Reason, SnapshotContent,
+    SnapshotFault, Start, StoreOp, Ticket,
 };
 use commonhold_sync::record::{Genesis, Privacy, Record, Right, Writers};
 use commonhold_sync::secure::Channel;
@@ -447,7 +447,7 @@ impl Host {
             }
             Event::CheckSnapshot { op, bytes } => {
                 self.checks += 1;
-                let result = check(bytes);
+                let result = check(bytes).map_err(SnapshotFault::Broken);
                 answer = (!self.engine_is_slow).then_some(Input::SnapshotChecked { op: *op, result });
             }
             Event::Snapshot { doc, .. } => {
