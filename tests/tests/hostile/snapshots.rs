@@ -129,7 +129,7 @@ fn a_snapshot_under_a_tip_of_another_length_or_key_is_refused() {
 }
 
 #[test]
-fn a_snapshot_that_shows_another_history_is_refused() {
+fn a_snapshot_that_shows_another_history_is_not_taken_and_not_held_against_its_deliverer() {
     let mut served = served();
     let (space, doc) = (served.stage.world.space, served.stage.doc);
     // The liar's own chain, first shown as entries, then otherwise in the snapshot.
@@ -137,8 +137,14 @@ fn a_snapshot_that_shows_another_history_is_refused() {
     let segment = other.seal(vec![bytes_of(other.put(&served.stage.base, "t", 1))]);
     served.stage.liar.push(&mut served.stage.world, vec![segment]);
     assert!(served.stage.world.clock(0, doc).length(&served.forger.opening.chain(&space, &doc)) > 0);
-    let packed = served.view.to_snapshot().unwrap();
-    served.refused("S1.snapshot", packed);
+    let before = served.stage.world.clock(0, doc);
+    served.offer();
+    let part = served.part(served.view.to_snapshot().unwrap());
+    served.send(part);
+    assert_eq!(served.stage.world.ended(&served.stage.liar), None);
+    assert!(served.stage.world.notices(0).contains(&"snapshot.not-taken"));
+    assert_eq!(served.stage.world.clock(0, doc), before);
+    served.goes_on();
 }
 
 #[test]
