@@ -238,6 +238,10 @@ pub(crate) struct Parts {
     pub(crate) storage: Storage,
 }
 
+/// Views looked at, the longest unused first, when one is let go: more than one, so that some with unsaved edits do not
+/// keep the rest.
+const CANDIDATES: usize = 64;
+
 impl Documents {
     /// A handle more. Counted under the lock, so that unloading cannot come in between.
     pub(crate) fn hold(&mut self, document: &OpenDocument) {
@@ -261,12 +265,16 @@ impl Documents {
         let bytes = document.bytes.load(Ordering::Relaxed);
         self.idle.insert(self.uses, (key.0, key.1, bytes));
         self.idle_bytes += bytes;
-        let candidates: Vec<u64> = self.idle.keys().copied().collect();
-        for used in candidates {
+        let mut after = 0;
+        for _ in 0..CANDIDATES {
             if self.idle_bytes <= budget {
                 return;
             }
-            let Some((space, doc, bytes)) = self.idle.get(&used).copied() else { continue };
+            let Some((used, (space, doc, bytes))) = self.idle.range(after..).next().map(|(used, of)| (*used, *of))
+            else {
+                return;
+            };
+            after = used + 1;
             // One with unsaved edits stays until a later look.
             if self.open.get(&(space, doc)).is_none_or(|open| open.is_quiet()) {
                 self.idle.remove(&used);
