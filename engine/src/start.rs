@@ -50,8 +50,8 @@ struct Ready {
 }
 
 pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
-    let opener = opener(&config)?;
-    config.store = Some(opener.clone());
+    let (opener, again) = openers(&config)?;
+    config.store = Some(again);
     let (data, keys) = (config.data.clone(), config.keys.clone());
     let ready = tokio::task::spawn_blocking(move || prepare(&opener, data.as_deref(), keys.as_deref())).await;
     let ready = ready.map_err(|error| OpenError::Random(error.to_string()))??;
@@ -125,21 +125,26 @@ pub(crate) fn last_word(storage: Storage, mut lineage: Lineage) -> Result<(), Er
     lineage.closed().map_err(failed)
 }
 
-/// How the store is opened, now and after a failure.
-fn opener(config: &Config) -> Result<OpenStore, OpenError> {
+/// How the store is opened now, and how after a failure: then none is made, since the one that failed must be there.
+pub(crate) fn openers(config: &Config) -> Result<(OpenStore, OpenStore), OpenError> {
     if let Some(store) = &config.store {
-        return Ok(store.clone());
+        return Ok((store.clone(), store.clone()));
     }
     let Some(data) = config.data.clone() else {
         let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        return Ok(Arc::new(move || Ok(memory.clone())));
+        let opener: OpenStore = Arc::new(move || Ok(memory.clone()));
+        return Ok((opener.clone(), opener));
     };
     if config.keys.is_none() {
         return Err(OpenError::NoKeys);
     }
     std::fs::create_dir_all(&data).map_err(|source| OpenError::Data { path: data.clone(), source })?;
-    let options = Options { cache_bytes: config.cache_bytes, ..Options::default() };
-    Ok(Arc::new(move || Ok(Arc::new(RedbStore::open(data.join(STORE_FILE), &options)?))))
+    let (file, cache_bytes) = (data.join(STORE_FILE), config.cache_bytes);
+    let opener = |create| -> OpenStore {
+        let (file, options) = (file.clone(), Options { cache_bytes, create, ..Options::default() });
+        Arc::new(move || Ok(Arc::new(RedbStore::open(&file, &options)?)))
+    };
+    Ok((opener(true), opener(false)))
 }
 
 /// Everything that blocks on the disk.
@@ -200,6 +205,10 @@ pub(crate) fn reopen(shared: &Shared) -> Result<(Storage, Stored, [u8; 8]), Stor
     let failed = |reason: &str| StoreError::Failed { reason: reason.into() };
     let opener = shared.config.store.as_ref().ok_or_else(|| failed("there is no way to open it again"))?;
     let storage = Storage::new(opener()?);
+    // Somebody may have put another file there. What this run said is in its own store, or in none.
+    if storage.facts()?.store != Some(shared.store_id) {
+        return Err(failed("what is in its place now is another store: put it back, or start this peer again"));
+    }
     let salt = random().map_err(|_| failed("the system gives no random numbers"))?;
     storage.put_facts(&Facts { salt: Some(salt), ..Facts::default() }, true)?;
     let stored = storage.start()?;
