@@ -1,6 +1,7 @@
 //! A node: an open peer, as the application holds it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -388,7 +389,8 @@ impl Node {
         let lineage = locked(&self.inner.lineage).take();
         locked(&self.inner.local).take();
         if let (Some(storage), Some(lineage)) = (storage, lineage) {
-            let done = tokio::task::spawn_blocking(move || start::last_word(storage, lineage)).await;
+            let lost = shared.chain_lost.load(Ordering::Relaxed);
+            let done = tokio::task::spawn_blocking(move || start::last_word(storage, lineage, lost)).await;
             done.map_err(|_| Error::Internal("closing the store failed"))??;
         }
         first_error.map_or(Ok(()), Err)

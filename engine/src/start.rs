@@ -65,7 +65,8 @@ pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
         Err(error) => {
             // Nothing was edited: once the port is free, the next run goes on where the last one ended.
             if let Some(lineage) = ready.lineage
-                && let Ok(Err(error)) = tokio::task::spawn_blocking(move || last_word(ready.storage, lineage)).await
+                && let Ok(Err(error)) =
+                    tokio::task::spawn_blocking(move || last_word(ready.storage, lineage, false)).await
             {
                 tracing::debug!(%error, "the store was not closed in good order");
             }
@@ -106,14 +107,17 @@ async fn bind(
     Ok((listeners, local))
 }
 
-/// The shutdown token: in the store first, then outside.
-pub(crate) fn last_word(storage: Storage, mut lineage: Lineage) -> Result<(), Error> {
+/// The shutdown token: in the store first, then outside. With `chain_lost`, the next run begins new chains: who wrote
+/// further on one of these may have done so on others, of which this run heard nothing.
+pub(crate) fn last_word(storage: Storage, mut lineage: Lineage, chain_lost: bool) -> Result<(), Error> {
     let failed = |error: lineage::LineageError| {
         tracing::warn!(%error, "the next run will begin new chains");
         Error::StoreFailed(Arc::new(StoreError::Failed { reason: error.to_string() }))
     };
     let facts = lineage.closing().map_err(failed)?;
-    storage.put_facts(&Facts { lineage: Some(facts), ..Facts::default() }, false)?;
+    let no_salt = |source| StoreError::Io { doing: "asking for random numbers", source: Arc::new(source) };
+    let salt = if chain_lost { Some(random().map_err(no_salt)?) } else { None };
+    storage.put_facts(&Facts { store: None, salt, lineage: Some(facts) }, false)?;
     // Reads under way end within moments; then the file is free for its next owner.
     for _ in 0..RELEASE_TRIES {
         if Arc::strong_count(storage.store()) == 1 {

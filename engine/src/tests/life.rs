@@ -158,3 +158,40 @@ async fn who_is_told_not_to_dial_invites_keeps_them_and_does_not() {
     assert_eq!(other.dials(), 1);
     soon(other.wait_level(space, one.device())).await.unwrap();
 }
+
+/// A copy of the whole machine set back is not noticed at start: here only the other peer knows that there was more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_run_that_was_shown_more_of_its_chain_the_next_begins_new_ones() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), memory().await);
+    let node = Node::open(on_disk(folder.path())).await.unwrap();
+    let (space, document) = with_document(&node).await;
+    document.set("/a", &1).await.unwrap();
+    let doc = document.id();
+    soon(node.close()).await.unwrap();
+    let files = ["data", "keys"].into_iter().flat_map(|at| std::fs::read_dir(folder.path().join(at)).unwrap());
+    let image: Vec<_> = files.map(|file| file.unwrap().path()).map(|at| (at.clone(), std::fs::read(at))).collect();
+
+    let node = reopened(on_disk(folder.path())).await;
+    let document = node.open_document(space, doc).await.unwrap();
+    document.set("/b", &2).await.unwrap();
+    other.join(&node.invite(space).unwrap()).await.unwrap();
+    join(&node, &other);
+    shows(&arrives(&other, space, doc).await, json!({ "a": 1, "b": 2 })).await;
+    soon(node.close()).await.unwrap();
+
+    // Written over, so that each stays the file that it was.
+    image.into_iter().for_each(|(at, bytes)| std::fs::write(at, bytes.unwrap()).unwrap());
+    let node = reopened(on_disk(folder.path())).await;
+    assert_eq!(node.outcome(), Outcome::Continue);
+    let document = node.open_document(space, doc).await.unwrap();
+    join(&node, &other);
+    shows(&document, json!({ "a": 1, "b": 2 })).await;
+    soon(node.close()).await.unwrap();
+
+    let node = reopened(on_disk(folder.path())).await;
+    assert_eq!(node.outcome(), Outcome::Continue);
+    let document = node.open_document(space, doc).await.unwrap();
+    document.set("/c", &3).await.unwrap();
+    assert_eq!(actors(&document).await, 2);
+    soon(node.close()).await.unwrap();
+}
