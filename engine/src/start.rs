@@ -17,7 +17,7 @@ use crate::lineage::{self, Lineage, Outcome};
 use crate::local::LocalServer;
 use crate::shared::{Parts, Shared};
 use crate::status::NodeEvent;
-use crate::storage::{Facts, Storage, Stored};
+use crate::storage::{Facts, Read, Storage, Stored};
 use crate::store::{MemoryStore, Options, RedbStore, Store, StoreError, Table};
 use crate::transport::{Listener, TransportConfig, listen};
 
@@ -160,7 +160,15 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
     let key = secret.signing_key().clone();
     let storage = Storage::new(opener()?);
     look_over(&storage)?;
-    let facts = storage.facts()?;
+    let Read { value: mut facts, damaged } = storage.facts()?;
+    let doubt = !damaged.is_empty();
+    for (_, key) in damaged {
+        tracing::error!(key = %key.escape_ascii(), "a fact about the store is damaged: it goes on as a new one");
+    }
+    if doubt {
+        // What cannot be decoded is a past that nothing is known of.
+        facts = Facts { lineage: Some(Vec::new()), ..Facts::default() };
+    }
     let file = data.map(|data| data.join(STORE_FILE)).filter(|file| file.exists());
     let (Some(keys), Some(file)) = (keys, file) else {
         // A store without a place: its id goes on, its chains never do.
@@ -169,12 +177,16 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
             Some(id) => id,
             None => StoreId(random()?),
         };
-        let outcome = if facts.store.is_some() { Outcome::Crashed } else { Outcome::Fresh };
+        let outcome = match facts.store {
+            _ if doubt => Outcome::Restored,
+            Some(_) => Outcome::Crashed,
+            None => Outcome::Fresh,
+        };
         storage.put_facts(&Facts { store: Some(store_id), salt: Some(salt), lineage: None }, facts.store.is_some())?;
         let stored = storage.start()?;
         return Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage: None });
     };
-    if facts.store.is_none() && !storage.is_new()? {
+    if facts.store.is_none() && !doubt && !storage.is_new()? {
         let detail = "the row with the id of the store is missing".to_owned();
         return Err(StoreError::DamagedFile { detail }.into());
     }
@@ -210,7 +222,7 @@ pub(crate) fn reopen(shared: &Shared) -> Result<(Storage, Stored, [u8; 8]), Stor
     let opener = shared.config.store.as_ref().ok_or_else(|| failed("there is no way to open it again"))?;
     let storage = Storage::new(opener()?);
     // Somebody may have put another file there. What this run said is in its own store, or in none.
-    if storage.facts()?.store != Some(shared.store_id) {
+    if storage.facts()?.value.store != Some(shared.store_id) {
         return Err(failed("what is in its place now is another store: put it back, or start this peer again"));
     }
     let salt = random().map_err(|_| failed("the system gives no random numbers"))?;

@@ -129,14 +129,16 @@ impl Storage {
         &self.store
     }
 
-    /// Facts about the store.
-    pub fn facts(&self) -> Result<Facts, StoreError> {
-        let get = |key: &[u8]| self.store.get(Table::Meta, key);
-        Ok(Facts {
+    /// Facts about the store. Those that are damaged are left out.
+    pub fn facts(&self) -> Result<Read<Facts>, StoreError> {
+        let mut damaged = Vec::new();
+        let mut get = |key: &[u8]| self.bytes(Table::Meta, key, &mut damaged);
+        let value = Facts {
             store: get(META_STORE)?.and_then(|bytes| StoreId::try_from(&bytes[..]).ok()),
             salt: get(META_SALT)?.and_then(|bytes| bytes.try_into().ok()),
             lineage: get(META_LINEAGE)?,
-        })
+        };
+        Ok(Read { value, damaged })
     }
 
     /// Writes facts; what is `None` stays as it was. With `leap`, every sequence goes on [`SEQ_LEAP`] further.
@@ -186,9 +188,13 @@ impl Storage {
     }
 
     /// What a peer starts from. Damaged rows are left out.
+    ///
+    /// # Errors
+    /// [`StoreError::DamagedFile`] if the row of a space is damaged: without it the space would not seem to be held, and its
+    /// numbers would begin at 1 again.
     pub fn start(&self) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();
-        let mut damaged = Vec::new();
+        let (mut damaged, mut lost, mut unread) = (Vec::new(), Vec::new(), Vec::new());
         let mut rights: BTreeMap<SpaceId, Vec<(DeviceId, Vec<u8>)>> = BTreeMap::new();
         self.walk(
             Table::Records,
@@ -207,10 +213,16 @@ impl Storage {
                 if let (Some((space, [])), Some(row)) = (split(&key), rows::from_slice(&value)) {
                     let space = SpaceId(space);
                     stored.spaces.push((space, row, rights.remove(&space).unwrap_or_default()));
+                } else {
+                    unread.push((Table::Spaces, key));
                 }
             },
-            &mut damaged,
+            &mut lost,
         )?;
+        if let Some((_, key)) = lost.into_iter().chain(unread).next() {
+            let space: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            return Err(StoreError::DamagedFile { detail: format!("the row of space {space} cannot be read") });
+        }
         self.walk(
             Table::Peers,
             &[],

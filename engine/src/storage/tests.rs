@@ -153,7 +153,7 @@ fn spaces_rights_and_cursors_are_there_at_start_and_numbers_leap() {
     let facts = Facts { store: Some(THERE), salt: Some([1; 8]), lineage: None };
     storage.put_facts(&facts, true).unwrap();
     storage.put_facts(&Facts { lineage: Some(vec![5]), ..Facts::default() }, false).unwrap();
-    let found = storage.facts().unwrap();
+    let found = storage.facts().unwrap().value;
     assert_eq!((found.store, found.salt, found.lineage), (Some(THERE), Some([1; 8]), Some(vec![5])));
     let stored = storage.start().unwrap();
     assert_eq!(stored.cursors, vec![(SPACE, peer, cursor)]);

@@ -9,8 +9,8 @@ use super::support::*;
 use crate::start::{STORE_FILE, openers};
 use crate::storage::Storage;
 use crate::store::faulty::{FaultyDisk, Operation};
-use crate::store::{Options, RedbStore};
-use crate::{Config, Node, NodeEvent, Writers};
+use crate::store::{MemoryStore, Options, RedbStore, Table};
+use crate::{Config, Node, NodeEvent, OpenError, Outcome, Writers};
 
 fn over(disk: &FaultyDisk) -> Config {
     let disk = disk.clone();
@@ -90,4 +90,36 @@ async fn a_store_that_is_gone_is_made_at_start_only() {
     std::fs::remove_file(&file).unwrap();
     assert_eq!(again().map(drop).unwrap_err().code(), "store_io");
     assert!(!file.exists());
+}
+
+/// A node over this store, and what it turned out to be.
+async fn on(memory: &Arc<MemoryStore>) -> Result<Node, OpenError> {
+    let memory = memory.clone();
+    Node::open(Config { store: Some(Arc::new(move || Ok(memory.clone() as _))), ..Config::default() }).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_row_of_a_space_is_damaged_does_not_open() {
+    let memory = Arc::new(MemoryStore::new());
+    let node = on(&memory).await.unwrap();
+    let space = node.create_space(Writers::Granted).await.unwrap();
+    soon(node.close()).await.unwrap();
+    memory.damage(Table::Spaces, &space.0);
+    let error = on(&memory).await.unwrap_err();
+    assert!(error.code() == "store_file_damaged" && error.to_string().contains(&space.to_string()), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_fact_about_the_store_makes_it_a_new_one_that_holds_the_same() {
+    for fact in [&b"store"[..], b"salt"] {
+        let memory = Arc::new(MemoryStore::new());
+        let node = on(&memory).await.unwrap();
+        let (space, store) = (node.create_space(Writers::Granted).await.unwrap(), node.store_id());
+        soon(node.close()).await.unwrap();
+        memory.damage(Table::Meta, fact);
+        let node = on(&memory).await.unwrap();
+        assert_eq!((node.outcome(), node.spaces()[0].id), (Outcome::Restored, space));
+        assert_ne!(node.store_id(), store);
+        soon(node.close()).await.unwrap();
+    }
 }

@@ -267,7 +267,7 @@ fn unpack(folder: &Path) -> PathBuf {
 
 fn rows(store: &Path, space: SpaceId) {
     let storage = Storage::new(Arc::new(RedbStore::open(store, &Options::default()).unwrap()));
-    let facts = storage.facts().unwrap();
+    let facts = storage.facts().unwrap().value;
     assert_eq!((facts.store, facts.salt), (Some(StoreId([1; 16])), Some([1; 8])));
     assert_eq!(storage.invites().unwrap()[0].parse::<Invite>().unwrap().genesis(), Some(genesis()));
     let start = storage.start().unwrap();
