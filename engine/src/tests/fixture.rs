@@ -244,7 +244,7 @@ fn write(path: &Path) {
 
     founder.say(Local::Records(vec![Record::Tombstone { doc: deleted }]));
     let invite = Invite::new(space, Some(&genesis()), Some(device(GUEST)), vec!["mem:nobody".into()]);
-    founder.storage.put_invite(&space, &invite.to_string()).unwrap();
+    founder.storage.put_invite(&space, invite.peer.as_ref(), &invite.to_string()).unwrap();
     founder.handle(Input::Close);
 }
 

@@ -195,3 +195,25 @@ async fn after_a_run_that_was_shown_more_of_its_chain_the_next_begins_new_ones()
     assert_eq!(actors(&document).await, 2);
     soon(node.close()).await.unwrap();
 }
+
+/// The device that an address is known by may have lost its keys, and a new invite says who is there now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_invite_says_who_answers_at_an_address_and_in_later_runs_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let listening = Config { listen: vec!["ws://127.0.0.1:0/".parse().unwrap()], ..Config::default() };
+    let one = Node::open(listening).await.unwrap();
+    let space = one.create_space(Writers::Anyone).await.unwrap();
+    let invite = one.invite(space).unwrap();
+    let mut old = invite.clone();
+    old.peer = Some(memory().await.device());
+
+    let other = Node::open(on_disk(folder.path())).await.unwrap();
+    other.join(&old).await.unwrap();
+    other.join(&invite).await.unwrap();
+    assert_eq!(other.dials(), 1);
+    soon(other.wait_level(space, one.device())).await.unwrap();
+    soon(other.close()).await.unwrap();
+    let other = reopened(on_disk(folder.path())).await;
+    soon(other.wait_level(space, one.device())).await.unwrap();
+    soon(other.close()).await.unwrap();
+}
