@@ -215,6 +215,31 @@ fn set_format(path: &Path, format: u32) {
     transaction.commit().unwrap();
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let home = Home::new();
+    home.with_document("list");
+    home.run(&["set", "list", "a", "1"]).text();
+    for arguments in [&["get", "list"][..], &["status", "--json"], &["export", "-"], &["config", "print"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = home.command();
+        let ended = command.args(arguments).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.code() == Some(1) && said.contains("cannot write the"), "{arguments:?}: {said}");
+    }
+    // None of them went down without closing the store.
+    assert_eq!(home.run(&["status", "--json"]).json()["me"]["opened"], "continue");
+}
+
+#[test]
+fn a_watch_of_nothing_closes_the_store() {
+    let home = Home::new();
+    home.with_document("list");
+    home.run(&["watch", "lost"]).fails(5, &["no document \"lost\""]);
+    assert_eq!(home.run(&["status", "--json"]).json()["me"]["opened"], "continue");
+}
+
 /// Flips a bit in the checksum of a row (the first of its table, if none is named), and nowhere else.
 fn damage(path: &Path, table: &str, key: Option<&[u8]>) {
     let table: redb::TableDefinition<&[u8], &[u8]> = redb::TableDefinition::new(table);
