@@ -20,7 +20,6 @@ use crate::document_handle::Document;
 use crate::error::{Error, OpenError};
 use crate::invite::Invite;
 use crate::lineage::{Lineage, Outcome};
-use crate::local::LocalServer;
 use crate::shared::{Attach, Command, Reply, Shared, locked};
 use crate::start::{self, random};
 use crate::status::{NodeEvent, PeerInfo, SpaceInfo};
@@ -43,7 +42,6 @@ struct Inner {
     shared: Arc<Shared>,
     transport: Arc<TransportConfig>,
     lineage: Mutex<Option<Lineage>>,
-    local: Mutex<Option<LocalServer>>,
     /// Who is expected there. An address that is taken out is dialled no more.
     dialled: Mutex<BTreeMap<Address, watch::Sender<Option<DeviceId>>>>,
 }
@@ -71,7 +69,6 @@ impl Node {
                 shared: opened.shared,
                 transport: opened.transport,
                 lineage: Mutex::new(opened.lineage),
-                local: Mutex::new(opened.local),
                 dialled: Mutex::default(),
             }),
         };
@@ -111,11 +108,6 @@ impl Node {
     /// Where it listens, with the ports that the system chose.
     pub fn listening(&self) -> Vec<String> {
         self.shared().listening.iter().map(Address::to_string).collect()
-    }
-
-    /// The local socket, once, if the configuration asked for it.
-    pub fn local_server(&self) -> Option<LocalServer> {
-        locked(&self.inner.local).take()
     }
 
     // Spaces.
@@ -386,7 +378,6 @@ impl Node {
         shared.command(Command::Close(reply)).await?;
         let storage = closed.await.map_err(|_| Error::Closed)?;
         let lineage = locked(&self.inner.lineage).take();
-        locked(&self.inner.local).take();
         if let (Some(storage), Some(lineage)) = (storage, lineage) {
             let lost = shared.chain_lost.load(Ordering::Relaxed);
             let done = tokio::task::spawn_blocking(move || start::last_word(storage, lineage, lost)).await;

@@ -14,7 +14,6 @@ use crate::dial;
 use crate::driver::Driver;
 use crate::error::{Error, OpenError};
 use crate::lineage::{self, Lineage, Outcome};
-use crate::local::LocalServer;
 use crate::shared::{Parts, Shared};
 use crate::status::NodeEvent;
 use crate::storage::{Facts, Read, Storage, Stored};
@@ -35,7 +34,6 @@ const DAMAGED_MAX: usize = 20;
 pub(crate) struct Opened {
     pub(crate) shared: Arc<Shared>,
     pub(crate) lineage: Option<Lineage>,
-    pub(crate) local: Option<LocalServer>,
     pub(crate) transport: Arc<TransportConfig>,
 }
 
@@ -60,8 +58,8 @@ pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
         tracing::warn!(store = %ready.store_id, "{message}");
     }
     let transport = Arc::new(TransportConfig::new(&config.limits));
-    let (listeners, local) = match bind(&config, &transport).await {
-        Ok(bound) => bound,
+    let listeners = match bind(&config, &transport).await {
+        Ok(listeners) => listeners,
         Err(error) => {
             // Nothing was edited: once the port is free, the next run goes on where the last one ended.
             if let Some(lineage) = ready.lineage
@@ -87,24 +85,17 @@ pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
         tokio::spawn(dial::accept(shared.clone(), listener));
     }
     tracing::info!(device = %shared.device, store = %shared.store_id, outcome = ?shared.outcome, "open");
-    Ok(Opened { shared, lineage: ready.lineage, local, transport })
+    Ok(Opened { shared, lineage: ready.lineage, transport })
 }
 
 /// Everything that others can find this node by.
-async fn bind(
-    config: &Config,
-    transport: &Arc<TransportConfig>,
-) -> Result<(Vec<Listener>, Option<LocalServer>), OpenError> {
+async fn bind(config: &Config, transport: &Arc<TransportConfig>) -> Result<Vec<Listener>, OpenError> {
     let mut listeners = Vec::new();
     for address in &config.listen {
         let listener = listen(address, transport).await;
         listeners.push(listener.map_err(|source| OpenError::Listen { address: address.to_string(), source })?);
     }
-    let local = match (&config.data, config.local_socket) {
-        (Some(data), true) => Some(LocalServer::bind(data).await?),
-        _ => None,
-    };
-    Ok((listeners, local))
+    Ok(listeners)
 }
 
 /// The shutdown token: in the store first, then outside. With `chain_lost`, the next run begins new chains: who wrote
