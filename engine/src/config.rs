@@ -14,19 +14,10 @@ use crate::transport::Address;
 /// Opens a store, each time anew: after a failure it is asked again.
 pub type OpenStore = Arc<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
 
-/// Whom a node serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum ServePolicy {
-    /// The spaces that it holds, to whoever knows their ids.
-    #[default]
-    Listed,
-}
-
 /// How a node is opened. `Config::default()` is a peer in memory that listens nowhere.
 #[derive(Clone)]
 pub struct Config {
-    /// Folder of the store and of the local socket; `None`: everything in memory.
+    /// Folder of the store; `None`: everything in memory.
     pub data: Option<PathBuf>,
     /// Folder of the device's secret, outside `data`; `None`: a device for this run only.
     pub keys: Option<PathBuf>,
@@ -52,10 +43,6 @@ pub struct Config {
     pub roles: u64,
     /// Name and version of the program, for people.
     pub agent: String,
-    /// Listen at the local socket in `data` ([`crate::Node::local_server`]).
-    pub local_socket: bool,
-    /// Whom to serve.
-    pub serve_spaces: ServePolicy,
     /// Another store than the one in `data`, for simulators. It has no lineage: every open is a fresh run of its id.
     pub store: Option<OpenStore>,
 }
@@ -79,8 +66,6 @@ impl Default for Config {
             limits: Limits::default(),
             roles: roles::STORE | roles::RELAY,
             agent: concat!("commonhold/", env!("CARGO_PKG_VERSION")).to_owned(),
-            local_socket: false,
-            serve_spaces: ServePolicy::default(),
             store: None,
         }
     }

@@ -12,18 +12,17 @@ use crate::backoff::Backoff;
 use crate::shared::{Attach, Command, Mode, Shared};
 use crate::transport::{Address, Listener, TransportConfig, dial};
 
-/// Dials until the node closes or `stop` says so.
+/// Dials until the node closes or the sender of `expected` is gone: who must answer.
 pub(crate) async fn keep_dialled(
     shared: Arc<Shared>,
     config: Arc<TransportConfig>,
     address: Address,
-    expected: Option<DeviceId>,
-    mut stop: watch::Receiver<bool>,
+    expected: watch::Receiver<Option<DeviceId>>,
 ) {
-    let mut mode = shared.mode.subscribe();
+    let (mut mode, mut wanted) = (shared.mode.subscribe(), expected.clone());
     tokio::select! {
         () = dial_again_and_again(&shared, &config, &address, expected) => {}
-        _ = stop.wait_for(|stop| *stop) => {}
+        () = async { while wanted.changed().await.is_ok() {} } => {}
         _ = mode.wait_for(|mode| matches!(mode, Mode::Closed)) => {}
     }
 }
@@ -32,7 +31,7 @@ async fn dial_again_and_again(
     shared: &Shared,
     config: &TransportConfig,
     address: &Address,
-    expected: Option<DeviceId>,
+    mut expected: watch::Receiver<Option<DeviceId>>,
 ) {
     let mut backoff = Backoff::default();
     let mut away = false;
@@ -45,7 +44,7 @@ async fn dial_again_and_again(
                 let attach = Attach {
                     link,
                     dialled: true,
-                    expected,
+                    expected: *expected.borrow_and_update(),
                     address: Some(address.to_string()),
                     admission: None,
                     alive: Some(alive),
@@ -63,7 +62,11 @@ async fn dial_again_and_again(
             Err(error) => tracing::debug!(%address, %error, "cannot connect"),
         }
         let next = backoff.failed(Instant::now(), random());
-        sleep_until(next.into()).await;
+        tokio::select! {
+            () = sleep_until(next.into()) => {}
+            // Who did not answer before may be another than who is wanted now.
+            Ok(()) = expected.changed() => {}
+        }
     }
 }
 

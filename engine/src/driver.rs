@@ -18,8 +18,9 @@ use commonhold_sync::peer::{
 };
 use ed25519_dalek::SigningKey;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
+use crate::backoff::Backoff;
 use crate::shared::{Command, Mode, Reply, Shared, locked};
 use crate::start;
 use crate::status::{NodeEvent, SpaceInfo};
@@ -40,8 +41,9 @@ const LOOSE_QUIET: Duration = Duration::from_secs(2);
 const LOOSE_AGAIN: Duration = Duration::from_secs(30);
 /// Documents that are loaded for the machine at once.
 const HEAVY: usize = 2;
-/// Waits before a failed store is opened again: doubling from the first to the second.
-const REOPEN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// Waits before a failed store is opened again: the first, and the longest. They double until a store has lasted for the
+/// third, which is more than a commit that fails takes: one that opens and then fails must not be tried four times a second.
+const REOPEN: [Duration; 3] = [Duration::from_millis(250), Duration::from_secs(30), Duration::from_secs(60)];
 
 /// How long a node that closes waits for its goodbyes to leave: several round trips, and nobody notices.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -80,7 +82,7 @@ pub(crate) struct Driver {
     /// Counts loads.
     loads: u64,
     heavy: Arc<Semaphore>,
-    reopen_after: Duration,
+    reopening: Backoff,
 }
 
 struct Machine {
@@ -123,7 +125,7 @@ impl Driver {
             packs: Vec::new(),
             loads: 0,
             heavy: Arc::new(Semaphore::new(HEAVY)),
-            reopen_after: REOPEN.0,
+            reopening: Backoff::new(REOPEN[0], REOPEN[1], REOPEN[2]),
         };
         driver.start_machine(storage, stored, salt)?;
         Ok(driver)
@@ -379,15 +381,15 @@ impl Driver {
             answer(&self.shared, space, doc, reply, Err(LocalError::StoreFailed));
         }
         self.shared.moved();
-        self.reopen_after = REOPEN.0;
         self.reopen();
     }
 
     fn reopen(&mut self) {
-        let (run, tell, shared, wait) = (self.run, self.tell.clone(), self.shared.clone(), self.reopen_after);
-        self.reopen_after = (self.reopen_after * 2).min(REOPEN.1);
+        let (run, tell, shared) = (self.run, self.tell.clone(), self.shared.clone());
+        // Nobody else waits for this disk, so the wait needs no chance in it.
+        let next = self.reopening.failed(Instant::now().into_std(), u64::MAX);
         tokio::spawn(async move {
-            sleep(wait).await;
+            sleep_until(next.into()).await;
             let opened = tokio::task::spawn_blocking(move || start::reopen(&shared)).await;
             let opened = opened.unwrap_or_else(|_| {
                 Err(StoreError::Failed { reason: "opening it again ended in a fault of ours".into() })
@@ -401,6 +403,7 @@ impl Driver {
             tracing::warn!(%error, "the store cannot be used yet");
             return self.reopen();
         }
+        self.reopening.connected(Instant::now().into_std());
         *self.shared.storage.write().unwrap_or_else(PoisonError::into_inner) = Some(storage);
         self.shared.mode.send_replace(Mode::Running);
         self.shared.emit(NodeEvent::StoreRecovered);

@@ -192,9 +192,6 @@ pub enum OpenError {
         /// Why.
         source: TransportError,
     },
-    /// The local socket.
-    #[error(transparent)]
-    Local(#[from] crate::local::LocalError),
     /// The system gave no randomness.
     #[error("the system gives no random numbers: {0}")]
     Random(String),
@@ -215,7 +212,6 @@ impl OpenError {
                 "address_in_use"
             }
             OpenError::Listen { .. } => "listen",
-            OpenError::Local(_) => "local_socket",
             OpenError::Random(_) => "no_randomness",
         }
     }

@@ -39,7 +39,7 @@ pub use commonhold_sync::record::{Right, Writers};
 
 pub use bundle::{ExportReport, ImportReport};
 pub use check::CheckReport;
-pub use config::{Config, OpenStore, ServePolicy};
+pub use config::{Config, OpenStore};
 pub use contain::panics_are_contained;
 pub use document::{ChangeInfo, Edit, EditError, ObjId, ObjKind, Patch, PatchAction, Prop, Scalar, View};
 pub use document_handle::{Document, Path, Version};

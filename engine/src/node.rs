@@ -1,6 +1,7 @@
 //! A node: an open peer, as the application holds it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,7 +20,6 @@ use crate::document_handle::Document;
 use crate::error::{Error, OpenError};
 use crate::invite::Invite;
 use crate::lineage::{Lineage, Outcome};
-use crate::local::LocalServer;
 use crate::shared::{Attach, Command, Reply, Shared, locked};
 use crate::start::{self, random};
 use crate::status::{NodeEvent, PeerInfo, SpaceInfo};
@@ -42,14 +42,8 @@ struct Inner {
     shared: Arc<Shared>,
     transport: Arc<TransportConfig>,
     lineage: Mutex<Option<Lineage>>,
-    local: Mutex<Option<LocalServer>>,
-    dialled: Mutex<BTreeMap<Address, Dialled>>,
-}
-
-/// An address that is kept dialled.
-struct Dialled {
-    expected: Option<DeviceId>,
-    stop: watch::Sender<bool>,
+    /// Who is expected there. An address that is taken out is dialled no more.
+    dialled: Mutex<BTreeMap<Address, watch::Sender<Option<DeviceId>>>>,
 }
 
 impl Drop for Inner {
@@ -75,18 +69,18 @@ impl Node {
                 shared: opened.shared,
                 transport: opened.transport,
                 lineage: Mutex::new(opened.lineage),
-                local: Mutex::new(opened.local),
                 dialled: Mutex::default(),
             }),
         };
-        for (address, expected) in connect {
-            node.connect(address, expected);
+        for (address, expected) in &connect {
+            node.connect(address.clone(), *expected);
         }
         if node.shared().config.dial_invites
             && let Ok(Ok(invites)) = node.shared().blocking(Storage::invites).await
         {
             for invite in invites.iter().filter_map(|text| text.parse::<Invite>().ok()) {
-                node.dial_invite(&invite);
+                // Whoever configured an address knows better than an invite of old.
+                node.dial_invite(&invite, &connect);
             }
         }
         Ok(node)
@@ -114,11 +108,6 @@ impl Node {
     /// Where it listens, with the ports that the system chose.
     pub fn listening(&self) -> Vec<String> {
         self.shared().listening.iter().map(Address::to_string).collect()
-    }
-
-    /// The local socket, once, if the configuration asked for it.
-    pub fn local_server(&self) -> Option<LocalServer> {
-        locked(&self.inner.local).take()
     }
 
     // Spaces.
@@ -149,9 +138,10 @@ impl Node {
         self.hold(invite.space, invite.genesis(), docs).await?;
         if !invite.addresses.is_empty() {
             let (space, text) = (invite.space, invite.to_string());
-            self.shared().blocking(move |storage| storage.put_invite(&space, &text)).await??;
+            let peer = invite.peer;
+            self.shared().blocking(move |storage| storage.put_invite(&space, peer.as_ref(), &text)).await??;
             if self.shared().config.dial_invites {
-                self.dial_invite(invite);
+                self.dial_invite(invite, &[]);
             }
         }
         Ok(invite.space)
@@ -178,10 +168,13 @@ impl Node {
         taken.await.map_err(|_| self.shared().no_reply())
     }
 
-    fn dial_invite(&self, invite: &Invite) {
+    fn dial_invite(&self, invite: &Invite, but: &[(Address, Option<DeviceId>)]) {
         let ours = self.shared().advertised();
         for address in invite.addresses.iter().filter(|address| !ours.contains(address)) {
             match address.parse() {
+                Ok(address) if but.iter().any(|(there, _)| *there == address) => {}
+                // To name nobody takes back nothing.
+                Ok(address) if invite.peer.is_none() && locked(&self.inner.dialled).contains_key(&address) => {}
                 Ok(address) => self.connect(address, invite.peer),
                 Err(error) => tracing::info!(address, %error, "an address in the invite cannot be dialled"),
             }
@@ -275,19 +268,23 @@ impl Node {
 
     // Connections.
 
-    /// Keeps an address dialled, with backoff. `expected` is who must answer there.
+    /// Keeps an address dialled, with backoff. `expected` is who must answer there, from now on if it is dialled already.
     pub fn connect(&self, address: Address, expected: Option<DeviceId>) {
         let mut dialled = locked(&self.inner.dialled);
-        if dialled.contains_key(&address) || self.shared().listening.contains(&address) {
+        if self.shared().listening.contains(&address) {
+            return;
+        }
+        if let Some(there) = dialled.get(&address) {
+            there.send_if_modified(|there| std::mem::replace(there, expected) != expected);
             return;
         }
         if dialled.len() >= DIALLED_MAX {
             return tracing::warn!(%address, "too many addresses to dial");
         }
-        let stop = watch::Sender::new(false);
+        let expected = watch::Sender::new(expected);
         let (shared, config) = (self.shared().clone(), self.inner.transport.clone());
-        tokio::spawn(dial::keep_dialled(shared, config, address.clone(), expected, stop.subscribe()));
-        dialled.insert(address, Dialled { expected, stop });
+        tokio::spawn(dial::keep_dialled(shared, config, address.clone(), expected.subscribe()));
+        dialled.insert(address, expected);
     }
 
     /// Ends the connections to a peer, and stops dialling it where it is known to be.
@@ -298,13 +295,8 @@ impl Node {
             .filter(|info| info.device == peer && info.dialled)
             .filter_map(|i| i.address.as_ref())
             .collect();
-        locked(&self.inner.dialled).retain(|address, Dialled { expected, stop }| {
-            let gone = *expected == Some(peer) || at.contains(&&address.to_string());
-            if gone {
-                stop.send_replace(true);
-            }
-            !gone
-        });
+        locked(&self.inner.dialled)
+            .retain(|address, expected| *expected.borrow() != Some(peer) && !at.contains(&&address.to_string()));
         let commands = self.shared().commands.clone();
         tokio::spawn(async move { commands.send(Command::Disconnect(peer)).await.ok() });
     }
@@ -386,9 +378,9 @@ impl Node {
         shared.command(Command::Close(reply)).await?;
         let storage = closed.await.map_err(|_| Error::Closed)?;
         let lineage = locked(&self.inner.lineage).take();
-        locked(&self.inner.local).take();
         if let (Some(storage), Some(lineage)) = (storage, lineage) {
-            let done = tokio::task::spawn_blocking(move || start::last_word(storage, lineage)).await;
+            let lost = shared.chain_lost.load(Ordering::Relaxed);
+            let done = tokio::task::spawn_blocking(move || start::last_word(storage, lineage, lost)).await;
             done.map_err(|_| Error::Internal("closing the store failed"))??;
         }
         first_error.map_or(Ok(()), Err)

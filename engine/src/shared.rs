@@ -1,7 +1,7 @@
 //! What the driver, the documents and the node's handles have in common.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use commonhold_sync::chain::Opening;
@@ -94,6 +94,8 @@ pub(crate) struct Shared {
     pub(crate) progress: watch::Sender<u64>,
     pub(crate) mode: watch::Sender<Mode>,
     pub(crate) events: broadcast::Sender<NodeEvent>,
+    /// Another copy of this device wrote further on a chain than this store knew.
+    pub(crate) chain_lost: AtomicBool,
     /// Damaged rows met since the start.
     pub(crate) damaged_rows: AtomicU64,
 }
@@ -126,6 +128,7 @@ impl Shared {
             progress: watch::Sender::new(0),
             mode: watch::Sender::new(Mode::Running),
             events: broadcast::Sender::new(EVENTS_MAX),
+            chain_lost: AtomicBool::new(false),
             damaged_rows: AtomicU64::new(0),
         };
         (Arc::new(shared), queue)

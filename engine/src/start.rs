@@ -14,10 +14,9 @@ use crate::dial;
 use crate::driver::Driver;
 use crate::error::{Error, OpenError};
 use crate::lineage::{self, Lineage, Outcome};
-use crate::local::LocalServer;
 use crate::shared::{Parts, Shared};
 use crate::status::NodeEvent;
-use crate::storage::{Facts, Storage, Stored};
+use crate::storage::{Facts, Read, Storage, Stored};
 use crate::store::{MemoryStore, Options, RedbStore, Store, StoreError, Table};
 use crate::transport::{Listener, TransportConfig, listen};
 
@@ -35,7 +34,6 @@ const DAMAGED_MAX: usize = 20;
 pub(crate) struct Opened {
     pub(crate) shared: Arc<Shared>,
     pub(crate) lineage: Option<Lineage>,
-    pub(crate) local: Option<LocalServer>,
     pub(crate) transport: Arc<TransportConfig>,
 }
 
@@ -50,8 +48,8 @@ struct Ready {
 }
 
 pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
-    let opener = opener(&config)?;
-    config.store = Some(opener.clone());
+    let (opener, again) = openers(&config)?;
+    config.store = Some(again);
     let (data, keys) = (config.data.clone(), config.keys.clone());
     let ready = tokio::task::spawn_blocking(move || prepare(&opener, data.as_deref(), keys.as_deref())).await;
     let ready = ready.map_err(|error| OpenError::Random(error.to_string()))??;
@@ -60,12 +58,13 @@ pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
         tracing::warn!(store = %ready.store_id, "{message}");
     }
     let transport = Arc::new(TransportConfig::new(&config.limits));
-    let (listeners, local) = match bind(&config, &transport).await {
-        Ok(bound) => bound,
+    let listeners = match bind(&config, &transport).await {
+        Ok(listeners) => listeners,
         Err(error) => {
             // Nothing was edited: once the port is free, the next run goes on where the last one ended.
             if let Some(lineage) = ready.lineage
-                && let Ok(Err(error)) = tokio::task::spawn_blocking(move || last_word(ready.storage, lineage)).await
+                && let Ok(Err(error)) =
+                    tokio::task::spawn_blocking(move || last_word(ready.storage, lineage, false)).await
             {
                 tracing::debug!(%error, "the store was not closed in good order");
             }
@@ -86,34 +85,30 @@ pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
         tokio::spawn(dial::accept(shared.clone(), listener));
     }
     tracing::info!(device = %shared.device, store = %shared.store_id, outcome = ?shared.outcome, "open");
-    Ok(Opened { shared, lineage: ready.lineage, local, transport })
+    Ok(Opened { shared, lineage: ready.lineage, transport })
 }
 
 /// Everything that others can find this node by.
-async fn bind(
-    config: &Config,
-    transport: &Arc<TransportConfig>,
-) -> Result<(Vec<Listener>, Option<LocalServer>), OpenError> {
+async fn bind(config: &Config, transport: &Arc<TransportConfig>) -> Result<Vec<Listener>, OpenError> {
     let mut listeners = Vec::new();
     for address in &config.listen {
         let listener = listen(address, transport).await;
         listeners.push(listener.map_err(|source| OpenError::Listen { address: address.to_string(), source })?);
     }
-    let local = match (&config.data, config.local_socket) {
-        (Some(data), true) => Some(LocalServer::bind(data).await?),
-        _ => None,
-    };
-    Ok((listeners, local))
+    Ok(listeners)
 }
 
-/// The shutdown token: in the store first, then outside.
-pub(crate) fn last_word(storage: Storage, mut lineage: Lineage) -> Result<(), Error> {
+/// The shutdown token: in the store first, then outside. With `chain_lost`, the next run begins new chains: who wrote
+/// further on one of these may have done so on others, of which this run heard nothing.
+pub(crate) fn last_word(storage: Storage, mut lineage: Lineage, chain_lost: bool) -> Result<(), Error> {
     let failed = |error: lineage::LineageError| {
         tracing::warn!(%error, "the next run will begin new chains");
         Error::StoreFailed(Arc::new(StoreError::Failed { reason: error.to_string() }))
     };
     let facts = lineage.closing().map_err(failed)?;
-    storage.put_facts(&Facts { lineage: Some(facts), ..Facts::default() }, false)?;
+    let no_salt = |source| StoreError::Io { doing: "asking for random numbers", source: Arc::new(source) };
+    let salt = if chain_lost { Some(random().map_err(no_salt)?) } else { None };
+    storage.put_facts(&Facts { store: None, salt, lineage: Some(facts) }, false)?;
     // Reads under way end within moments; then the file is free for its next owner.
     for _ in 0..RELEASE_TRIES {
         if Arc::strong_count(storage.store()) == 1 {
@@ -125,21 +120,26 @@ pub(crate) fn last_word(storage: Storage, mut lineage: Lineage) -> Result<(), Er
     lineage.closed().map_err(failed)
 }
 
-/// How the store is opened, now and after a failure.
-fn opener(config: &Config) -> Result<OpenStore, OpenError> {
+/// How the store is opened now, and how after a failure: then none is made, since the one that failed must be there.
+pub(crate) fn openers(config: &Config) -> Result<(OpenStore, OpenStore), OpenError> {
     if let Some(store) = &config.store {
-        return Ok(store.clone());
+        return Ok((store.clone(), store.clone()));
     }
     let Some(data) = config.data.clone() else {
         let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        return Ok(Arc::new(move || Ok(memory.clone())));
+        let opener: OpenStore = Arc::new(move || Ok(memory.clone()));
+        return Ok((opener.clone(), opener));
     };
     if config.keys.is_none() {
         return Err(OpenError::NoKeys);
     }
     std::fs::create_dir_all(&data).map_err(|source| OpenError::Data { path: data.clone(), source })?;
-    let options = Options { cache_bytes: config.cache_bytes, ..Options::default() };
-    Ok(Arc::new(move || Ok(Arc::new(RedbStore::open(data.join(STORE_FILE), &options)?))))
+    let (file, cache_bytes) = (data.join(STORE_FILE), config.cache_bytes);
+    let opener = |create| -> OpenStore {
+        let (file, options) = (file.clone(), Options { cache_bytes, create, ..Options::default() });
+        Arc::new(move || Ok(Arc::new(RedbStore::open(&file, &options)?)))
+    };
+    Ok((opener(true), opener(false)))
 }
 
 /// Everything that blocks on the disk.
@@ -151,7 +151,15 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
     let key = secret.signing_key().clone();
     let storage = Storage::new(opener()?);
     look_over(&storage)?;
-    let facts = storage.facts()?;
+    let Read { value: mut facts, damaged } = storage.facts()?;
+    let doubt = !damaged.is_empty();
+    for (_, key) in damaged {
+        tracing::error!(key = %key.escape_ascii(), "a fact about the store is damaged: it goes on as a new one");
+    }
+    if doubt {
+        // What cannot be decoded is a past that nothing is known of.
+        facts = Facts { lineage: Some(Vec::new()), ..Facts::default() };
+    }
     let file = data.map(|data| data.join(STORE_FILE)).filter(|file| file.exists());
     let (Some(keys), Some(file)) = (keys, file) else {
         // A store without a place: its id goes on, its chains never do.
@@ -160,12 +168,16 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
             Some(id) => id,
             None => StoreId(random()?),
         };
-        let outcome = if facts.store.is_some() { Outcome::Crashed } else { Outcome::Fresh };
+        let outcome = match facts.store {
+            _ if doubt => Outcome::Restored,
+            Some(_) => Outcome::Crashed,
+            None => Outcome::Fresh,
+        };
         storage.put_facts(&Facts { store: Some(store_id), salt: Some(salt), lineage: None }, facts.store.is_some())?;
         let stored = storage.start()?;
         return Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage: None });
     };
-    if facts.store.is_none() && !storage.is_new()? {
+    if facts.store.is_none() && !doubt && !storage.is_new()? {
         let detail = "the row with the id of the store is missing".to_owned();
         return Err(StoreError::DamagedFile { detail }.into());
     }
@@ -200,6 +212,10 @@ pub(crate) fn reopen(shared: &Shared) -> Result<(Storage, Stored, [u8; 8]), Stor
     let failed = |reason: &str| StoreError::Failed { reason: reason.into() };
     let opener = shared.config.store.as_ref().ok_or_else(|| failed("there is no way to open it again"))?;
     let storage = Storage::new(opener()?);
+    // Somebody may have put another file there. What this run said is in its own store, or in none.
+    if storage.facts()?.value.store != Some(shared.store_id) {
+        return Err(failed("what is in its place now is another store: put it back, or start this peer again"));
+    }
     let salt = random().map_err(|_| failed("the system gives no random numbers"))?;
     storage.put_facts(&Facts { salt: Some(salt), ..Facts::default() }, true)?;
     let stored = storage.start()?;

@@ -22,7 +22,7 @@ use crate::store::{Batch, Store, StoreError, Table};
 pub(crate) use copy::Carried;
 use keys::{ends_with, split, under};
 pub(crate) use rows::SnapshotHead;
-use rows::{BodyRow, DocumentRow, LogRow, RightRow};
+use rows::{BodyRow, DocumentRow, InviteRow, LogRow, RightRow};
 
 /// Entries that stay raw behind a snapshot, so that who was briefly away gets entries and not the snapshot: as many as a
 /// document gathers before its next one is made.
@@ -39,7 +39,8 @@ const SCAN_BYTES: usize = 8 << 20;
 const META_STORE: &[u8] = b"store";
 const META_SALT: &[u8] = b"salt";
 const META_LINEAGE: &[u8] = b"lineage";
-const META_INVITE: &[u8] = b"invite:";
+/// Invites to one space that are kept: more peers than one asks in turn. A guess.
+const INVITES_MAX: usize = 16;
 
 /// What a peer starts from.
 #[derive(Debug, Default)]
@@ -129,14 +130,16 @@ impl Storage {
         &self.store
     }
 
-    /// Facts about the store.
-    pub fn facts(&self) -> Result<Facts, StoreError> {
-        let get = |key: &[u8]| self.store.get(Table::Meta, key);
-        Ok(Facts {
+    /// Facts about the store. Those that are damaged are left out.
+    pub fn facts(&self) -> Result<Read<Facts>, StoreError> {
+        let mut damaged = Vec::new();
+        let mut get = |key: &[u8]| self.bytes(Table::Meta, key, &mut damaged);
+        let value = Facts {
             store: get(META_STORE)?.and_then(|bytes| StoreId::try_from(&bytes[..]).ok()),
             salt: get(META_SALT)?.and_then(|bytes| bytes.try_into().ok()),
             lineage: get(META_LINEAGE)?,
-        })
+        };
+        Ok(Read { value, damaged })
     }
 
     /// Writes facts; what is `None` stays as it was. With `leap`, every sequence goes on [`SEQ_LEAP`] further.
@@ -160,18 +163,34 @@ impl Storage {
         self.store.commit(batch)
     }
 
-    /// Keeps the text of an invite, so that its addresses are dialled again in the next run.
-    pub fn put_invite(&self, space: &SpaceId, text: &str) -> Result<(), StoreError> {
+    /// Keeps the text of an invite, so that its addresses are dialled again in the next run: of each peer the last, and of
+    /// each space those of the last 16 peers.
+    pub fn put_invite(&self, space: &SpaceId, peer: Option<&DeviceId>, text: &str) -> Result<(), StoreError> {
+        let peer = peer.map_or(&[][..], |peer| &peer.0);
+        let all = self.invite_rows()?;
+        let number = all.last().map_or(0, |row| row.number) + 1;
+        let of_space = all.into_iter().filter(|row| row.space == space.0);
+        let (same, mut others): (Vec<_>, Vec<_>) =
+            of_space.partition(|row| row.peer.as_deref() == Some(peer) || row.text == text);
+        others.truncate(others.len().saturating_sub(INVITES_MAX - 1));
         let mut batch = Batch::new();
-        batch.put(Table::Meta, [META_INVITE, &space.0].concat(), text);
+        same.into_iter().chain(others).for_each(|row| batch.delete(Table::Meta, row.key));
+        batch.put(Table::Meta, keys::invite(space, number, peer), text);
         self.store.commit(batch)
     }
 
-    /// The invites kept.
+    /// The invites kept, the oldest first.
     pub fn invites(&self) -> Result<Vec<String>, StoreError> {
-        let mut texts = Vec::new();
-        self.walk(Table::Meta, META_INVITE, |_, value| texts.extend(String::from_utf8(value)), &mut Vec::new())?;
-        Ok(texts)
+        Ok(self.invite_rows()?.into_iter().map(|row| row.text).collect())
+    }
+
+    /// In the order in which they came.
+    fn invite_rows(&self) -> Result<Vec<InviteRow>, StoreError> {
+        let mut rows = Vec::new();
+        let each = |key: Vec<u8>, value| rows.extend(InviteRow::from(key, value));
+        self.walk(Table::Meta, keys::INVITE, each, &mut Vec::new())?;
+        rows.sort_by_key(|row| row.number);
+        Ok(rows)
     }
 
     /// Whether nothing was ever written.
@@ -186,9 +205,13 @@ impl Storage {
     }
 
     /// What a peer starts from. Damaged rows are left out.
+    ///
+    /// # Errors
+    /// [`StoreError::DamagedFile`] if the row of a space is damaged: without it the space would not seem to be held, and its
+    /// numbers would begin at 1 again.
     pub fn start(&self) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();
-        let mut damaged = Vec::new();
+        let (mut damaged, mut lost, mut unread) = (Vec::new(), Vec::new(), Vec::new());
         let mut rights: BTreeMap<SpaceId, Vec<(DeviceId, Vec<u8>)>> = BTreeMap::new();
         self.walk(
             Table::Records,
@@ -207,10 +230,16 @@ impl Storage {
                 if let (Some((space, [])), Some(row)) = (split(&key), rows::from_slice(&value)) {
                     let space = SpaceId(space);
                     stored.spaces.push((space, row, rights.remove(&space).unwrap_or_default()));
+                } else {
+                    unread.push((Table::Spaces, key));
                 }
             },
-            &mut damaged,
+            &mut lost,
         )?;
+        if let Some((_, key)) = lost.into_iter().chain(unread).next() {
+            let space: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            return Err(StoreError::DamagedFile { detail: format!("the row of space {space} cannot be read") });
+        }
         self.walk(
             Table::Peers,
             &[],

@@ -118,12 +118,6 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Damaged`] when the value fails its checksum; otherwise what the disk said.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// The values of several rows as one moment saw them, in the order of `keys`.
-    ///
-    /// # Errors
-    /// As [`Store::get`]. [`StoreError::Damaged`] names the first damaged row; get the others one by one.
-    fn get_many(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, StoreError>;
-
     /// Rows of a range in ascending order, until the next one would exceed `max_rows` rows or `max_bytes` bytes of keys
     /// and values. The first row is always read, so that a scan makes progress. Damaged rows count as rows.
     ///
@@ -137,12 +131,6 @@ pub trait Store: Send + Sync + 'static {
         max_rows: usize,
         max_bytes: usize,
     ) -> Result<Scan, StoreError>;
-
-    /// The row with the greatest key of a range.
-    ///
-    /// # Errors
-    /// As [`Store::get`].
-    fn last(&self, table: Table, start: &[u8], end: Option<&[u8]>) -> Result<Option<Row>, StoreError>;
 
     /// Applies a batch: all of it or nothing. When this returns `Ok`, the batch is on disk. After any error but
     /// [`StoreError::TooLarge`] and [`StoreError::ReadOnly`] it is unknown until the store is opened again whether the

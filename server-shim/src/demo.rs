@@ -27,13 +27,13 @@ pub(crate) async fn run(keep: bool, json: bool) -> Result<(), Failure> {
     match played {
         Some(Ok(Ok(()))) => {
             let seconds = begun.elapsed().as_secs_f64();
-            match json {
+            let printed = match json {
                 true => print::out(&format!("{}\n", json!({"ok": true, "steps": steps, "seconds": seconds}))),
                 false => print::out(&format!(
                     "\n✓ All {steps} steps worked, in {seconds:.1} s. To start your own: commonhold\n"
                 )),
-            }
-            cleared
+            };
+            cleared.and(printed)
         }
         Some(Ok(Err(failure))) => Err(failure),
         Some(Err(_)) => Err(failed(format!("step {steps} was not done after {} s", DEADLINE.as_secs()))),

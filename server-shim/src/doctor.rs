@@ -81,9 +81,9 @@ fn report(findings: &[Finding], json: bool) -> Result<(), Failure> {
         true => format!("{}\n", json!({"ok": first.is_none(), "findings": findings})),
         false => findings.iter().map(line).collect(),
     };
-    print::out(&text);
+    let printed = print::out(&text);
     match first {
-        None => Ok(()),
+        None => printed,
         Some(fault) => {
             let faults = findings.iter().filter(|finding| finding.state == State::Fault).count();
             let what = format!("{faults} of {} checks found a fault, first: {}", findings.len(), fault.check);

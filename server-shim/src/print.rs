@@ -5,33 +5,44 @@ use std::io::{self, Write};
 use serde_json::Value as Json;
 
 use crate::args::WritersArg;
+use crate::failure::{Exit, Failure};
 use crate::request::{Change, Checked, Document, Peer, Reply, Space, Status, Watched};
 
 /// Digits of an id that are shown; they name it everywhere a unique prefix does.
 const SHORT: usize = 10;
 
 /// Prints a reply to standard output. A reader that hangs up early (`| head`) is no error.
-pub(crate) fn reply(reply: &Reply, json: bool) {
-    next_reply(reply, json);
+pub(crate) fn reply(reply: &Reply, json: bool) -> Result<(), Failure> {
+    unless_hung_up(next_reply(reply, json))
 }
 
-/// Prints one of many replies; false if nobody reads them any more.
-pub(crate) fn next_reply(reply: &Reply, json: bool) -> bool {
-    let text = match json {
-        true => format!("{}\n", reply.json()),
-        false => human(reply),
-    };
-    write(&text).is_ok()
+/// Prints one of many replies; that nobody reads them any more ends the command.
+pub(crate) fn next_reply(reply: &Reply, json: bool) -> Result<(), Failure> {
+    match json {
+        true => write(&format!("{}\n", reply.json())),
+        false => write(&human(reply)),
+    }
 }
 
 /// Writes to standard output, whoever still reads it.
-pub(crate) fn out(text: &str) {
-    let _ = write(text);
+pub(crate) fn out(text: &str) -> Result<(), Failure> {
+    unless_hung_up(write(text))
 }
 
-fn write(text: &str) -> io::Result<()> {
+fn unless_hung_up(written: Result<(), Failure>) -> Result<(), Failure> {
+    written.or_else(|failure| if failure.exit == Exit::Pipe { Ok(()) } else { Err(failure) })
+}
+
+fn write(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::hung_up(),
+        _ => Failure::failed(
+            "output",
+            format!("cannot write the output: {error}"),
+            "what was asked for was done; see to the file or device that the output goes to",
+        ),
+    })
 }
 
 /// A remark beside the output.

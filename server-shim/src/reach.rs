@@ -82,10 +82,10 @@ impl Reach {
                 let envelope = Envelope { version: VERSION, request: Request::Watch(doc) };
                 Ok(Watch::Served(client.stream(&envelope).await.map_err(call_failure)?))
             }
-            Reach::Own(node) => {
-                let watching = operate::watch(&node, &doc).await?;
-                Ok(Watch::Own(node, watching))
-            }
+            Reach::Own(node) => match operate::watch(&node, &doc).await {
+                Ok(watching) => Ok(Watch::Own(node, watching)),
+                Err(failure) => Reach::Own(node).close().await.and(Err(failure)),
+            },
         }
     }
 
@@ -114,7 +114,7 @@ impl Reach {
                             let bytes = unhex(&digits).ok_or_else(other_version)?;
                             to.write_all(&bytes).map_err(cannot_write)?;
                         }
-                        reply => return Ok(reply),
+                        reply => return to.flush().map(|()| reply).map_err(cannot_write),
                     }
                 }
                 Err(call_failure(LocalError::BrokenOff))
@@ -127,7 +127,7 @@ impl Reach {
                     let mut buffer = vec![0; CHUNK];
                     loop {
                         match reader.read(&mut buffer).await.map_err(cannot_write)? {
-                            0 => return Ok(()),
+                            0 => return to.flush().map_err(cannot_write),
                             n => to.write_all(&buffer[..n]).map_err(cannot_write)?,
                         }
                     }

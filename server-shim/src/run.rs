@@ -23,8 +23,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Some(Verb::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "commonhold", &mut script);
-            print::out(&String::from_utf8_lossy(&script));
-            return Ok(());
+            return print::out(&String::from_utf8_lossy(&script));
         }
         Some(Verb::Demo { keep }) => return demo::run(*keep, cli.global.json).await,
         _ => {}
@@ -40,10 +39,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.verb {
         None => serve::serve(&settings, &serving, true, json).await,
         Some(Verb::Serve(_)) => serve::serve(&settings, &serving, false, json).await,
-        Some(Verb::Config(verb)) => {
-            configuration(&settings, &verb, json);
-            Ok(())
-        }
+        Some(Verb::Config(verb)) => configuration(&settings, &verb, json),
         Some(Verb::Doctor) => doctor::run(&settings, json).await,
         Some(Verb::Watch { doc, count }) => watch(&settings, doc, count, json).await,
         Some(Verb::Edit { doc, patch, sync }) => {
@@ -124,10 +120,9 @@ async fn once(settings: &Settings, request: Request, sync: Option<u64>, json: bo
     // What was acknowledged is on disk already; a close that fails must still be told.
     let closed = reach.close().await;
     let reply = answered?;
-    print::reply(&reply, json);
-    closed?;
+    print::reply(&reply, json).and(closed)?;
     match synced {
-        Some(Ok(synced)) if !json => print::reply(&synced, false),
+        Some(Ok(synced)) if !json => print::reply(&synced, false)?,
         Some(Err(failure)) => return Err(failure),
         Some(Ok(_)) => {}
         None if writes && !serves && !json && !settings.connect().is_empty() && io::stderr().is_terminal() => {
@@ -176,13 +171,13 @@ async fn status(
     let asked: Result<Vec<Reply>, Failure> = asked.await;
     let closed = reach.close().await;
     let replies = asked?;
-    match &replies[..] {
+    let printed = match &replies[..] {
         [me, spaces, peers] if json => {
-            print::out(&format!("{}\n", json!({"me": me.json(), "spaces": spaces.json(), "peers": peers.json()})));
+            print::out(&format!("{}\n", json!({"me": me.json(), "spaces": spaces.json(), "peers": peers.json()})))
         }
-        replies => replies.iter().for_each(|reply| print::reply(reply, json)),
-    }
-    closed
+        replies => replies.iter().try_for_each(|reply| print::reply(reply, json)),
+    };
+    printed.and(closed)
 }
 
 /// Shows the document in the person's editor and applies what they changed. Nothing is held open meanwhile.
@@ -215,8 +210,8 @@ async fn watch(settings: &Settings, doc: DocRef, count: Option<u64>, json: bool)
         match stop.or(watch.next()).await {
             None => break Ok(()),
             Some(Ok(Some(watched))) => {
-                if !print::next_reply(&Reply::Watched(watched), json) {
-                    break Err(Failure::hung_up());
+                if let Err(failure) = print::next_reply(&Reply::Watched(watched), json) {
+                    break Err(failure);
                 }
                 seen += 1;
             }
@@ -264,10 +259,7 @@ async fn export(
         Ok(reply)
     });
     match kept {
-        Ok(reply) => {
-            print::reply(&reply, json);
-            Ok(())
-        }
+        Ok(reply) => print::reply(&reply, json),
         Err(failure) => {
             let _ = std::fs::remove_file(&partial);
             Err(failure)
@@ -284,11 +276,10 @@ async fn import(settings: &Settings, file: &Path, space: Option<String>, json: b
     let mut reach = Reach::find(settings, Dial::No, true).await?;
     let answered = reach.import(space, opened).await;
     let closed = reach.close().await;
-    print::reply(&answered?, json);
-    closed
+    print::reply(&answered?, json).and(closed)
 }
 
-fn configuration(settings: &Settings, verb: &ConfigVerb, json: bool) {
+fn configuration(settings: &Settings, verb: &ConfigVerb, json: bool) -> Result<(), Failure> {
     match verb {
         ConfigVerb::Check => {
             let file = settings.file.as_ref().map(|path| path.display().to_string());
@@ -301,7 +292,7 @@ fn configuration(settings: &Settings, verb: &ConfigVerb, json: bool) {
             let all = settings.all().map(|(key, setting)| {
                 (key.name.to_owned(), json!({"value": setting.texts.join(","), "origin": setting.origin.to_string()}))
             });
-            print::out(&format!("{}\n", Json::Object(all.collect())));
+            print::out(&format!("{}\n", Json::Object(all.collect())))
         }
         ConfigVerb::Print => print::out(&config::as_toml(settings)),
     }

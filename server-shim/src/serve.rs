@@ -115,7 +115,7 @@ async fn announce(node: &Node, serving: &Serving, starter: bool, json: bool) -> 
         })?;
     }
     if json {
-        print::out(&format!("{facts}\n"));
+        print::out(&format!("{facts}\n"))?;
         return Ok(serving.ready_file.clone());
     }
     let mut text = format!("peer     {}\n", me.peer);
@@ -138,7 +138,7 @@ async fn announce(node: &Node, serving: &Serving, starter: bool, json: bool) -> 
     if starter {
         text += "\nCtrl-C stops it; everything is kept.\n";
     }
-    print::out(&text);
+    print::out(&text)?;
     Ok(serving.ready_file.clone())
 }
 

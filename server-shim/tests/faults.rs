@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{Home, finish, mode, until};
+use redb::ReadableTable;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -212,6 +213,73 @@ fn set_format(path: &Path, format: u32) {
     let transaction = redb::Database::open(path).unwrap().begin_write().unwrap();
     transaction.open_table(TABLE).unwrap().insert(&key[..], &row[..]).unwrap();
     transaction.commit().unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let home = Home::new();
+    home.with_document("list");
+    home.run(&["set", "list", "a", "1"]).text();
+    for arguments in [&["get", "list"][..], &["status", "--json"], &["export", "-"], &["config", "print"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = home.command();
+        let ended = command.args(arguments).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.code() == Some(1) && said.contains("cannot write the"), "{arguments:?}: {said}");
+    }
+    // None of them went down without closing the store.
+    assert_eq!(home.run(&["status", "--json"]).json()["me"]["opened"], "continue");
+}
+
+#[test]
+fn a_watch_of_nothing_closes_the_store() {
+    let home = Home::new();
+    home.with_document("list");
+    home.run(&["watch", "lost"]).fails(5, &["no document \"lost\""]);
+    assert_eq!(home.run(&["status", "--json"]).json()["me"]["opened"], "continue");
+}
+
+/// Flips a bit in the checksum of a row (the first of its table, if none is named), and nowhere else.
+fn damage(path: &Path, table: &str, key: Option<&[u8]>) {
+    let table: redb::TableDefinition<&[u8], &[u8]> = redb::TableDefinition::new(table);
+    let transaction = redb::Database::open(path).unwrap().begin_write().unwrap();
+    let mut rows = transaction.open_table(table).unwrap();
+    let key = key.map_or_else(|| rows.first().unwrap().unwrap().0.value().to_vec(), <[u8]>::to_vec);
+    let mut row = rows.get(&key[..]).unwrap().unwrap().value().to_vec();
+    *row.last_mut().unwrap() ^= 1;
+    rows.insert(&key[..], &row[..]).unwrap();
+    drop(rows);
+    transaction.commit().unwrap();
+}
+
+#[test]
+fn a_store_that_lost_a_space_is_not_taken_for_a_first_run() {
+    let home = Home::new();
+    home.with_document("list");
+    damage(&home.data().join("store.redb"), "spaces", None);
+    for arguments in [&[][..], &["serve"], &["space", "ls"]] {
+        let said = home.run(arguments);
+        assert!(said.code == 3 && said.err.contains("the row of space") && said.out.is_empty(), "{}", said.err);
+    }
+    let doctor = home.run(&["doctor"]);
+    assert!(doctor.code == 3 && doctor.out.contains("the row of space"), "{}{}", doctor.out, doctor.err);
+}
+
+#[test]
+fn a_damaged_fact_about_the_store_does_not_keep_it_shut() {
+    for fact in ["store", "salt", "lineage"] {
+        let home = Home::new();
+        home.with_document("list");
+        home.run(&["set", "list", "a", "1"]).text();
+        damage(&home.data().join("store.redb"), "meta", Some(fact.as_bytes()));
+        let doctor = home.run(&["doctor"]);
+        assert!(doctor.code == 0 && doctor.out.contains("restored"), "{fact}: {}{}", doctor.out, doctor.err);
+        assert_eq!(home.run(&["get", "list"]).json(), json!({"a": 1}));
+        home.run(&["set", "list", "b", "2"]).text();
+        let history = home.run(&["history", "list", "--json"]).json();
+        assert_ne!(history[0]["chain"], history[1]["chain"]);
+    }
 }
 
 #[test]

@@ -17,8 +17,6 @@ use crate::transport::{Admission, LinkEvent, LinkHandle, TransportConfig, spawn}
 const OVERFLOW_MAX: usize = 256 << 20;
 /// Bytes sent after which the machine is told what is left of them.
 const REPORT_BYTES: usize = 64 << 10;
-/// What a link counts for a frame beside its bytes.
-const FRAME_COST: usize = 64;
 
 pub(super) struct Conns {
     events: mpsc::Sender<LinkEvent>,
@@ -35,7 +33,6 @@ struct Conn {
     /// of room, which is one snapshot.
     overflow: VecDeque<Vec<u8>>,
     overflow_bytes: usize,
-    queue_bytes_max: usize,
     unreported: usize,
     /// The link is to be closed, with this reason, once the overflow is gone.
     closing: Option<String>,
@@ -57,7 +54,6 @@ impl Conns {
             link: spawn(attach.link, self.next, self.events.clone(), self.config.clone()),
             overflow: VecDeque::new(),
             overflow_bytes: 0,
-            queue_bytes_max: self.config.send_queue_bytes_max,
             unreported: 0,
             closing: None,
             dialled: attach.dialled,
@@ -152,9 +148,8 @@ impl Conn {
 
     fn pump(&mut self) {
         while let Some(frame) = self.overflow.front() {
-            // A link that is asked in vain drops the frame. One this full owes an event when it is no more.
-            let queued = self.link.bytes_pending();
-            if queued > 0 && queued + frame.len() + FRAME_COST > self.queue_bytes_max {
+            // A link that is given a frame in vain drops it. One that was asked says when it has room.
+            if !self.link.has_room(frame.len()) {
                 return;
             }
             let Some(frame) = self.overflow.pop_front() else { return };
@@ -172,5 +167,34 @@ impl Conn {
     fn cut(&mut self, reason: &str) {
         (self.overflow, self.overflow_bytes) = (VecDeque::new(), 0);
         self.link.close(reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::transport::Link;
+
+    #[tokio::test]
+    async fn a_frame_behind_a_short_queue_leaves_when_the_queue_is_empty() {
+        let config = TransportConfig { send_queue_bytes_max: 64 << 10, ..TransportConfig::default() };
+        let (link, mut other) = Link::pair(&config);
+        let (events, mut links) = mpsc::channel(9);
+        let mut conns = Conns::new(events, Arc::new(config));
+        let attach = Attach { link, dialled: true, expected: None, address: None, admission: None, alive: None };
+        let id = conns.add(attach);
+        conns.send(id, vec![1; 100]);
+        conns.send(id, vec![2; 250 << 10]);
+        let crossing = async {
+            assert_eq!(other.recv().await.unwrap().unwrap(), [1; 100]);
+            tokio::select! {
+                Some(LinkEvent::Drained { .. }) = links.recv() => assert!(conns.drained(id).is_some()),
+                else => panic!("the link fell silent"),
+            }
+            assert_eq!(other.recv().await.unwrap().unwrap().len(), 250 << 10);
+        };
+        tokio::time::timeout(Duration::from_secs(60), crossing).await.expect("the frame is stuck");
     }
 }

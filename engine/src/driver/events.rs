@@ -1,5 +1,7 @@
 //! What the machine tells the application, passed on to whoever it concerns; and what links tell the machine.
 
+use std::sync::atomic::Ordering;
+
 use commonhold_sync::id::{ChainId, DocId, EntryId, SpaceId};
 use commonhold_sync::peer::{ConnId, Event, Input};
 use tokio::time::Instant;
@@ -112,6 +114,8 @@ impl Driver {
             }
             Event::ChainLost { space, doc } => {
                 tracing::info!(%space, %doc, "another copy of this device wrote further; going on under a new chain");
+                // The next run may know of it no more than this one did.
+                self.shared.chain_lost.store(true, Ordering::Relaxed);
                 let opening = self.machine.as_ref().map(|m| m.peer.own_opening(&space, &doc));
                 if let Some((open, opening)) = self.shared.open_document(space, doc).zip(opening) {
                     open.opening(opening);

@@ -24,6 +24,14 @@ pub(super) fn snapshot_checked(document: &[u8]) -> Vec<u8> {
     [document, b"c"].concat()
 }
 
+/// What the keys of invites begin with.
+pub(super) const INVITE: &[u8] = b"invite:";
+
+/// `number` counts invites of all spaces, so that rows of a space lie in the order in which they came.
+pub(super) fn invite(space: &SpaceId, number: u64, peer: &[u8]) -> Vec<u8> {
+    [INVITE, &space.0, &number.to_be_bytes(), peer].concat()
+}
+
 /// The keys that begin with a prefix: from here, to before there.
 pub(super) fn under(prefix: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
     let mut end = prefix.to_vec();

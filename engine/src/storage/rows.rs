@@ -6,6 +6,8 @@ use commonhold_sync::log::{Image, StoredSegment};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
+use super::keys;
+
 pub(super) fn to_vec<T: Encode<()>>(row: &T) -> Vec<u8> {
     minicbor::to_vec(row).expect("writing to a Vec cannot fail")
 }
@@ -43,6 +45,29 @@ impl BodyRow {
         let entries = self.entries.into_iter().map(Vec::from).collect();
         let segment = Segment { doc, opening: self.opening, first: self.first, entries, tip: self.tip };
         StoredSegment { seq, branch: self.branch, segment }
+    }
+}
+
+/// An invite that was taken, of table Meta.
+#[derive(Debug)]
+pub(super) struct InviteRow {
+    pub(super) key: Vec<u8>,
+    pub(super) space: [u8; 32],
+    /// 0: written when a space had one invite, and its key ended with the space.
+    pub(super) number: u64,
+    /// The device that it names, which may be none; `None` where the key does not tell.
+    pub(super) peer: Option<Vec<u8>>,
+    pub(super) text: String,
+}
+
+impl InviteRow {
+    pub(super) fn from(key: Vec<u8>, text: Vec<u8>) -> Option<InviteRow> {
+        let (space, rest) = keys::split(key.strip_prefix(keys::INVITE)?)?;
+        let (number, peer) = match rest {
+            [] => (0, None),
+            _ => rest.split_first_chunk().map(|(number, peer)| (u64::from_be_bytes(*number), Some(peer.to_vec())))?,
+        };
+        Some(InviteRow { key, space, number, peer, text: String::from_utf8(text).ok()? })
     }
 }
 

@@ -153,7 +153,7 @@ fn spaces_rights_and_cursors_are_there_at_start_and_numbers_leap() {
     let facts = Facts { store: Some(THERE), salt: Some([1; 8]), lineage: None };
     storage.put_facts(&facts, true).unwrap();
     storage.put_facts(&Facts { lineage: Some(vec![5]), ..Facts::default() }, false).unwrap();
-    let found = storage.facts().unwrap();
+    let found = storage.facts().unwrap().value;
     assert_eq!((found.store, found.salt, found.lineage), (Some(THERE), Some([1; 8]), Some(vec![5])));
     let stored = storage.start().unwrap();
     assert_eq!(stored.cursors, vec![(SPACE, peer, cursor)]);
@@ -184,4 +184,28 @@ fn what_a_snapshot_in_a_page_holds_does_not_come_again_raw() {
     let Loaded::Page { rows, upto, end } = storage.load(&load).unwrap().value else { panic!("a page") };
     let raw = rows.iter().filter(|row| matches!(row, PageRow::Segment(_))).count();
     assert_eq!((raw, upto, end), (10, 300, true), "291 to 300");
+}
+
+#[test]
+fn of_each_peer_the_last_invite_is_kept_and_of_each_space_the_last_sixteen() {
+    let (storage, other) = (storage(), SpaceId([9; 32]));
+    let mut old = Batch::new();
+    old.put(Table::Meta, [&b"invite:"[..], &SPACE.0].concat(), "of an older program");
+    storage.store().commit(old).unwrap();
+    let put = |space: &SpaceId, peer: u8, text: &str| {
+        storage.put_invite(space, (peer > 0).then_some(&DeviceId([peer; 32])), text).unwrap();
+    };
+    put(&SPACE, 2, "second");
+    put(&other, 2, "elsewhere");
+    put(&SPACE, 1, "third");
+    put(&SPACE, 0, "of nobody");
+    put(&SPACE, 2, "second again");
+    let kept = ["of an older program", "elsewhere", "third", "of nobody", "second again"];
+    assert_eq!(storage.invites().unwrap(), kept);
+    put(&SPACE, 3, "of an older program");
+    assert_eq!(storage.invites().unwrap().len(), 5, "the same text is the same invite");
+    (10..30).for_each(|peer| put(&SPACE, peer, &format!("{peer}")));
+    let invites = storage.invites().unwrap();
+    assert_eq!(invites[0], "elsewhere");
+    assert_eq!(invites[1..], (14..30).map(|peer| peer.to_string()).collect::<Vec<_>>());
 }

@@ -52,18 +52,6 @@ impl Batch {
         ops.ranges.push((start, end));
     }
 
-    /// Adds the changes of a later batch, so that both are applied as one.
-    pub fn append(&mut self, later: Batch) {
-        for (table, ops) in later.tables {
-            for (start, end) in ops.ranges {
-                self.delete_range(table, start, end);
-            }
-            for (key, value) in ops.rows {
-                self.set(table, key, value);
-            }
-        }
-    }
-
     /// Bytes of keys, values and range bounds held.
     pub fn size_bytes(&self) -> usize {
         self.size_bytes

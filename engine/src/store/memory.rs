@@ -1,6 +1,6 @@
 //! A store in memory, for tests and for peers that keep nothing. It is as durable as its process.
 
-use super::{Batch, Row, Scan, Store, StoreError, Table};
+use super::{Batch, Scan, Store, StoreError, Table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Bound;
@@ -88,11 +88,6 @@ impl Store for MemoryStore {
         self.read().get(table, key)
     }
 
-    fn get_many(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        let state = self.read();
-        keys.iter().map(|key| state.get(table, key)).collect()
-    }
-
     fn scan(
         &self,
         table: Table,
@@ -116,15 +111,6 @@ impl Store for MemoryStore {
             }
         }
         Ok(scan)
-    }
-
-    fn last(&self, table: Table, start: &[u8], end: Option<&[u8]>) -> Result<Option<Row>, StoreError> {
-        let state = self.read();
-        let Some((key, value)) = state.range(table, start, end).next_back() else { return Ok(None) };
-        if state.is_damaged(table, key) {
-            return Err(StoreError::Damaged { table, key: key.clone() });
-        }
-        Ok(Some((key.clone(), value.clone())))
     }
 
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {

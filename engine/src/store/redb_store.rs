@@ -5,7 +5,7 @@
 
 use super::lock::{StoreLock, beside, private};
 use super::memory::{ScanMeter, bounds};
-use super::{Batch, Row, Scan, Store, StoreError, Table, row};
+use super::{Batch, Scan, Store, StoreError, Table, row};
 use crate::contain::contain;
 use redb::backends::FileBackend;
 use redb::{
@@ -222,13 +222,6 @@ impl Store for RedbStore {
         })
     }
 
-    fn get_many(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        self.read(READING, |txn| match self.table(txn, table)? {
-            Some(rows) => keys.iter().map(|key| self.value(&rows, table, key)).collect(),
-            None => Ok(vec![None; keys.len()]),
-        })
-    }
-
     fn scan(
         &self,
         table: Table,
@@ -260,25 +253,6 @@ impl Store for RedbStore {
                 }
             }
             Ok(scan)
-        })
-    }
-
-    fn last(&self, table: Table, start: &[u8], end: Option<&[u8]>) -> Result<Option<Row>, StoreError> {
-        if !super::holds_keys(start, end) {
-            return Ok(None);
-        }
-        self.read(READING, |txn| {
-            let Some(rows) = self.table(txn, table)? else { return Ok(None) };
-            let fault = |error: redb::StorageError| self.storage_error(READING, error.into());
-            let mut range = ReadableTable::range::<&[u8]>(&rows, bounds(start, end)).map_err(fault)?;
-            let Some(found) = range.next_back() else { return Ok(None) };
-            let (key, stored) = found.map_err(fault)?;
-            let key = key.value().to_vec();
-            in_order(&mut start.to_vec(), &key, end)?;
-            match row::open(table.id(), &key, stored.value()) {
-                Some(value) => Ok(Some((key, value.to_vec()))),
-                None => Err(StoreError::Damaged { table, key }),
-            }
         })
     }
 

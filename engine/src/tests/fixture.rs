@@ -244,7 +244,7 @@ fn write(path: &Path) {
 
     founder.say(Local::Records(vec![Record::Tombstone { doc: deleted }]));
     let invite = Invite::new(space, Some(&genesis()), Some(device(GUEST)), vec!["mem:nobody".into()]);
-    founder.storage.put_invite(&space, &invite.to_string()).unwrap();
+    founder.storage.put_invite(&space, invite.peer.as_ref(), &invite.to_string()).unwrap();
     founder.handle(Input::Close);
 }
 
@@ -267,7 +267,7 @@ fn unpack(folder: &Path) -> PathBuf {
 
 fn rows(store: &Path, space: SpaceId) {
     let storage = Storage::new(Arc::new(RedbStore::open(store, &Options::default()).unwrap()));
-    let facts = storage.facts().unwrap();
+    let facts = storage.facts().unwrap().value;
     assert_eq!((facts.store, facts.salt), (Some(StoreId([1; 16])), Some([1; 8])));
     assert_eq!(storage.invites().unwrap()[0].parse::<Invite>().unwrap().genesis(), Some(genesis()));
     let start = storage.start().unwrap();

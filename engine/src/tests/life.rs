@@ -158,3 +158,62 @@ async fn who_is_told_not_to_dial_invites_keeps_them_and_does_not() {
     assert_eq!(other.dials(), 1);
     soon(other.wait_level(space, one.device())).await.unwrap();
 }
+
+/// A copy of the whole machine set back is not noticed at start: here only the other peer knows that there was more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_run_that_was_shown_more_of_its_chain_the_next_begins_new_ones() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), memory().await);
+    let node = Node::open(on_disk(folder.path())).await.unwrap();
+    let (space, document) = with_document(&node).await;
+    document.set("/a", &1).await.unwrap();
+    let doc = document.id();
+    soon(node.close()).await.unwrap();
+    let files = ["data", "keys"].into_iter().flat_map(|at| std::fs::read_dir(folder.path().join(at)).unwrap());
+    let image: Vec<_> = files.map(|file| file.unwrap().path()).map(|at| (at.clone(), std::fs::read(at))).collect();
+
+    let node = reopened(on_disk(folder.path())).await;
+    let document = node.open_document(space, doc).await.unwrap();
+    document.set("/b", &2).await.unwrap();
+    other.join(&node.invite(space).unwrap()).await.unwrap();
+    join(&node, &other);
+    shows(&arrives(&other, space, doc).await, json!({ "a": 1, "b": 2 })).await;
+    soon(node.close()).await.unwrap();
+
+    // Written over, so that each stays the file that it was.
+    image.into_iter().for_each(|(at, bytes)| std::fs::write(at, bytes.unwrap()).unwrap());
+    let node = reopened(on_disk(folder.path())).await;
+    assert_eq!(node.outcome(), Outcome::Continue);
+    let document = node.open_document(space, doc).await.unwrap();
+    join(&node, &other);
+    shows(&document, json!({ "a": 1, "b": 2 })).await;
+    soon(node.close()).await.unwrap();
+
+    let node = reopened(on_disk(folder.path())).await;
+    assert_eq!(node.outcome(), Outcome::Continue);
+    let document = node.open_document(space, doc).await.unwrap();
+    document.set("/c", &3).await.unwrap();
+    assert_eq!(actors(&document).await, 2);
+    soon(node.close()).await.unwrap();
+}
+
+/// The device that an address is known by may have lost its keys, and a new invite says who is there now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_invite_says_who_answers_at_an_address_and_in_later_runs_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let listening = Config { listen: vec!["ws://127.0.0.1:0/".parse().unwrap()], ..Config::default() };
+    let one = Node::open(listening).await.unwrap();
+    let space = one.create_space(Writers::Anyone).await.unwrap();
+    let invite = one.invite(space).unwrap();
+    let mut old = invite.clone();
+    old.peer = Some(memory().await.device());
+
+    let other = Node::open(on_disk(folder.path())).await.unwrap();
+    other.join(&old).await.unwrap();
+    other.join(&invite).await.unwrap();
+    assert_eq!(other.dials(), 1);
+    soon(other.wait_level(space, one.device())).await.unwrap();
+    soon(other.close()).await.unwrap();
+    let other = reopened(on_disk(folder.path())).await;
+    soon(other.wait_level(space, one.device())).await.unwrap();
+    soon(other.close()).await.unwrap();
+}

@@ -33,7 +33,7 @@ pub enum LinkEvent {
         /// The frame.
         bytes: Vec<u8>,
     },
-    /// A queue that was longer than [`TransportConfig::drained_bytes`] is no more.
+    /// A queue that was longer than [`TransportConfig::drained_bytes`], or had no room, is at most that long.
     Drained {
         /// The link.
         id: u64,
@@ -125,6 +125,14 @@ impl LinkHandle {
         };
         waker.into_iter().for_each(Waker::wake);
         Ok(())
+    }
+
+    /// Whether [`send`](Self::send) takes a frame of so many bytes now. If not, [`LinkEvent::Drained`] tells of room.
+    pub fn has_room(&self, frame_bytes: usize) -> bool {
+        let mut queue = self.queue.lock();
+        let full = queue.bytes > 0 && queue.bytes + frame_bytes + FRAME_COST > self.config.send_queue_bytes_max;
+        queue.drained_owed |= full;
+        !full
     }
 
     /// Bytes that the link holds and the socket has not taken, 64 more for each frame.

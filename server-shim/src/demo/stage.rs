@@ -66,7 +66,8 @@ impl Stage {
 
     pub(super) fn show(&self, line: &str) {
         if !self.quiet {
-            print::out(&format!("{line}\n"));
+            // The last line, which must come out, tells.
+            let _ = print::out(&format!("{line}\n"));
         }
     }
 

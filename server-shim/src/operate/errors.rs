@@ -1,6 +1,5 @@
 //! The engine's errors as failures of a verb: which exit code, and what the person can do.
 
-use commonhold_engine::local::LocalError;
 use commonhold_engine::store::StoreError;
 use commonhold_engine::{Error, OpenError};
 
@@ -40,7 +39,6 @@ pub(crate) fn open_failure(error: &OpenError, settings: &Settings) -> Failure {
     let data = settings.data();
     match error {
         OpenError::Store(StoreError::InUse { pid }) => reach::in_use(&data, *pid),
-        OpenError::Local(LocalError::AlreadyServed(_)) => reach::in_use(&data, None),
         OpenError::Store(store) => {
             let mut failure = store_failure(store);
             failure.what = format!("{}: {}", data.display(), failure.what);
@@ -65,7 +63,7 @@ pub(crate) fn open_failure(error: &OpenError, settings: &Settings) -> Failure {
             chain(error),
             "check the keys folder (--keys): its owner, its mode 700, its files' mode 600",
         ),
-        OpenError::Data { .. } | OpenError::Lineage(_) | OpenError::Local(_) => Failure::new(
+        OpenError::Data { .. } | OpenError::Lineage(_) => Failure::new(
             Exit::Store,
             error.code(),
             chain(error),

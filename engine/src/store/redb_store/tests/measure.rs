@@ -109,7 +109,7 @@ fn opening_a_million_rows_after_kill() {
         let start = Instant::now();
         let store = RedbStore::open(&path, &Options::default()).unwrap();
         let opened = start.elapsed();
-        assert!(store.last(Table::Bodies, b"", None).unwrap().is_some());
+        assert_eq!(store.scan(Table::Bodies, b"", None, 1, 1).unwrap().rows.len(), 1);
         println!("{what}: open {opened:?}, first read {:?}", start.elapsed() - opened);
         println!("  file {} bytes", store.size_bytes().unwrap());
     }
