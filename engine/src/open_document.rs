@@ -14,6 +14,7 @@ use commonhold_sync::chain::Opening;
 use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use commonhold_sync::log::Header;
 use commonhold_sync::peer::{Local, LocalError};
+use tokio::sync::mpsc::Permit;
 use tokio::sync::{MutexGuard, Notify, oneshot};
 use tokio::time::{Duration, Instant, sleep_until};
 
@@ -385,13 +386,14 @@ impl OpenDocument {
             return Ok(result);
         }
         self.dirty.store(true, Ordering::Release);
+        let now = Instant::now();
         let gather = Duration::from_millis(self.shared.config.flush_ms);
-        let quiet = shown.last_flush.is_none_or(|last| last.elapsed() >= gather);
-        if quiet && self.unsaved() < UNSAVED_MAX {
-            self.hand_over(&mut shown).await?;
-        } else {
-            let due = shown.last_flush.unwrap_or_else(Instant::now) + gather;
-            self.leave(|inbox| inbox.flush_due.get_or_insert(due).to_owned());
+        let due = shown.last_flush.map_or(now, |last| last + gather);
+        let leaves = due <= now && self.unsaved() < UNSAVED_MAX;
+        match leaves.then(|| self.shared.commands.try_reserve()) {
+            Some(Ok(room)) => self.hand(&mut shown, room)?,
+            // The document's task hands it over: a caller may give up waiting.
+            _ => self.leave(|inbox| _ = inbox.flush_due.get_or_insert(due)),
         }
         Ok(result)
     }
@@ -419,7 +421,7 @@ impl OpenDocument {
         }
     }
 
-    /// The edits that are gathered leave for the driver, if it has room.
+    /// The edits that are gathered leave for the driver, once it has room.
     async fn hand_over(&self, shown: &mut Shown) -> Result<(), Error> {
         let State::Ready(view) = &mut shown.state else { return Ok(()) };
         if !view.has_unflushed() {
@@ -429,6 +431,17 @@ impl OpenDocument {
         if self.unsaved() >= UNSAVED_MAX {
             self.shared.until(|| self.unsaved() < UNSAVED_MAX).await?;
         }
+        let room = self.shared.commands.reserve().await.map_err(|_| Error::Closed)?;
+        self.hand(shown, room)
+    }
+
+    /// The same where the driver has room. Nothing in here waits: a batch that is out of the view has to leave, even if
+    /// nobody waits for it any more.
+    fn hand(&self, shown: &mut Shown, room: Permit<'_, Command>) -> Result<(), Error> {
+        let State::Ready(view) = &mut shown.state else { return Ok(()) };
+        let opening = shown.opening.clone().ok_or(Error::Internal("an edit without a chain"))?;
+        let this = self.shared.open_document(self.space, self.doc);
+        let this = this.filter(|this| std::ptr::eq(&**this, self)).ok_or(Error::Closed)?;
         let Ok(entries) = view.flush() else {
             self.reload();
             return Err(EditError::Broken.into());
@@ -437,14 +450,10 @@ impl OpenDocument {
         shown.tell_local();
         self.leave(|inbox| inbox.flush_due = None);
         if !entries.is_empty() {
-            let opening = shown.opening.clone().ok_or(Error::Internal("an edit without a chain"))?;
             let number = self.submitted.fetch_add(1, Ordering::AcqRel) + 1;
             let entries = entries.into_iter().map(|entry| entry.bytes).collect();
             let local = Local::Entries { doc: self.doc, opening, entries };
-            let this = self.shared.open_document(self.space, self.doc);
-            let this = this.filter(|this| std::ptr::eq(&**this, self)).ok_or(Error::Closed)?;
-            let reply = Reply::Document(this, number);
-            self.shared.command(Command::Say { space: self.space, local, reply }).await?;
+            room.send(Command::Say { space: self.space, local, reply: Reply::Document(this, number) });
         }
         self.dirty.store(false, Ordering::Release);
         Ok(())
