@@ -9,7 +9,7 @@ use crate::store::faulty::FaultyDisk;
 use crate::store::{Options, RedbStore};
 use crate::{Config, Node, NodeEvent, Writers};
 
-fn over(disk: &FaultyDisk) -> Config {
+pub(super) fn over(disk: &FaultyDisk) -> Config {
     let disk = disk.clone();
     let open = move || Ok(Arc::new(RedbStore::open_backend(disk.backend(), &Options::default())?) as _);
     Config { store: Some(Arc::new(open)), ..Config::default() }
