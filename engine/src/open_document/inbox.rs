@@ -90,13 +90,14 @@ impl Inbox {
             Work::Delete
         } else if let Some(reload) = self.reload.take() {
             Work::Reload(reload)
-        } else if self.frame_due.is_some_and(|due| due <= now) {
-            Work::Apply
-        } else if self.flush_due.is_some_and(|due| due <= now) {
+        } else if due.is_none_or(|due| due > now) {
+            Work::Wait
+        } else if self.flush_due == due {
+            // What was due first comes first, so that neither local nor remote edits starve behind the others.
             self.flush_due = None;
             Work::Flush
         } else {
-            Work::Wait
+            Work::Apply
         };
         (due, work)
     }
@@ -137,6 +138,37 @@ mod tests {
     use super::*;
 
     const FRAME: Duration = Duration::from_millis(16);
+
+    fn entry() -> Vec<(EntryId, Vec<u8>)> {
+        vec![(EntryId([1; 32]), vec![0; 100])]
+    }
+
+    #[test]
+    fn a_local_edit_does_not_starve_behind_frames_that_take_too_long() {
+        let (mut inbox, mut now) = (Inbox::default(), Instant::now());
+        inbox.flush_due = Some(now + FRAME * 3);
+        let frames = (0..10).take_while(|_| {
+            inbox.add(entry(), None, now, FRAME);
+            let applies = matches!(inbox.next(now).1, Work::Apply);
+            inbox.begin_frame(now);
+            now += FRAME * 2;
+            applies
+        });
+        assert_eq!(frames.count(), 2, "begun before the edit was due");
+    }
+
+    #[test]
+    fn entries_of_others_do_not_starve_behind_local_edits() {
+        let (mut inbox, mut now) = (Inbox::default(), Instant::now());
+        inbox.add(entry(), None, now, FRAME);
+        let flushes = (0..10).take_while(|_| {
+            inbox.flush_due = Some(now);
+            let flushes = matches!(inbox.next(now).1, Work::Flush);
+            now += FRAME;
+            flushes
+        });
+        assert_eq!(flushes.count(), 1, "due as early as the entries");
+    }
 
     #[test]
     fn more_entries_than_fit_make_the_view_anew_and_no_frame() {
