@@ -249,9 +249,11 @@ impl OpenDocument {
 
     async fn load(&self, shown: &Shown) -> Result<worker::Made, Error> {
         let (reply, ready) = oneshot::channel();
+        // The answer is as of when the driver reads this; what it says while the answer waits for the disk is newer.
+        locked(&self.inbox).opening = None;
         self.shared.command(Command::Prepare { space: self.space, doc: self.doc, reply }).await?;
         let opening = ready.await.map_err(|_| self.shared.no_reply())?;
-        locked(&self.inbox).opening = Some(opening);
+        locked(&self.inbox).prepared(opening);
         let (space, doc, quarantined) = (self.space, self.doc, shown.quarantined.clone());
         let made = self.shared.blocking(move |storage| worker::load(storage, &space, &doc, &quarantined)).await?;
         made.map_err(|why| Error::Damaged { doc, why })?.ok_or(Error::UnknownDocument(doc))

@@ -112,6 +112,11 @@ impl Inbox {
         self.reload = Some(Reload::Discard(why.clone()));
         why
     }
+
+    /// The driver's answer to how to write on. What it has said since is newer.
+    pub(super) fn prepared(&mut self, opening: Opening) {
+        self.opening.get_or_insert(opening);
+    }
 }
 
 impl Lost {
@@ -135,6 +140,8 @@ impl Lost {
 
 #[cfg(test)]
 mod tests {
+    use commonhold_sync::chain::Kind;
+
     use super::*;
 
     const FRAME: Duration = Duration::from_millis(16);
@@ -176,6 +183,14 @@ mod tests {
         inbox.add(vec![(EntryId([1; 32]), vec![0; INBOX_BYTES + 1])], None, Instant::now(), FRAME);
         assert!(matches!(inbox.next(Instant::now()), (None, Work::Reload(Reload::Keep))));
         assert!(matches!(inbox.next(Instant::now()), (None, Work::Wait)));
+    }
+
+    #[test]
+    fn a_new_chain_told_while_the_view_is_made_is_kept() {
+        let opening = |salt| Opening { device: DeviceId([1; 32]), salt: [salt; 8], kind: Kind::Own };
+        let mut inbox = Inbox { opening: Some(opening(2)), ..Inbox::default() };
+        inbox.prepared(opening(1));
+        assert_eq!(inbox.opening, Some(opening(2)));
     }
 
     #[test]
