@@ -195,8 +195,7 @@ impl OpenDocument {
                 },
             }
         }
-        let shown = self.view.lock().await;
-        shown.each_watcher(Queue::end);
+        self.view.lock().await.end_watchers();
     }
 
     async fn make_again(self: &Arc<Self>, reload: Reload) {
@@ -231,7 +230,10 @@ impl OpenDocument {
                 tracing::debug!(doc = %self.doc, "the view waits for the store");
                 return;
             }
-            Err(error) => shown.state = State::Failed(error),
+            Err(error) => {
+                shown.state = State::Failed(error);
+                shown.end_watchers();
+            }
         }
         if let Err(why) = unsaved {
             self.lose(why);
@@ -262,7 +264,7 @@ impl OpenDocument {
     async fn show_deletion(&self) {
         let mut shown = self.view.lock().await;
         shown.state = State::Failed(Error::Deleted(self.doc));
-        shown.each_watcher(Queue::end);
+        shown.end_watchers();
         self.dirty.store(false, Ordering::Release);
     }
 
@@ -517,6 +519,12 @@ impl Shown {
 
     fn each_watcher(&self, f: impl Fn(&Queue)) {
         self.watchers.iter().filter_map(Weak::upgrade).for_each(|queue| f(&queue));
+    }
+
+    /// Nothing more comes to those who watch, even if the document can be shown again: they begin anew.
+    fn end_watchers(&mut self) {
+        self.each_watcher(Queue::end);
+        self.watchers.clear();
     }
 
     fn apply(&mut self, entries: &[(EntryId, Vec<u8>)], from: Option<DeviceId>) -> Option<Applied> {
