@@ -1,6 +1,7 @@
 //! The handle of an open document: edits, reads, watches, and whether it is synced.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use commonhold_sync::id::{DeviceId, DocId, EntryId, SpaceId};
@@ -59,11 +60,15 @@ pub struct Version(pub Vec<EntryId>);
 pub struct Document {
     open: Arc<OpenDocument>,
     shared: Arc<Shared>,
+    /// How many losses of edits this handle was told of, or were told before there was this handle.
+    told: AtomicU64,
 }
 
 impl Clone for Document {
     fn clone(&self) -> Self {
-        Document::new(self.open.clone(), self.shared.clone())
+        locked(&self.shared.documents).hold(&self.open);
+        let told = AtomicU64::new(self.told.load(Ordering::Acquire));
+        Document { open: self.open.clone(), shared: self.shared.clone(), told }
     }
 }
 
@@ -80,11 +85,6 @@ impl std::fmt::Debug for Document {
 }
 
 impl Document {
-    fn new(open: Arc<OpenDocument>, shared: Arc<Shared>) -> Document {
-        locked(&shared.documents).hold(&open);
-        Document { open, shared }
-    }
-
     /// Opens a document, or gives a further handle of one that is open.
     pub(crate) async fn open_in(shared: &Arc<Shared>, space: SpaceId, doc: DocId) -> Result<Document, Error> {
         let document = {
@@ -92,7 +92,8 @@ impl Document {
             let open = documents.open.entry((space, doc));
             let open = open.or_insert_with(|| OpenDocument::spawn(shared, space, doc)).clone();
             documents.hold(&open);
-            Document { open, shared: shared.clone() }
+            let told = AtomicU64::new(open.told());
+            Document { open, shared: shared.clone(), told }
         };
         match document.open.header().await {
             Ok(_) => Ok(document),
@@ -148,10 +149,10 @@ impl Document {
         self.open.commit().await
     }
 
-    /// Returns when every edit so far is on this disk. If an earlier edit was not saved, that is told here, once; the
-    /// document then shows what is saved.
+    /// Returns when every edit so far is on this disk. If an earlier edit was not saved, whoever made it, that is told here:
+    /// once by each handle that was there when it happened. The document then shows what is saved.
     pub async fn flush(&self) -> Result<Version, Error> {
-        self.open.flush().await.map(Version)
+        self.open.flush_for(&self.told).await.map(Version)
     }
 
     /// Reads from the view, pending edits included. Blocks other users of the document meanwhile.

@@ -6,6 +6,8 @@
 //! Architecture Invariant: batches of edits reach the driver in the order in which they were flushed, because they are
 //! handed over under the view's lock.
 
+mod inbox;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,6 +16,7 @@ use commonhold_sync::chain::Opening;
 use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use commonhold_sync::log::Header;
 use commonhold_sync::peer::{Local, LocalError};
+use tokio::sync::mpsc::Permit;
 use tokio::sync::{MutexGuard, Notify, oneshot};
 use tokio::time::{Duration, Instant, sleep_until};
 
@@ -23,9 +26,8 @@ use crate::shared::{Command, Reply, Shared, locked};
 use crate::status::{Cost, NodeEvent};
 use crate::watch::{Change, Origin, Queue, whole};
 use crate::worker;
+use inbox::{Inbox, Reload, Work};
 
-/// Bytes of entries that wait for the next frame; beyond it the view is made again from the store.
-const INBOX_BYTES: usize = 16 << 20;
 /// Batches of edits that are not on disk yet; beyond it edits gather in the view.
 const UNSAVED_MAX: u64 = 64;
 /// Bytes of entries that are applied without leaving the runtime's thread: a millisecond's work at most.
@@ -70,31 +72,6 @@ enum State {
     Failed(Error),
 }
 
-/// What others leave for the document's task.
-#[derive(Default)]
-struct Inbox {
-    entries: Vec<(EntryId, Vec<u8>)>,
-    bytes: usize,
-    from: Option<DeviceId>,
-    last_frame: Option<Instant>,
-    flush_due: Option<Instant>,
-    /// The view is made again from the store.
-    reload: Option<Reload>,
-    opening: Option<Opening>,
-    /// The first failure that no flush has told yet.
-    failure: Option<Error>,
-    deleted: bool,
-    closed: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Reload {
-    /// Unsaved edits are saved first.
-    Keep,
-    /// Unsaved edits are lost: they build on one that failed.
-    Discard,
-}
-
 impl OpenDocument {
     /// A document that is being opened, and the task that opens it.
     pub(crate) fn spawn(shared: &Arc<Shared>, space: SpaceId, doc: DocId) -> Arc<OpenDocument> {
@@ -113,7 +90,7 @@ impl OpenDocument {
             doc,
             shared: shared.clone(),
             view: Arc::new(tokio::sync::Mutex::new(shown)),
-            inbox: Mutex::new(Inbox { reload: Some(Reload::Keep), ..Inbox::default() }),
+            inbox: Mutex::new(Inbox::new()),
             wake: Notify::new(),
             submitted: AtomicU64::new(0),
             resolved: AtomicU64::new(0),
@@ -136,20 +113,12 @@ impl OpenDocument {
     // What the driver tells.
 
     pub(crate) fn entries(&self, entries: Vec<(EntryId, Vec<u8>)>, from: Option<DeviceId>) {
-        self.leave(|inbox| {
-            inbox.bytes += entries.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
-            inbox.from = from.or(inbox.from);
-            if inbox.bytes > INBOX_BYTES {
-                (inbox.entries, inbox.bytes) = (Vec::new(), 0);
-                inbox.reload = inbox.reload.max(Some(Reload::Keep));
-            } else {
-                inbox.entries.extend(entries);
-            }
-        });
+        let frame = Duration::from_millis(self.shared.config.frame_ms);
+        self.leave(|inbox| inbox.add(entries, from, Instant::now(), frame));
     }
 
     pub(crate) fn reload(&self) {
-        self.leave(|inbox| inbox.reload = inbox.reload.max(Some(Reload::Keep)));
+        self.leave(|inbox| _ = inbox.reload.get_or_insert(Reload::Keep));
     }
 
     pub(crate) fn opening(&self, opening: Opening) {
@@ -167,8 +136,8 @@ impl OpenDocument {
             tracing::warn!(space = %self.space, doc = %self.doc, %why, "edits were not saved and are taken back");
             let error = self.shared.local_error(why, self.space, Some(self.doc));
             self.leave(|inbox| {
-                inbox.failure.get_or_insert(error);
-                inbox.reload = Some(Reload::Discard);
+                let why = inbox.discard(error);
+                inbox.lost.add(why);
             });
         }
         self.resolved.fetch_max(number, Ordering::AcqRel);
@@ -177,13 +146,7 @@ impl OpenDocument {
 
     /// The store was opened again: what was not saved is lost, and chains are new.
     pub(crate) fn discard(&self) {
-        let lost = self.dirty.load(Ordering::Acquire);
-        self.leave(|inbox| {
-            inbox.reload = Some(Reload::Discard);
-            if lost {
-                inbox.failure.get_or_insert_with(|| self.shared.no_reply());
-            }
-        });
+        self.leave(|inbox| _ = inbox.discard(self.shared.no_reply()));
     }
 
     /// Nothing of it is unsaved or about to be shown.
@@ -213,7 +176,7 @@ impl OpenDocument {
 
     async fn run(self: Arc<Self>) {
         loop {
-            let (due, work) = self.next();
+            let (due, work) = locked(&self.inbox).next(Instant::now());
             match work {
                 Work::End => break,
                 Work::Reload(reload) => self.make_again(reload).await,
@@ -232,39 +195,19 @@ impl OpenDocument {
                 },
             }
         }
-        let shown = self.view.lock().await;
-        shown.each_watcher(Queue::end);
-    }
-
-    fn next(&self) -> (Option<Instant>, Work) {
-        let now = Instant::now();
-        let mut inbox = locked(&self.inbox);
-        let frame = Duration::from_millis(self.shared.config.frame_ms);
-        let frame_due = (!inbox.entries.is_empty()).then(|| inbox.last_frame.map_or(now, |last| last + frame));
-        let work = if inbox.closed {
-            Work::End
-        } else if std::mem::take(&mut inbox.deleted) {
-            Work::Delete
-        } else if let Some(reload) = inbox.reload.take() {
-            Work::Reload(reload)
-        } else if frame_due.is_some_and(|due| due <= now) {
-            inbox.last_frame = Some(now);
-            Work::Apply
-        } else if inbox.flush_due.is_some_and(|due| due <= now) {
-            inbox.flush_due = None;
-            Work::Flush
-        } else {
-            Work::Wait
-        };
-        (frame_due.into_iter().chain(inbox.flush_due).min(), work)
+        self.view.lock().await.end_watchers();
     }
 
     async fn make_again(self: &Arc<Self>, reload: Reload) {
         let mut shown = self.view.clone().lock_owned().await;
-        if reload == Reload::Keep && matches!(shown.state, State::Ready(_)) {
-            let _ = self.hand_over(&mut shown).await;
-            let _ = self.shared.until(|| self.unsaved() == 0).await;
-        }
+        let unsaved = match reload {
+            Reload::Keep => {
+                let handed = self.hand_over(&mut shown).await;
+                let _ = self.shared.until(|| self.unsaved() == 0).await;
+                handed
+            }
+            Reload::Discard(why) => Err(why),
+        };
         let made = self.load(&shown).await;
         match made {
             Ok(made) => {
@@ -285,19 +228,34 @@ impl OpenDocument {
             Err(Error::StoreFailed(_)) if matches!(shown.state, State::Ready(_)) => {
                 // What is shown stays shown; when the store is open again, a reload is asked for.
                 tracing::debug!(doc = %self.doc, "the view waits for the store");
+                return;
             }
-            Err(error) => shown.state = State::Failed(error),
+            Err(error) => {
+                shown.state = State::Failed(error);
+                shown.end_watchers();
+            }
         }
-        self.dirty.store(false, Ordering::Release);
+        if let Err(why) = unsaved {
+            self.lose(why);
+        }
         drop(shown);
         self.shared.moved();
     }
 
+    /// Notes that what the view was gathering is lost. Called under its lock.
+    fn lose(&self, why: Error) {
+        if self.dirty.swap(false, Ordering::AcqRel) {
+            locked(&self.inbox).lost.add(why);
+        }
+    }
+
     async fn load(&self, shown: &Shown) -> Result<worker::Made, Error> {
         let (reply, ready) = oneshot::channel();
+        // The answer is as of when the driver reads this; what it says while the answer waits for the disk is newer.
+        locked(&self.inbox).opening = None;
         self.shared.command(Command::Prepare { space: self.space, doc: self.doc, reply }).await?;
         let opening = ready.await.map_err(|_| self.shared.no_reply())?;
-        locked(&self.inbox).opening = Some(opening);
+        locked(&self.inbox).prepared(opening);
         let (space, doc, quarantined) = (self.space, self.doc, shown.quarantined.clone());
         let made = self.shared.blocking(move |storage| worker::load(storage, &space, &doc, &quarantined)).await?;
         made.map_err(|why| Error::Damaged { doc, why })?.ok_or(Error::UnknownDocument(doc))
@@ -306,16 +264,13 @@ impl OpenDocument {
     async fn show_deletion(&self) {
         let mut shown = self.view.lock().await;
         shown.state = State::Failed(Error::Deleted(self.doc));
-        shown.each_watcher(Queue::end);
+        shown.end_watchers();
         self.dirty.store(false, Ordering::Release);
     }
 
     /// Shows what has come since the last frame.
     async fn apply(&self) {
-        let (entries, from) = self.leave(|inbox| {
-            inbox.bytes = 0;
-            (std::mem::take(&mut inbox.entries), inbox.from.take())
-        });
+        let (entries, from) = locked(&self.inbox).begin_frame(Instant::now());
         let mut shown = self.view.clone().lock_owned().await;
         let bytes: usize = entries.iter().map(|(_, bytes)| bytes.len()).sum();
         // Off the runtime: a batch may be large, and the first one pays for checking what was loaded.
@@ -380,18 +335,23 @@ impl OpenDocument {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let view = shown.view()?;
         view.set_time(now);
-        let result = view.edit(|edit| f(edit).map_err(EditFailure::App))?;
+        let result = view.edit(|edit| f(edit).map_err(EditFailure::App)).inspect_err(|error| {
+            if matches!(error, EditFailure::Engine(Error::Edit(EditError::Broken))) {
+                self.reload();
+            }
+        })?;
         if !view.has_unflushed() {
             return Ok(result);
         }
         self.dirty.store(true, Ordering::Release);
+        let now = Instant::now();
         let gather = Duration::from_millis(self.shared.config.flush_ms);
-        let quiet = shown.last_flush.is_none_or(|last| last.elapsed() >= gather);
-        if quiet && self.unsaved() < UNSAVED_MAX {
-            self.hand_over(&mut shown).await?;
-        } else {
-            let due = shown.last_flush.unwrap_or_else(Instant::now) + gather;
-            self.leave(|inbox| inbox.flush_due.get_or_insert(due).to_owned());
+        let due = shown.last_flush.map_or(now, |last| last + gather);
+        let leaves = due <= now && self.unsaved() < UNSAVED_MAX;
+        match leaves.then(|| self.shared.commands.try_reserve()) {
+            Some(Ok(room)) => self.hand(&mut shown, room)?,
+            // The document's task hands it over: a caller may give up waiting.
+            _ => self.leave(|inbox| _ = inbox.flush_due.get_or_insert(due)),
         }
         Ok(result)
     }
@@ -404,32 +364,64 @@ impl OpenDocument {
         closed.map_err(|_| EditError::Broken.into())
     }
 
-    /// Returns when every edit so far is on disk.
+    /// Losses of edits that some flush has told.
+    pub(crate) fn told(&self) -> u64 {
+        locked(&self.inbox).lost.told()
+    }
+
+    /// Returns when every edit so far is on disk. What was lost is told if nobody was told yet.
     pub(crate) async fn flush(&self) -> Result<Vec<EntryId>, Error> {
-        let heads = {
-            let mut shown = self.ready().await?;
-            self.hand_over(&mut shown).await?;
-            shown.view()?.heads()
-        };
-        let number = self.submitted.load(Ordering::Acquire);
-        self.shared.until(|| self.resolved.load(Ordering::Acquire) >= number).await?;
-        match locked(&self.inbox).failure.take() {
-            Some(error) => Err(error),
-            None => Ok(heads),
+        self.flush_for(&AtomicU64::new(self.told())).await
+    }
+
+    /// The same for somebody who knows of this many losses, and is told of every later one.
+    pub(crate) async fn flush_for(&self, known: &AtomicU64) -> Result<Vec<EntryId>, Error> {
+        // As of now, so that two who share it and wait at once are both told.
+        let before = known.load(Ordering::Acquire);
+        let flushed = self.save().await;
+        match locked(&self.inbox).lost.tell(before) {
+            Some((count, why)) => {
+                known.fetch_max(count, Ordering::AcqRel);
+                Err(why)
+            }
+            None => flushed,
         }
     }
 
-    /// The edits that are gathered leave for the driver, if it has room.
+    async fn save(&self) -> Result<Vec<EntryId>, Error> {
+        let (heads, number) = {
+            let mut shown = self.ready().await?;
+            self.hand_over(&mut shown).await?;
+            (shown.view()?.heads(), self.submitted.load(Ordering::Acquire))
+        };
+        self.shared.until(|| self.resolved.load(Ordering::Acquire) >= number).await?;
+        Ok(heads)
+    }
+
+    /// The edits that are gathered leave for the driver, once it has room.
     async fn hand_over(&self, shown: &mut Shown) -> Result<(), Error> {
         let State::Ready(view) = &mut shown.state else { return Ok(()) };
         if !view.has_unflushed() {
-            self.dirty.store(false, Ordering::Release);
+            // An edit that broke the view has taken with it what was gathered.
+            self.lose(EditError::Broken.into());
             return Ok(());
         }
         if self.unsaved() >= UNSAVED_MAX {
             self.shared.until(|| self.unsaved() < UNSAVED_MAX).await?;
         }
+        let room = self.shared.commands.reserve().await.map_err(|_| Error::Closed)?;
+        self.hand(shown, room)
+    }
+
+    /// The same where the driver has room. Nothing in here waits: a batch that is out of the view has to leave, even if
+    /// nobody waits for it any more.
+    fn hand(&self, shown: &mut Shown, room: Permit<'_, Command>) -> Result<(), Error> {
+        let State::Ready(view) = &mut shown.state else { return Ok(()) };
+        let opening = shown.opening.clone().ok_or(Error::Internal("an edit without a chain"))?;
+        let this = self.shared.open_document(self.space, self.doc);
+        let this = this.filter(|this| std::ptr::eq(&**this, self)).ok_or(Error::Closed)?;
         let Ok(entries) = view.flush() else {
+            self.lose(EditError::Broken.into());
             self.reload();
             return Err(EditError::Broken.into());
         };
@@ -437,14 +429,10 @@ impl OpenDocument {
         shown.tell_local();
         self.leave(|inbox| inbox.flush_due = None);
         if !entries.is_empty() {
-            let opening = shown.opening.clone().ok_or(Error::Internal("an edit without a chain"))?;
             let number = self.submitted.fetch_add(1, Ordering::AcqRel) + 1;
             let entries = entries.into_iter().map(|entry| entry.bytes).collect();
             let local = Local::Entries { doc: self.doc, opening, entries };
-            let this = self.shared.open_document(self.space, self.doc);
-            let this = this.filter(|this| std::ptr::eq(&**this, self)).ok_or(Error::Closed)?;
-            let reply = Reply::Document(this, number);
-            self.shared.command(Command::Say { space: self.space, local, reply }).await?;
+            room.send(Command::Say { space: self.space, local, reply: Reply::Document(this, number) });
         }
         self.dirty.store(false, Ordering::Release);
         Ok(())
@@ -516,15 +504,6 @@ impl OpenDocument {
     }
 }
 
-enum Work {
-    End,
-    Reload(Reload),
-    Delete,
-    Apply,
-    Flush,
-    Wait,
-}
-
 impl Shown {
     fn view(&mut self) -> Result<&mut View, Error> {
         match &mut self.state {
@@ -540,6 +519,12 @@ impl Shown {
 
     fn each_watcher(&self, f: impl Fn(&Queue)) {
         self.watchers.iter().filter_map(Weak::upgrade).for_each(|queue| f(&queue));
+    }
+
+    /// Nothing more comes to those who watch, even if the document can be shown again: they begin anew.
+    fn end_watchers(&mut self) {
+        self.each_watcher(Queue::end);
+        self.watchers.clear();
     }
 
     fn apply(&mut self, entries: &[(EntryId, Vec<u8>)], from: Option<DeviceId>) -> Option<Applied> {

@@ -4,6 +4,7 @@ mod disk;
 mod files;
 mod fixture;
 mod life;
+mod losses;
 mod partial;
 mod peers;
 mod support;

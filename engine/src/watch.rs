@@ -78,7 +78,7 @@ impl Queue {
         self.with(|state| *state = State { reset: true, ended: state.ended, ..State::default() });
     }
 
-    /// There is nothing more to come: the document is deleted, or the node closed.
+    /// There is nothing more to come: the document is deleted or cannot be shown, or the node closed.
     pub(crate) fn end(&self) {
         self.with(|state| state.ended = true);
     }
@@ -123,7 +123,7 @@ impl Watch {
     }
 
     /// The next change, the first being the whole document; `None` when no more can come, because the document is
-    /// deleted or the node is closed. Cancel-safe.
+    /// deleted or damaged, or the node is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Change> {
         let queue = match &self.queue {
             Some(queue) => queue.clone(),

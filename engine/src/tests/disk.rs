@@ -12,7 +12,7 @@ use crate::store::faulty::{FaultyDisk, Operation};
 use crate::store::{MemoryStore, Options, RedbStore, Table};
 use crate::{Config, Node, NodeEvent, OpenError, Outcome, Writers};
 
-fn over(disk: &FaultyDisk) -> Config {
+pub(super) fn over(disk: &FaultyDisk) -> Config {
     let disk = disk.clone();
     let open = move || Ok(Arc::new(RedbStore::open_backend(disk.backend(), &Options::default())?) as _);
     Config { store: Some(Arc::new(open)), ..Config::default() }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::support::*;
 use crate::document::patch::apply;
+use crate::store::{Batch, Table};
 use crate::{Origin, Watch};
 
 /// Applies changes until the document reads so; where they came from.
@@ -57,4 +58,26 @@ async fn a_watcher_that_sleeps_is_told_the_whole() {
     soon(node.close()).await.unwrap();
     assert!(soon(watch.next()).await.is_none());
     drop(clone);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_ends_when_the_document_cannot_be_shown_any_more() {
+    let node = memory().await;
+    let space = node.create_space(crate::Writers::Anyone).await.unwrap();
+    let document = node.create_document(space, "", "").await.unwrap();
+    document.set("/a", &1).await.unwrap();
+    soon(document.flush()).await.unwrap();
+    let mut watch = document.watch();
+    soon(watch.next()).await.unwrap();
+    let doc = document.id();
+    let damage = move |storage: &crate::storage::Storage| {
+        let rows = storage.store().scan(Table::Bodies, &[space.0, doc.0].concat(), None, 10, 1 << 20).unwrap().rows;
+        let mut batch = Batch::new();
+        rows.into_iter().for_each(|(key, _)| batch.delete(Table::Bodies, key));
+        storage.store().commit(batch).unwrap();
+    };
+    node.shared().blocking(damage).await.unwrap();
+    document.open().reload();
+    assert!(soon(watch.next()).await.is_none());
+    assert_eq!(document.json().await.unwrap_err().code(), "document_damaged");
 }
