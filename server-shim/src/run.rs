@@ -314,7 +314,7 @@ fn parse_json(what: &str, text: &str) -> Result<Json, Failure> {
         Failure::usage(
             "bad_json",
             format!("{what} is not JSON: {error}"),
-            "quote strings for JSON and for the shell: '\"milk\"'",
+            format!("quote strings for JSON and for the shell: '{}'", Json::from(text)),
         )
     })
 }
