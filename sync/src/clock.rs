@@ -12,7 +12,8 @@ pub const CLOCK_CHAINS_MAX: u64 = 65_536;
 /// Branches that one clock may name for one chain.
 pub const CLOCK_BRANCHES_MAX: u64 = 64;
 
-/// Chain → sorted branch heads (number, head). An honest chain has one branch.
+/// Chain → sorted branch heads (number, head). An honest chain has one branch. Encoded in that order, and refused in any
+/// other.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Clock(pub BTreeMap<ChainId, Vec<(u64, Head)>>);
 
@@ -74,13 +75,23 @@ impl<'b, C> Decode<'b, C> for Clock {
         let fault = decode::Error::message;
         let chains = d.map()?.filter(|n| *n <= CLOCK_CHAINS_MAX).ok_or_else(|| fault("too many chains in a clock"))?;
         let mut clock = Clock::default();
+        // Only what stands in order is taken, and so only appended: a clock costs what its bytes cost to read.
         for _ in 0..chains {
             let chain = ChainId::decode(d, c)?;
-            let items = d.array()?.filter(|n| *n <= 2 * CLOCK_BRANCHES_MAX && n % 2 == 0 && *n > 0);
-            for _ in 0..items.ok_or_else(|| fault("a chain has 1 to 64 branches of two fields"))? / 2 {
-                let n = d.u64()?;
-                clock.insert(chain, n, Head::decode(d, c)?);
+            if clock.0.last_key_value().is_some_and(|(last, _)| *last >= chain) {
+                return Err(fault("the chains of a clock ascend"));
             }
+            let items = d.array()?.filter(|n| *n <= 2 * CLOCK_BRANCHES_MAX && n % 2 == 0 && *n > 0);
+            let items = items.ok_or_else(|| fault("a chain has 1 to 64 branches of two fields"))?;
+            let mut branches: Vec<(u64, Head)> = Vec::new();
+            for _ in 0..items / 2 {
+                let branch = (d.u64()?, Head::decode(d, c)?);
+                if branches.last().is_some_and(|last| *last >= branch) {
+                    return Err(fault("the branches of a chain ascend"));
+                }
+                branches.push(branch);
+            }
+            clock.0.insert(chain, branches);
         }
         Ok(clock)
     }
@@ -193,5 +204,36 @@ mod tests {
         let bytes = minicbor::to_vec(&forked).unwrap();
         assert_eq!(Decoder::new(&bytes).decode::<Clock>().unwrap(), forked);
         assert_ne!(clock.digest(), forked.digest());
+    }
+
+    /// A clock that names these chains, each with these branches of it, in this order.
+    fn bytes(chains: &[(u8, &[(u64, u8)])]) -> Vec<u8> {
+        let mut e = Encoder::new(Vec::new());
+        e.map(chains.len() as u64).unwrap();
+        for (chain, branches) in chains {
+            e.bytes(&[*chain; 16]).unwrap().array(2 * branches.len() as u64).unwrap();
+            for (n, head) in *branches {
+                e.u64(*n).unwrap().bytes(&[*head; 32]).unwrap();
+            }
+        }
+        e.into_writer()
+    }
+
+    #[test]
+    fn a_clock_is_read_no_further_than_to_the_first_key_or_branch_out_of_order() {
+        let read = |bytes: &[u8]| {
+            let mut d = Decoder::new(bytes);
+            (d.decode::<Clock>().is_ok(), d.position())
+        };
+        let good = bytes(&[(1, &[(5, 1), (5, 2), (6, 0)]), (2, &[(1, 1)])]);
+        assert_eq!(read(&good), (true, good.len()));
+        // The attack: one chain as often as a clock may name chains, its branches from the last to the first.
+        let branches: Vec<(u64, u8)> = (0..CLOCK_BRANCHES_MAX).map(|n| (1_000 - n, 0)).collect();
+        let again = bytes(&vec![(1, &branches[..1]); 65_536]);
+        let falling = bytes(&vec![(1, &branches[..]); 3_000]);
+        for bytes in [&again, &falling, &bytes(&[(2, &[(1, 1)]), (1, &[(1, 1)])]), &bytes(&[(1, &[(1, 1), (1, 1)])])] {
+            let (taken, position) = read(bytes);
+            assert!(!taken && position < 128, "{position} of {} bytes read", bytes.len());
+        }
     }
 }

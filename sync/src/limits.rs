@@ -70,6 +70,9 @@ pub struct Limits {
     pub unsolicited_bytes_per_s: u32,
     /// Time for a connection to finish its handshake.
     pub handshake_ms: u64,
+    /// Chains of one log. A chain costs about 512 bytes while its log is in memory, so all of them 8 MiB, and as much in the
+    /// stored form; a list on the wire names no more. One chain a run and ten runs a day last four years.
+    pub chains_per_log: usize,
     /// Live chains of one device in one document.
     pub live_chains_per_device: usize,
     /// Branches of one chain that are kept as evidence.
@@ -101,6 +104,7 @@ impl Default for Limits {
             unsolicited_entries_per_s: 2_000,
             unsolicited_bytes_per_s: 4 << 20,
             handshake_ms: 10_000,
+            chains_per_log: 16_384,
             live_chains_per_device: 64,
             branches_per_chain: 8,
             ride_bytes: 64 << 10,

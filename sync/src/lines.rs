@@ -87,6 +87,8 @@ pub enum Place {
     BadTip,
     /// The chain has as many branches as are kept.
     TooManyBranches,
+    /// The device signed it, and it differs from what is held inside a base, where nothing can be told apart any more.
+    LeavesBase,
     /// It continues a branch (or starts a chain: `line` is then the number of lines) after `skip` known entries.
     Extends {
         /// Index of the line.
@@ -102,11 +104,13 @@ pub enum Place {
     Forks {
         /// Index of the line.
         line: usize,
+        /// Index of the branch that it leaves.
+        from: usize,
         /// Entries shared with branch 0.
         shared: u64,
         /// Entries at the start of the segment that are held.
         skip: usize,
-        /// The tree of branch 0 at `shared`.
+        /// The tree of the branch that it leaves, where it does.
         base: Frontier,
         /// The tree with the segment.
         frontier: Frontier,
@@ -180,8 +184,8 @@ impl Lines {
         }
     }
 
-    /// Finds the place of a segment with these entry ids. Checks at most one signature per branch, and none for a
-    /// duplicate.
+    /// Finds the place of a segment with these entry ids: on the branch that shares most with it. Checks at most one
+    /// signature per branch and one more, and none for a duplicate.
     pub fn place(
         &self,
         space: &SpaceId,
@@ -206,22 +210,31 @@ impl Lines {
         if line.branches.iter().all(|b| before > b.len()) {
             return Place::Gap;
         }
-        // Nothing older than the base can be told apart any more; it is taken for what is held.
-        if line.branches.iter().any(|b| segment.tip.n <= b.base.len()) {
-            return Place::Duplicate;
+        // Of what a base covers no ids are kept, so a branch says nothing of a segment that ends there.
+        let mut candidates: Vec<(usize, usize)> = Vec::new();
+        for (index, branch) in line.branches.iter().enumerate().filter(|(_, b)| segment.tip.n > b.base.len()) {
+            let Some(common) = self.common(branch, segment, ids) else { continue };
+            if common == ids.len() {
+                return Place::Duplicate;
+            }
+            candidates.push((index, common));
         }
-        if line.branches.iter().any(|b| self.common(b, segment, ids) == Some(ids.len())) {
-            return Place::Duplicate;
-        }
-        for (index, branch) in line.branches.iter().enumerate() {
+        // What ends inside the base of the first branch, which alone moves, is taken for what is held there.
+        let base = line.branches[0].base.len();
+        candidates.sort_by_key(|(_, common)| core::cmp::Reverse(*common));
+        for (index, skip) in candidates {
+            let branch = &line.branches[index];
+            let end = before + skip as u64;
+            if segment.tip.n <= base && end <= branch.base.len() {
+                // Nothing but the trunk in common with this branch.
+                continue;
+            }
             let skipped_base = branch.base.len().saturating_sub(before) as usize;
             let Some(frontier) = branch.frontier_at(before.max(branch.base.len())) else { continue };
             let frontier = extended(frontier, &ids[skipped_base..]);
             if !verifies(&frontier) {
                 continue;
             }
-            let skip = self.common(branch, segment, ids).unwrap_or(0);
-            let end = before + skip as u64;
             if end == branch.len() {
                 return Place::Extends { line: at, branch: index, skip, frontier };
             }
@@ -230,9 +243,14 @@ impl Lines {
             }
             let Some(base) = branch.frontier_at(end) else { return Place::NeedsWhole };
             let shared = if index == 0 { end } else { branch.shared.min(end) };
-            return Place::Forks { line: at, shared, skip, base, frontier };
+            return Place::Forks { line: at, from: index, shared, skip, base, frontier };
         }
-        if segment.first > 1 { Place::NeedsWhole } else { Place::BadTip }
+        match segment.first {
+            _ if segment.tip.n <= base => Place::Duplicate,
+            1 if base > 0 && verifies(&extended(Frontier::default(), ids)) => Place::LeavesBase,
+            1 => Place::BadTip,
+            _ => Place::NeedsWhole,
+        }
     }
 
     /// How many entries of the segment, from its start, the branch holds at the same numbers. Entries inside the base
@@ -269,7 +287,7 @@ impl Lines {
                 target.tip = segment.tip.clone();
                 (line, branch)
             }
-            Place::Forks { line, shared, skip, base, frontier } => {
+            Place::Forks { line, shared, skip, base, frontier, .. } => {
                 let branches = &mut self.lines[line].branches;
                 branches.push(Branch { shared, base, frontier, tip: segment.tip.clone(), ids: ids[skip..].to_vec() });
                 (line, branches.len() - 1)

@@ -3,19 +3,31 @@
 //! Structural admission of changes happens here (rules T2–T3 and S1–S6). A segment is admitted whole or not at all:
 //! what it covers is one step of its author. Bodies are not kept; the index of entries reaches back to the last snapshot.
 
+mod past;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
 
 use crate::chain::{Kind, Opening, Segment, Tip};
-use crate::change;
+use crate::change::{self, ChangeHead};
 use crate::clock::Clock;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::limits::{Limits, Rules};
 use crate::lines::{Line, Lines, Place};
 use crate::merkle::Frontier;
 use crate::violation::Violation;
+
+use self::past::{Follows, Graph, Spot};
+
+/// Pairs in the pasts of a snapshot's heads, in all: 24 MiB in memory. Heads beyond are treated like the rest of the
+/// snapshot's inside: what builds on them has it loaded. A document with 16 heads may have all its chains in each.
+pub const HEAD_PASTS_MAX: usize = 1 << 20;
+
+/// Edges looked at for the pasts of a snapshot's heads, in all; about a second. Heads beyond as above.
+const HEAD_STEPS_MAX: usize = 1 << 23;
 
 /// What the header of a document says, and who made it.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -126,28 +138,6 @@ pub struct StoredSegment {
     pub segment: Segment,
 }
 
-/// What the index knows of an entry.
-#[derive(Clone, Debug)]
-struct Meta {
-    line: u32,
-    branch: u8,
-    n: u64,
-    max_op: u64,
-    /// Highest entry of each other chain (and branch) in its past.
-    past: Arc<Past>,
-}
-
-type Past = BTreeMap<(u32, u8), u64>;
-
-impl Meta {
-    fn is_or_follows(&self, line: u32, branch: u8, n: u64) -> bool {
-        if (self.line, self.branch) == (line, branch) {
-            return n <= self.n;
-        }
-        self.past.get(&(line, branch)).is_some_and(|last| n <= *last)
-    }
-}
-
 /// What an entry of a loaded snapshot is, in causal order.
 #[derive(Clone, Debug)]
 pub struct DeepEntry {
@@ -206,9 +196,8 @@ pub struct Log {
     deleted: bool,
     covered: Option<Covered>,
     lines: Lines,
-    index: BTreeMap<EntryId, Meta>,
+    graph: Graph,
     deep: bool,
-    no_past: Arc<Past>,
     /// Entry bytes after the snapshot, and their number: what compaction looks at.
     loose: (u64, u64),
 }
@@ -228,16 +217,11 @@ impl Log {
             deleted: image.deleted,
             covered: image.covered,
             lines: Lines::from_stored(&space, &doc, lines),
-            index: BTreeMap::new(),
+            graph: Graph::default(),
             deep: false,
-            no_past: Arc::default(),
             loose: (0, 0),
         };
-        for head in log.covered.iter().flat_map(|c| c.heads.clone()) {
-            let past = head.past.iter().map(|(line, n)| ((*line, 0), *n)).collect();
-            let meta = Meta { line: head.line, branch: 0, n: head.n, max_op: head.max_op, past: Arc::new(past) };
-            log.index.insert(head.id, meta);
-        }
+        log.graph.cover(log.covered.as_ref().map_or(&[], |covered| &covered.heads));
         let strange = segments.iter().filter(|stored| log.restore(stored).is_none()).count();
         let branches = log.lines.all().iter().flat_map(|line| &line.branches);
         let missing = branches.filter(|b| !log.deleted && b.base.len() + b.ids.len() as u64 != b.len()).count();
@@ -253,14 +237,20 @@ impl Log {
                 continue;
             }
             let head = change::walk(bytes, &Rules::V1).ok()?;
-            // A dependency deep inside the snapshot leaves the past short; `admit` then asks for the deep index.
-            let past = self.past_of(line as u32, stored.branch, &head.deps).unwrap_or_else(|_| self.no_past.clone());
-            let meta = Meta { line: line as u32, branch: stored.branch, n, max_op: head.max_op(), past };
+            let before = self.id_at(line, stored.branch, n - 1);
+            // A dependency may lie deep inside the snapshot: it stays an edge to an id that is not in the index.
+            let spot = Spot { line: line as u32, branch: stored.branch, n };
+            let max_op = head.max_op();
+            self.graph.push(spot, head.id, max_op, head.deps, before.as_ref());
             self.lines.restore(line, usize::from(stored.branch), head.id);
-            self.index.insert(head.id, meta);
             self.loose = (self.loose.0 + bytes.len() as u64, self.loose.1 + 1);
         }
         Some(())
+    }
+
+    /// The id of an entry that no snapshot covers.
+    fn id_at(&self, line: usize, branch: u8, n: u64) -> Option<EntryId> {
+        self.lines.all().get(line)?.branches.get(usize::from(branch))?.id_at(n).copied()
     }
 
     /// The stored form.
@@ -308,16 +298,16 @@ impl Log {
         self.loose
     }
 
-    /// Rough memory cost in bytes, for the bound on resident logs: 200 bytes an entry (id, index node, past shared).
+    /// Rough memory cost in bytes, for the bound on resident logs: linear in the entries, their dependencies and the chains.
     pub fn memory_bytes(&self) -> usize {
-        1_024 + 200 * self.index.len() + 512 * self.lines.all().len()
+        1_024 + self.graph.memory_bytes() + 512 * self.lines.all().len()
     }
 
     /// Drops everything but the tombstone.
     pub fn delete(&mut self) {
         self.deleted = true;
         self.lines = Lines::default();
-        self.index.clear();
+        self.graph.clear();
         self.covered = None;
         self.loose = (0, 0);
     }
@@ -332,35 +322,43 @@ impl Log {
             Err(fault) => return Admission::Refused(fault.into()),
         };
         let place = self.lines.place(&self.space, &self.doc, &chain, &segment, &ids, limits.branches_per_chain);
-        let (line, branch, shared, skip) = match &place {
+        // Line and branch of the new entries, and the branch on which the entry before them stands.
+        let (line, branch, from, skip) = match &place {
             Place::Duplicate => return Admission::Duplicate,
             Place::Gap => return Admission::WaitsForPrefix,
             Place::NeedsWhole => return Admission::NeedsWhole,
             Place::BadTip => return Admission::Refused(Violation::BadTip),
-            Place::TooManyBranches => return Admission::NotHeld("branches"),
-            Place::Extends { line, branch, skip, .. } => {
-                let shared = self.lines.all().get(*line).map_or(0, |l| l.branches[*branch].shared);
-                (*line as u32, *branch as u8, shared, *skip)
-            }
-            Place::Forks { line, shared, skip, .. } => {
-                let branch = self.lines.all()[*line].branches.len() as u8;
-                (*line as u32, branch, *shared, *skip)
+            Place::TooManyBranches | Place::LeavesBase => return Admission::NotHeld("branches"),
+            Place::Extends { line, branch, skip, .. } => (*line, *branch as u8, *branch, *skip),
+            Place::Forks { line, from, skip, .. } => {
+                (*line, self.lines.all()[*line].branches.len() as u8, *from, *skip)
             }
         };
-        let metas = match self.walk_entries(rules, &segment, &ids, line, branch, shared, skip) {
-            Ok(metas) => metas,
+        let opens = line == self.lines.all().len();
+        if opens && line >= limits.chains_per_log {
+            return Admission::NotHeld("chains");
+        }
+        let spot = Spot { line: line as u32, branch, n: segment.first + skip as u64 };
+        let heads = match self.walk_entries(rules, &segment, &ids, spot, from, skip) {
+            Ok(heads) => heads,
             Err(admission) => return admission,
         };
-        let opens = line as usize == self.lines.all().len();
-        if opens && !self.has_room_for_chain(&segment.opening, metas.first(), limits) {
-            return Admission::NotHeld("live-chains");
+        if opens {
+            let deps = heads.first().map_or(&[][..], |head| &head.deps);
+            match self.has_room_for_chain(&segment.opening, deps, limits) {
+                Ok(true) => {}
+                Ok(false) => return Admission::NotHeld("live-chains"),
+                Err(admission) => return admission,
+            }
         }
         if opens && self.is_own_actor(&segment.opening.kind) {
             return Admission::NotHeld("foreign-claim");
         }
         self.lines.apply(chain, place, &segment, &ids);
-        for (id, meta) in ids[skip..].iter().zip(metas) {
-            self.index.insert(*id, meta);
+        for (head, n) in heads.into_iter().zip(spot.n..) {
+            let before = self.id_at(line, branch, n - 1);
+            let max_op = head.max_op();
+            self.graph.push(Spot { n, ..spot }, head.id, max_op, head.deps, before.as_ref());
         }
         let mut segment = segment;
         segment.entries.drain(..skip);
@@ -370,22 +368,21 @@ impl Log {
         Admission::Admitted(Admitted { chain, branch, segment, ids: ids[skip..].to_vec() })
     }
 
-    /// Rules S1–S6 on the new entries of a segment whose tip has been verified.
-    #[allow(clippy::too_many_arguments, reason = "the place of a segment, spelled out")]
+    /// Rules S1–S6 on the new entries of a segment whose tip has been verified. `from` is the branch that holds the entry
+    /// before them, which is another than theirs where they begin a new one.
     fn walk_entries(
         &self,
         rules: &Rules,
         segment: &Segment,
         ids: &[EntryId],
-        line: u32,
-        branch: u8,
-        shared: u64,
+        spot: Spot,
+        from: usize,
         skip: usize,
-    ) -> Result<Vec<Meta>, Admission> {
+    ) -> Result<Vec<ChangeHead>, Admission> {
         let refuse = |violation: Violation| Err(Admission::Refused(violation));
         let actor = segment.opening.actor(&self.space, &self.doc);
-        let mut metas: Vec<Meta> = Vec::with_capacity(ids.len() - skip);
-        let mut fresh: BTreeMap<EntryId, usize> = BTreeMap::new();
+        let mut heads: Vec<ChangeHead> = Vec::with_capacity(ids.len() - skip);
+        let mut fresh: BTreeMap<EntryId, u64> = BTreeMap::new();
         for (at, bytes) in segment.entries.iter().enumerate().skip(skip) {
             let n = segment.first + at as u64;
             let head = match change::walk(bytes, rules) {
@@ -401,24 +398,28 @@ impl Log {
             if segment.opening.kind == Kind::Own && head.author.is_some_and(|a| a != segment.opening.device.0) {
                 return refuse(Violation::WrongAuthor);
             }
-            let lookup = |id: &EntryId| fresh.get(id).map(|i| &metas[*i]).or_else(|| self.index.get(id));
             let mut past_op = 0;
-            let mut has_predecessor = n == 1;
             for dep in &head.deps {
-                let Some(meta) = lookup(dep) else {
-                    return Err(match self.covered.is_some() && !self.deep {
-                        true => Admission::NeedsDeep,
-                        false => Admission::WaitsForEntry(*dep),
-                    });
-                };
-                past_op = past_op.max(meta.max_op);
-                has_predecessor |= match n - 1 > shared {
-                    true => meta.is_or_follows(line, branch, n - 1),
-                    false => meta.is_or_follows(line, 0, n - 1),
-                };
+                let max_op = fresh.get(dep).copied().or_else(|| self.graph.get(dep).map(|meta| meta.max_op));
+                past_op = past_op.max(max_op.ok_or_else(|| self.lacks(*dep))?);
             }
-            if !has_predecessor {
-                return refuse(Violation::PredecessorNotInPast);
+            // What is new here is in nobody else's past.
+            let builds = n == 1 || (at > skip && head.deps.contains(&ids[at - 1]));
+            if !builds {
+                let before =
+                    if at > skip { Some(ids[at - 1]) } else { self.id_at(spot.line as usize, from as u8, n - 1) };
+                let held = before.and_then(|id| self.graph.get(&id));
+                // Without a place of its own it is inside the snapshot, which covers nothing but first branches.
+                let inside = (at == skip).then_some((Spot { branch: 0, n: n - 1, ..spot }, 0));
+                let Some((target, order)) = held.map(|meta| (meta.spot, meta.order)).or(inside) else {
+                    return refuse(Violation::PredecessorNotInPast);
+                };
+                let deps: Vec<EntryId> = head.deps.iter().filter(|dep| !fresh.contains_key(dep)).copied().collect();
+                match self.graph.follows(&self.lines, &deps, target, order) {
+                    Follows::Yes => {}
+                    Follows::No => return refuse(Violation::PredecessorNotInPast),
+                    Follows::Unknown(id) => return Err(self.lacks(id)),
+                }
             }
             let starts_right = match segment.opening.kind {
                 Kind::Own => head.start_op == past_op + 1,
@@ -427,17 +428,15 @@ impl Log {
             if !starts_right {
                 return refuse(Violation::WrongStartOp { found: head.start_op, past: past_op });
             }
-            let past = merge_past(line, branch, shared, &self.no_past, head.deps.iter().filter_map(lookup));
-            fresh.insert(ids[at], metas.len());
-            metas.push(Meta { line, branch, n, max_op: head.max_op(), past });
+            fresh.insert(ids[at], head.max_op());
+            heads.push(head);
         }
-        Ok(metas)
+        Ok(heads)
     }
 
-    fn past_of(&self, line: u32, branch: u8, deps: &[EntryId]) -> Result<Arc<Past>, EntryId> {
-        let metas = deps.iter().map(|dep| self.index.get(dep).ok_or(*dep)).collect::<Result<Vec<_>, _>>()?;
-        let shared = self.lines.all()[line as usize].branches[usize::from(branch)].shared;
-        Ok(merge_past(line, branch, shared, &self.no_past, metas.into_iter()))
+    /// What to do about an entry that is not in the index.
+    fn lacks(&self, id: EntryId) -> Admission {
+        if self.is_shallow() { Admission::NeedsDeep } else { Admission::WaitsForEntry(id) }
     }
 
     /// Whether a foreign chain goes by the name of a device's own, which is held here and beats it.
@@ -447,15 +446,19 @@ impl Log {
         line.is_some_and(|(_, line)| line.opening.kind == Kind::Own)
     }
 
-    /// A chain is live until another chain of the same device has its end in its past.
-    fn has_room_for_chain(&self, opening: &Opening, first: Option<&Meta>, limits: &Limits) -> bool {
-        let of_device = self.lines.all().iter().enumerate().filter(|(_, l)| l.opening.device == opening.device);
+    /// A chain is live until another chain of the same device has its end in its past. `deps` are those of the first entry.
+    fn has_room_for_chain(&self, opening: &Opening, deps: &[EntryId], limits: &Limits) -> Result<bool, Admission> {
+        let of_device = self.lines.all().iter().zip(0u32..).filter(|(l, _)| l.opening.device == opening.device);
         if opening.kind != Kind::Own || of_device.clone().count() < limits.live_chains_per_device {
-            return true;
+            return Ok(true);
         }
-        let live =
-            of_device.filter(|(i, l)| !first.is_some_and(|m| m.is_or_follows(*i as u32, 0, l.branches[0].len())));
-        live.count() < limits.live_chains_per_device
+        let past = self.graph.past(&self.lines, deps);
+        let ended = |line: &Line, at| past.reached.get(&(at, 0)).is_some_and(|n| *n >= line.branches[0].len());
+        let room = of_device.filter(|(line, at)| !ended(line, *at)).count() < limits.live_chains_per_device;
+        match past.missing {
+            Some(_) if !room && self.is_shallow() => Err(Admission::NeedsDeep),
+            _ => Ok(room),
+        }
     }
 
     /// Whether the index may lack the past of entries inside the snapshot.
@@ -463,23 +466,45 @@ impl Log {
         self.covered.is_some() && !self.deep
     }
 
-    /// Whether entries to be made here depend on something inside the snapshot that the index lacks.
-    pub fn needs_deep(&self, entries: &[Vec<u8>]) -> bool {
+    /// Whether entries to be made here in this chain depend on something inside the snapshot that the index lacks.
+    pub fn needs_deep(&self, opening: &Opening, entries: &[Vec<u8>]) -> bool {
         let heads: Vec<_> = entries.iter().filter_map(|bytes| change::walk(bytes, &Rules::V1).ok()).collect();
-        let known = |dep: &EntryId| self.index.contains_key(dep) || heads.iter().any(|head| head.id == *dep);
-        !heads.iter().flat_map(|head| &head.deps).all(known)
+        let known = |dep: &EntryId| self.graph.get(dep).is_some() || heads.iter().any(|head| head.id == *dep);
+        if !heads.iter().flat_map(|head| &head.deps).all(known) {
+            return true;
+        }
+        let chain = opening.chain(&self.space, &self.doc);
+        let (Some((line, held)), Some(first)) = (self.lines.get(&chain), heads.first()) else { return false };
+        // Only an end inside the snapshot can be reached through it.
+        let n = held.branches[0].len();
+        let target = Spot { line: line as u32, branch: 0, n };
+        held.branches[0].id_at(n).is_none()
+            && matches!(self.graph.follows(&self.lines, &first.deps, target, 0), Follows::Unknown(_))
     }
 
-    /// What the index knows of the heads of a snapshot of everything that is held; `None` if it lacks one.
+    /// What the index knows of the heads of a snapshot of everything that is held; `None` if it lacks one or does not
+    /// know all of its past, which the next snapshot would lack for good. Not more than [`HEAD_PASTS_MAX`] allows.
     pub fn heads_for_snapshot(&self, heads: &[EntryId]) -> Option<Vec<SnapshotHead>> {
-        let chain_of = |line: u32| Some(self.lines.all().get(line as usize)?.opening.chain(&self.space, &self.doc));
-        let heads = heads.iter().map(|id| {
-            let meta = self.index.get(id).filter(|meta| meta.branch == 0)?;
-            let past = meta.past.iter().filter(|((_, branch), _)| *branch == 0);
-            let past = past.map(|((line, _), n)| Some((chain_of(*line)?, *n))).collect::<Option<_>>()?;
-            Some(SnapshotHead { id: *id, chain: chain_of(meta.line)?, n: meta.n, max_op: meta.max_op, past })
-        });
-        heads.collect()
+        let chains: Vec<ChainId> =
+            self.lines.all().iter().map(|line| line.opening.chain(&self.space, &self.doc)).collect();
+        let (mut out, mut pairs, mut steps) = (Vec::new(), 0, 0);
+        for id in heads {
+            let meta = self.graph.get(id).filter(|meta| meta.spot.branch == 0)?;
+            if pairs > HEAD_PASTS_MAX || steps > HEAD_STEPS_MAX {
+                break;
+            }
+            let past = self.graph.past(&self.lines, &[*id]);
+            if past.missing.is_some() {
+                return None;
+            }
+            (pairs, steps) = (pairs + past.reached.len(), steps + past.steps);
+            let others =
+                past.reached.iter().filter(|((line, branch), n)| *branch == 0 && *line != meta.spot.line && **n > 0);
+            let past = others.map(|((line, _), n)| (chains[*line as usize], *n)).collect();
+            let Spot { line, n, .. } = meta.spot;
+            out.push(SnapshotHead { id: *id, chain: chains[line as usize], n, max_op: meta.max_op, past });
+        }
+        Some(out)
     }
 
     /// Whether these ids of a chain, from its first, are the history that is held here as far as both reach.
@@ -507,8 +532,7 @@ impl Log {
             .collect();
         for entry in entries {
             let Some(line) = lines.get(&entry.actor).copied() else { continue };
-            let past = merge_past(line, 0, 0, &self.no_past, entry.deps.iter().filter_map(|d| self.index.get(d)));
-            self.index.insert(entry.id, Meta { line, branch: 0, n: entry.n, max_op: entry.max_op, past });
+            self.graph.push_deep(Spot { line, branch: 0, n: entry.n }, entry.id, entry.max_op, entry.deps);
         }
         self.deep = true;
     }
@@ -520,6 +544,10 @@ impl Log {
         for (opening, frontier, tip) in &snapshot.chains {
             let chain = opening.chain(&self.space, &self.doc);
             let line = self.lines.get(&chain).map_or(self.lines.all().len(), |(i, _)| i);
+            let end = frontier.len();
+            if let (Some(last), Some(next)) = (self.id_at(line, 0, end), self.id_at(line, 0, end + 1)) {
+                self.graph.anchor(Spot { line: line as u32, branch: 0, n: end + 1 }, &next, last);
+            }
             self.lines.cover(line, frontier.clone(), tip, opening, chain);
             tips.push((line as u32, tip.clone()));
         }
@@ -528,18 +556,21 @@ impl Log {
             let past = h.past.iter().filter_map(|(c, n)| Some((line_of(c)?, *n))).collect();
             Some(CoveredHead { id: h.id, line: line_of(&h.chain)?, n: h.n, max_op: h.max_op, past })
         });
-        let heads: Vec<CoveredHead> = heads.collect();
+        let mut pairs = 0;
+        let heads: Vec<CoveredHead> = heads
+            .take_while(|head| {
+                pairs += head.past.len();
+                pairs <= HEAD_PASTS_MAX
+            })
+            .collect();
         let ends: BTreeMap<u32, u64> = tips.iter().map(|(line, tip)| (*line, tip.n)).collect();
-        self.index.retain(|_, m| m.branch > 0 || ends.get(&m.line).is_none_or(|end| m.n > *end));
-        for head in &heads {
-            let past = head.past.iter().map(|(line, n)| ((*line, 0), *n)).collect();
-            let meta = Meta { line: head.line, branch: 0, n: head.n, max_op: head.max_op, past: Arc::new(past) };
-            self.index.insert(head.id, meta);
-        }
+        let loose = |spot: &Spot| ends.get(&spot.line).is_none_or(|end| spot.n > *end);
+        self.graph.retain(|spot| spot.branch > 0 || loose(spot));
+        self.loose = (0, self.graph.spots().filter(loose).count() as u64);
+        self.graph.cover(&heads);
         let entries = tips.iter().map(|(_, tip)| tip.n).sum();
         self.covered = Some(Covered { bytes: snapshot.bytes, entries, heads, tips });
         self.deep = false;
-        self.loose = (0, self.index.values().filter(|m| ends.get(&m.line).is_none_or(|e| m.n > *e)).count() as u64);
     }
 }
 
@@ -567,34 +598,4 @@ pub struct SnapshotHead {
     pub max_op: u64,
     /// Its past in other chains.
     pub past: Vec<(ChainId, u64)>,
-}
-
-/// The past of an entry in chains other than its own branch, from its dependencies. Shared with the dependency wherever
-/// that is the only one and of the same branch, so that a run of typing costs one map.
-fn merge_past<'a>(
-    line: u32,
-    branch: u8,
-    shared: u64,
-    none: &Arc<Past>,
-    mut deps: impl Iterator<Item = &'a Meta>,
-) -> Arc<Past> {
-    let Some(first) = deps.next() else { return none.clone() };
-    let second = deps.next();
-    if second.is_none() && (first.line, first.branch) == (line, branch) {
-        return first.past.clone();
-    }
-    let mut past = Past::new();
-    if branch > 0 && shared > 0 {
-        past.insert((line, 0), shared);
-    }
-    for meta in core::iter::once(first).chain(second).chain(deps) {
-        let own = ((meta.line, meta.branch), meta.n);
-        for (key, n) in meta.past.iter().map(|(k, n)| (*k, *n)).chain([own]) {
-            if key != (line, branch) {
-                let last = past.entry(key).or_insert(0);
-                *last = n.max(*last);
-            }
-        }
-    }
-    Arc::new(past)
 }

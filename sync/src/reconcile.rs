@@ -1,12 +1,10 @@
 //! How two peers without a common cursor find out which documents they hold differently.
 //!
 //! Each peer turns every document into one 128-bit [`Element`], a keyed hash of the document and its clock, so the
-//! question becomes the difference of two sets. The asker wants the answer, the responder helps and keeps no state:
-//!
-//! - **Coded symbols** first: a stream of [`Symbol`]s of the responder's set ([`Sketch`], [`Encoder`]), of which any
-//!   prefix about 1.35 to 1.8 times as long as the difference is enough for the asker's [`Decoder`], whatever the size
-//!   of the sets. The scheme is that of Yang, Gilad and Alizadeh, "Practical Rateless Set Reconciliation" (SIGCOMM 2024).
-//! - **[`ranges`]** when the decoder gave up: slower, but nothing in it can be forced to fail.
+//! question becomes the difference of two sets. The asker wants the answer, the responder helps and keeps no state.
+//! It sends a stream of [`Symbol`]s of its set ([`coded_range`], [`Encoder`]), of which any prefix about 1.35 to 1.8 times
+//! as long as the difference is enough for the asker's [`Decoder`], whatever the size of the sets. The scheme is that of
+//! Yang, Gilad and Alizadeh, "Practical Rateless Set Reconciliation" (SIGCOMM 2024).
 //!
 //! Not here: what an element stands for after it was found, messages, timers, and when to ask again. Nothing here proves
 //! that two sets are equal; a liar can hide documents from the asker, as it can by not answering.
@@ -14,14 +12,13 @@
 mod codec;
 mod decoder;
 mod encoder;
-pub mod ranges;
 mod symbol;
 #[cfg(test)]
 mod tests;
 
 pub use codec::{Batch, BytesError, decode_symbols, encode_symbols};
 pub use decoder::{Decoder, work_max};
-pub use encoder::{Encoder, Sketch, coded_range};
+pub use encoder::{Encoder, coded_range};
 pub use symbol::{SetMark, Symbol};
 
 use core::fmt;
@@ -87,8 +84,7 @@ pub enum Progress {
     },
 }
 
-/// Why a reconciliation ended without an answer. After a fault of the symbols the caller goes on with [`ranges`]; after
-/// one of the ranges it starts again later, or with another peer. Only [`Fault::Inconsistent`] may be a lie, and a set
+/// Why a reconciliation ended without an answer. The caller starts again later, or with another peer. Only [`Fault::Inconsistent`] may be a lie, and a set
 /// that changed between two answers can look the same, so none is worth more than local standing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {

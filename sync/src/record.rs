@@ -178,11 +178,6 @@ impl Record {
         hasher.update(b"commonhold record 1").update(&space.0).update(&device.0).update(bytes);
         EntryId(*hasher.finalize().as_bytes())
     }
-
-    /// Whether the record changes who may do what, and so belongs to the rights heads that tips name.
-    pub fn is_about_rights(&self) -> bool {
-        matches!(self, Record::Grant { .. })
-    }
 }
 
 impl<C> Encode<C> for Record {

@@ -252,9 +252,10 @@ impl Space {
             Place::Duplicate => return RecordAdmission::Duplicate,
             Place::Gap => return RecordAdmission::WaitsForPrefix,
             Place::BadTip if self.lines.get(&chain).is_none() => return RecordAdmission::Refused(Violation::BadTip),
-            Place::BadTip | Place::NeedsWhole | Place::TooManyBranches | Place::Forks { .. } => {
+            Place::BadTip | Place::NeedsWhole | Place::TooManyBranches | Place::LeavesBase | Place::Forks { .. } => {
                 return RecordAdmission::NotHeld("authority-fork");
             }
+            Place::Extends { line, .. } if *line >= limits.chains_per_log => return RecordAdmission::NotHeld("chains"),
             Place::Extends { skip, .. } => *skip,
         };
         let mut records = Vec::with_capacity(ids.len() - skip);

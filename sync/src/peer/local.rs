@@ -28,8 +28,8 @@ impl Peer {
             if !self.failed && !self.ensure(space, docs) {
                 return;
             }
-            if let Some((_, space, Local::Entries { doc, entries, .. })) = self.local.front()
-                && self.log(*space, *doc).is_some_and(|log| log.is_shallow() && log.needs_deep(entries))
+            if let Some((_, space, Local::Entries { doc, opening, entries })) = self.local.front()
+                && self.log(*space, *doc).is_some_and(|log| log.is_shallow() && log.needs_deep(opening, entries))
             {
                 let (space, doc) = (*space, *doc);
                 return self.deepen(space, doc, true);
@@ -174,7 +174,15 @@ impl Peer {
         let mut ends = ends;
         current.sort();
         ends.sort();
-        let Some(heads) = log.heads_for_snapshot(&heads).filter(|_| current == ends && !log.is_deleted()) else {
+        if current != ends || log.is_deleted() {
+            return;
+        }
+        let Some(heads) = log.heads_for_snapshot(&heads) else {
+            if log.is_shallow() {
+                // A part of their past is inside the last snapshot, and would be lacking in this one.
+                self.made.push((space, doc, bytes, heads, ends));
+                self.deepen(space, doc, true);
+            }
             return;
         };
         let chains = lines.iter().map(|l| {

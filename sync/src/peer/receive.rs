@@ -311,7 +311,7 @@ impl Peer {
             }
             Some(Admission::NeedsDeep) => Ok(Outcome::NeedsDeep(Box::new(segment))),
             Some(Admission::NeedsWhole) => {
-                self.want_whole(from, space, doc, chain)?;
+                self.want_whole(from, space, doc, chain);
                 Ok(Outcome::Pending)
             }
             Some(Admission::NotHeld(why)) => {
@@ -323,19 +323,19 @@ impl Peer {
         }
     }
 
-    /// Asks once for a chain from its first entry, to tell a fork from a lie. A second mismatch is the deliverer's.
-    fn want_whole(&mut self, from: From, space: SpaceId, doc: DocId, chain: ChainId) -> Result<(), Violation> {
+    /// Asks once for a chain from its first entry, to tell a fork from a lie. A second mismatch proves neither: what the
+    /// segment builds on may be a branch that is not held here.
+    fn want_whole(&mut self, from: From, space: SpaceId, doc: DocId, chain: ChainId) {
         let mut clock = self.log(space, doc).map(Log::clock).unwrap_or_default();
         clock.0.remove(&chain);
-        let Some(connection) = self.connections.get_mut(&from.conn) else { return Ok(()) };
-        let Some(link) = connection.links.get_mut(&space) else { return Ok(()) };
+        let Some(connection) = self.connections.get_mut(&from.conn) else { return };
+        let Some(link) = connection.links.get_mut(&space) else { return };
         if !link.whole.insert(chain) {
-            return Err(Violation::BadTip);
+            return self.not_held(from, space, doc, "branches");
         }
         link.wanted.insert(doc);
         let want = Want { space: link.theirs, docs: vec![Have { doc, clock }], no_snapshot: true };
         connection.send(&Message::Want(want));
-        Ok(())
     }
 
     fn not_held(&mut self, from: From, space: SpaceId, doc: DocId, why: &'static str) {

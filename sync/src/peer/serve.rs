@@ -400,7 +400,7 @@ fn forked(clock: &Clock, segment: &Segment, space: &SpaceId) -> bool {
 fn covers(segments: &[StoredSegment], space: &SpaceId, chain: &ChainId, have: u64, end: u64) -> bool {
     let mut at = have;
     for segment in segments.iter().map(|s| &s.segment).filter(|s| s.opening.chain(space, &s.doc) == *chain) {
-        if segment.first <= at + 1 {
+        if segment.first <= at.saturating_add(1) {
             at = at.max(segment.tip.n);
         }
     }

@@ -1,11 +1,10 @@
-//! The bytes of symbols, ranges and answers, as they stand in a byte string of a message.
+//! The bytes of symbols, as they stand in a byte string of a message.
 //!
 //! Numbers are LEB128 of 1 to 10 bytes in their shortest form, hashes are fixed, sums big-endian, checksums
 //! little-endian. Every length is compared with what is allowed and with the bytes that are left before anything is
 //! allocated; bytes that are left over are refused.
 
-use super::ranges::{ASK_RANGES_MAX, Answer, Fingerprint, Found, ITEMS_MAX, Range};
-use super::{BATCH_SYMBOLS_MAX, Element, SET_LEN_MAX, SYMBOLS_MAX, SetMark, Symbol};
+use super::{BATCH_SYMBOLS_MAX, SET_LEN_MAX, SYMBOLS_MAX, SetMark, Symbol};
 
 /// A run of symbols of one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,69 +86,12 @@ pub fn decode_symbols(bytes: &[u8], symbols_max: usize) -> Result<Batch, BytesEr
     Ok(Batch { mark, start, symbols })
 }
 
-/// Encodes ranges to ask for: `number, ranges`. A range is `depth (1), the depth first nibbles, padded with zero`.
-pub fn encode_ranges(ranges: &[Range]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(2 + 6 * ranges.len());
-    put_number(&mut out, ranges.len() as u64);
-    ranges.iter().for_each(|range| put_range(&mut out, range));
-    out
-}
-
-/// Decodes at most [`ASK_RANGES_MAX`] ranges.
-pub fn decode_ranges(bytes: &[u8]) -> Result<Vec<Range>, BytesError> {
-    let mut reader = Reader(bytes);
-    let count = reader.count("number of ranges", ASK_RANGES_MAX, 1)?;
-    let ranges = (0..count).map(|_| reader.range()).collect::<Result<_, _>>()?;
-    reader.end()?;
-    Ok(ranges)
-}
-
-/// Encodes answers: `number, answers`. An answer is `range, n`, then for `n` up to [`ITEMS_MAX`] as many elements, and for
-/// `n = ITEMS_MAX + 1` the 16 fingerprints `length, sum (16; absent where the length is 0)`.
-pub fn encode_answers(answers: &[Answer]) -> Vec<u8> {
-    let mut out = Vec::new();
-    put_number(&mut out, answers.len() as u64);
-    for Answer { range, found } in answers {
-        put_range(&mut out, range);
-        match found {
-            Found::Items(items) => {
-                put_number(&mut out, items.len() as u64);
-                items.iter().for_each(|item| out.extend(item.0));
-            }
-            Found::Split(parts) => {
-                put_number(&mut out, ITEMS_MAX as u64 + 1);
-                for part in parts.iter() {
-                    put_number(&mut out, part.len);
-                    if part.len > 0 {
-                        out.extend(part.sum.to_be_bytes());
-                    }
-                }
-            }
-        }
-    }
-    out
-}
-
-/// Decodes at most [`ASK_RANGES_MAX`] answers.
-pub fn decode_answers(bytes: &[u8]) -> Result<Vec<Answer>, BytesError> {
-    let mut reader = Reader(bytes);
-    let count = reader.count("number of answers", ASK_RANGES_MAX, 2)?;
-    let answers = (0..count).map(|_| reader.answer()).collect::<Result<_, _>>()?;
-    reader.end()?;
-    Ok(answers)
-}
-
 fn put_number(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
     }
     out.push(number as u8);
-}
-
-fn put_range(out: &mut Vec<u8>, range: &Range) {
-    out.push(range.depth());
-    out.extend(&range.first().0[..usize::from(range.depth()).div_ceil(2)]);
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -188,34 +130,6 @@ impl Reader<'_> {
         if count.saturating_mul(each) > self.0.len() { Err(BytesError::Length) } else { Ok(count) }
     }
 
-    fn range(&mut self) -> Result<Range, BytesError> {
-        let [depth] = self.array()?;
-        let len = usize::from(depth).div_ceil(2);
-        let mut first = [0; 16];
-        let head = self.0.get(..len).ok_or(BytesError::Length)?;
-        first.get_mut(..len).ok_or(BytesError::Malformed("range"))?.copy_from_slice(head);
-        self.0 = &self.0[len..];
-        Range::new(depth, Element(first)).ok_or(BytesError::Malformed("range"))
-    }
-
-    fn answer(&mut self) -> Result<Answer, BytesError> {
-        let range = self.range()?;
-        let count = self.number_up_to("number of elements", ITEMS_MAX as u64 + 1)? as usize;
-        let found = if count <= ITEMS_MAX {
-            Found::Items((0..count).map(|_| self.array().map(Element)).collect::<Result<_, _>>()?)
-        } else {
-            let mut parts = Box::new([Fingerprint::default(); 16]);
-            for part in parts.iter_mut() {
-                part.len = self.number_up_to("length of a range", SET_LEN_MAX)?;
-                if part.len > 0 {
-                    part.sum = u128::from_be_bytes(self.array()?);
-                }
-            }
-            Found::Split(parts)
-        };
-        Ok(Answer { range, found })
-    }
-
     fn end(self) -> Result<(), BytesError> {
         if self.0.is_empty() { Ok(()) } else { Err(BytesError::Length) }
     }
@@ -223,8 +137,8 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Encoder;
     use super::super::tests::elements;
-    use super::super::{Encoder, ranges};
     use super::*;
     use proptest::prelude::*;
 
@@ -236,21 +150,10 @@ mod tests {
         (batch, bytes)
     }
 
-    fn answer_bytes() -> (Vec<Answer>, Vec<u8>) {
-        let set = ranges::RangeSet::new(elements(6, 500));
-        let answers = ranges::respond(&set, &[Range::ALL, Range::ALL.part(3), Range::ALL.part(4).part(4)]);
-        let bytes = encode_answers(&answers);
-        (answers, bytes)
-    }
-
     #[test]
     fn what_was_encoded_is_decoded() {
         let (batch, bytes) = batch_bytes();
         assert_eq!(decode_symbols(&bytes, 20), Ok(batch));
-        let (answers, bytes) = answer_bytes();
-        assert_eq!(decode_answers(&bytes), Ok(answers));
-        let asked = [Range::ALL, Range::ALL.part(15), Range::ALL.part(15).part(1), Range::ALL.part(0).part(0).part(1)];
-        assert_eq!(decode_ranges(&encode_ranges(&asked)).as_deref(), Ok(&asked[..]));
     }
 
     #[test]
@@ -281,19 +184,15 @@ mod tests {
         let mut long = bytes.clone();
         long.push(0);
         assert_eq!(decode_symbols(&long, 20), Err(BytesError::Length));
-        // 33 nibbles; a prefix with a bit beyond its depth; a number in a longer form than it needs.
-        assert_eq!(decode_ranges(&[&[1, 33][..], &[0; 17]].concat()), Err(BytesError::Malformed("range")));
-        assert_eq!(decode_ranges(&[1, 1, 0x11]), Err(BytesError::Malformed("range")));
-        assert_eq!(decode_ranges(&[0x81, 0, 0]), Err(BytesError::Number));
-        assert_eq!(decode_ranges(&[0xff; 12]), Err(BytesError::Number));
+        // A number in a longer form than it needs, and one beyond 64 bits.
+        assert_eq!(decode_symbols(&[&[0x81, 0][..], &[0; 40]].concat(), 20), Err(BytesError::Number));
+        assert_eq!(decode_symbols(&[0xff; 40], 20), Err(BytesError::Number));
     }
 
     #[test]
     fn every_truncation_is_refused() {
         let (_, symbols) = batch_bytes();
-        let (_, answers) = answer_bytes();
         assert!((0..symbols.len()).all(|n| decode_symbols(&symbols[..n], 100).is_err()));
-        assert!((0..answers.len()).all(|n| decode_answers(&answers[..n]).is_err()));
     }
 
     proptest! {
@@ -302,26 +201,17 @@ mod tests {
             flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         ) {
             let (_, mut symbols) = batch_bytes();
-            let (_, mut answers) = answer_bytes();
             for (at, byte) in flips {
                 *at.get_mut(&mut symbols) = byte;
-                *at.get_mut(&mut answers) = byte;
             }
             if let Ok(batch) = decode_symbols(&symbols, 100) {
                 prop_assert_eq!(encode_symbols(batch.mark, batch.start, &batch.symbols), symbols);
-            }
-            if let Ok(decoded) = decode_answers(&answers) {
-                prop_assert_eq!(encode_answers(&decoded), answers);
             }
         }
 
         #[test]
         fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode_symbols(&bytes, usize::MAX);
-            let _ = decode_answers(&bytes);
-            if let Ok(ranges) = decode_ranges(&bytes) {
-                prop_assert_eq!(encode_ranges(&ranges), bytes);
-            }
         }
     }
 }

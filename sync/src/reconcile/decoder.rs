@@ -87,7 +87,7 @@ impl Decoder {
     }
 
     /// How many symbols to ask for next: at first 32, then what the estimated rest of the difference needs; 0 when no
-    /// more would be taken, and it is time for [`super::ranges`].
+    /// more would be taken.
     ///
     /// The counts tell its size. Were the difference `d` elements, `count[i] − count[0] · p` would have variance
     /// `d · p · (1 − p)`, where `p = 2 / (i + 2)`; so each symbol estimates `d`, and the mean does well.
@@ -113,8 +113,7 @@ impl Decoder {
     /// Takes the next symbols of the stream.
     ///
     /// # Errors
-    /// A [`Fault`] ends the decoder. All but [`Fault::SetChanged`], after which the stream starts anew, mean: go on with
-    /// [`super::ranges`].
+    /// A [`Fault`] ends the decoder.
     pub fn push(&mut self, batch: &Batch) -> Result<Progress, Fault> {
         if self.ended {
             return Err(Fault::Ended);

@@ -50,7 +50,7 @@ impl SetMark {
 
 /// The checksum of elements under one seed: SipHash-2-4 of the 16 bytes, keyed with the seed.
 ///
-/// Whoever knows the seed can search for collisions; all that one buys is a fault, and reconciliation by ranges.
+/// Whoever knows the seed can search for collisions; all that one buys is a fault, and a new beginning under another seed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Key(u64, u64);
 

@@ -119,13 +119,12 @@ fn a_hundred_thousand_differences_are_found_in_few_batches() {
 }
 
 #[test]
-fn a_sketch_serves_a_stranger_and_a_scan_continues_it() {
+fn a_scan_of_the_set_continues_a_stream() {
     let sets = parted(10, 5_000, 300, 300);
-    let mut sketch = Sketch::new(&SEED, 256);
-    sets.remote.iter().for_each(|&e| sketch.insert(e));
+    let encoder = Encoder::new(&SEED, sets.remote.clone());
     let mut decoder = Decoder::new(&SEED, sets.local, SYMBOLS_MAX);
-    let mut push = |start, symbols| decoder.push(&Batch { mark: sketch.mark(), start, symbols }).unwrap();
-    assert_eq!(push(0, sketch.symbols().to_vec()), Progress::NeedMore);
+    let mut push = |start, symbols| decoder.push(&Batch { mark: encoder.mark(), start, symbols }).unwrap();
+    assert_eq!(push(0, coded_range(&SEED, 0..256, sets.remote.iter().copied())), Progress::NeedMore);
     let rest = coded_range(&SEED, 256..1_100, sets.remote.iter().copied());
     assert_eq!(push(256, rest), Progress::Done { only_remote: sets.only_remote, only_local: sets.only_local });
 }

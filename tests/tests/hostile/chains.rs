@@ -84,10 +84,16 @@ fn a_fake_change_for_a_victims_next_number_never_counts_and_the_real_one_does() 
     frontier.push(&id_of(&bytes));
     let tip = Tip::sign(&key(LIAR), &space, &doc, &opening, 2, &frontier.head(), vec![]);
     let fake = Segment { doc, opening, first: 2, entries: vec![bytes], tip };
-    // The first time it might be an honest relay's view of a fork: the victim asks for the chain from its start.
-    stage.liar.push(&mut stage.world, vec![fake.clone()]);
-    assert_eq!(stage.world.ended(&stage.liar), None);
-    stage.refuses("T2.tip", vec![fake]);
+    // It might be an honest relay's view of a fork: the victim asks for the chain from its start, and holds nothing of it
+    // before that comes.
+    for _ in 0..2 {
+        stage.liar.push(&mut stage.world, vec![fake.clone()]);
+        assert_eq!(stage.world.ended(&stage.liar), None);
+    }
+    assert_eq!(stage.world.events(0, |e| matches!(e, Event::Notice { code, .. } if code == "branches")), 1);
+    let held = stage.base.iter().map(|(_, bytes)| bytes.clone());
+    let whole = Segment { first: 1, entries: held.chain(fake.entries).collect(), ..fake };
+    stage.refuses("T2.tip", vec![whole]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use commonhold_sync::chain::Segment;
 use commonhold_sync::clock::{Clock, Fingerprint};
 use commonhold_sync::id::{DocId, StoreId};
 use commonhold_sync::limits::Limits;
+use commonhold_sync::merkle::Head;
 use commonhold_sync::message::*;
 use commonhold_sync::peer::{Event, Input};
 
@@ -237,7 +238,12 @@ fn numbers_at_the_end_of_their_range_do_no_harm() {
     stage.liar.push(&mut stage.world, vec![honest]);
     let max = u64::MAX;
     let fingerprint = Fingerprint::default();
+    // The clock of who holds two histories of the chain, one of them endless: all branches are wanted.
+    let chain = stage.honest.opening.chain(&stage.world.space, &stage.doc);
+    let clock = Clock([(chain, vec![(1, Head([1; 32])), (max, Head([2; 32]))])].into());
+    let docs = vec![Have { doc: stage.doc, clock }];
     for message in [
+        Message::Want(Want { space: theirs, docs, no_snapshot: true }),
         Message::Ack(Ack { data: max, marks: vec![(theirs, max)], except: vec![max] }),
         Message::Check(Check { space: theirs, fingerprint, docs: max, seq: max, answer: true }),
         Message::Check(Check { space: theirs, fingerprint, docs: max, seq: max, answer: false }),
