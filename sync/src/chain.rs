@@ -204,6 +204,12 @@ impl Segment {
         self.entries.iter().map(Vec::len).sum()
     }
 
+    /// An upper bound of the bytes that it takes in a message, opening and tip included.
+    pub fn wire_bytes_max(&self) -> usize {
+        // An opening takes up to 120, a document's id 34, a tip 84 and 34 for each head of rights records.
+        256 + 34 * self.tip.rights.len() + self.entries.iter().map(|entry| entry.len() + 5).sum::<usize>()
+    }
+
     /// Whether the numbers are in order: at least one entry, and as many as `first` and the tip say.
     pub fn is_well_formed(&self) -> bool {
         self.first >= 1

@@ -20,6 +20,10 @@ const COMPRESSED: u8 = 0x80;
 pub const SPACES_MAX: usize = 4_096;
 /// Documents in one list of a message.
 pub const LIST_MAX: usize = 16_384;
+/// Bytes of lists of clocks in one message.
+pub const RUN_BYTES: usize = 512 << 10;
+/// Bytes of one item of a list: with the rest of its message it stays below `message_bytes_max`.
+pub const ITEM_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of an entry, at least: the header of a change. Nothing that is shorter takes up a vector of its own.
 const ENTRY_BYTES_MIN: usize = 10;
@@ -253,6 +257,28 @@ pub struct Covered {
     /// The tip over its last covered entry.
     #[n(1)]
     pub tip: Tip,
+}
+
+/// Cuts a list into runs that take at most `bytes` each when encoded. What takes more alone goes alone, and what takes
+/// more than a message holds ([`ITEM_BYTES_MAX`]) is left out.
+pub fn runs<T: Encode<()>>(items: Vec<T>, bytes: usize) -> Vec<Vec<T>> {
+    let mut runs: Vec<Vec<T>> = Vec::new();
+    let mut filled = 0;
+    for item in items {
+        let size = minicbor::to_vec(&item).map_or(usize::MAX, |encoded| encoded.len());
+        if size > ITEM_BYTES_MAX {
+            continue;
+        }
+        match runs.last_mut() {
+            Some(run) if filled + size <= bytes && run.len() < LIST_MAX => run.push(item),
+            _ => {
+                filled = 0;
+                runs.push(vec![item]);
+            }
+        }
+        filled += size;
+    }
+    runs
 }
 
 /// Says what is now durable here.
@@ -579,7 +605,29 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Limits;
     use proptest::prelude::*;
+
+    #[test]
+    fn lists_are_cut_by_their_size() {
+        let clock = |chains: u32| {
+            let mut clock = Clock::default();
+            for n in 0..chains {
+                let mut id = [0; 16];
+                id[..4].copy_from_slice(&n.to_be_bytes());
+                clock.insert(crate::id::ChainId(id), 1, crate::merkle::Head([7; 32]));
+            }
+            clock
+        };
+        let haves = (0..256).map(|n| Have { doc: DocId([n as u8; 32]), clock: clock(100) });
+        let too_large = Have { doc: DocId([1; 32]), clock: clock(40_000) };
+        let cut = runs(haves.chain([too_large]).collect(), RUN_BYTES);
+        assert_eq!(cut.iter().map(Vec::len).sum::<usize>(), 256, "the last fits no message at all");
+        for docs in cut {
+            let message = Message::Want(Want { space: 0, docs, no_snapshot: false });
+            assert!(message.to_bytes().len() <= Limits::default().message_bytes_max);
+        }
+    }
 
     #[test]
     fn a_message_survives_its_encoding_with_and_without_compression() {

@@ -419,11 +419,29 @@ impl Peer {
         hellos
     }
 
+    /// The spaces held, in runs whose hellos fit a message each.
+    fn runs_of_spaces(&self) -> Vec<Vec<SpaceId>> {
+        let mut runs: Vec<Vec<SpaceId>> = Vec::new();
+        let mut docs = 0;
+        for (id, space) in &self.spaces {
+            let named = space.filter.as_ref().map_or(0, BTreeSet::len);
+            match runs.last_mut() {
+                Some(run) if run.len() < SPACES_MAX && docs + named <= LIST_MAX => run.push(*id),
+                _ => {
+                    docs = 0;
+                    runs.push(vec![*id]);
+                }
+            }
+            docs += named;
+        }
+        runs
+    }
+
     fn send_hello(&mut self, conn: ConnId) {
         // Cursors are over the other side's store: a dialler that does not know whom it dials names its spaces later.
         let known = self.connections.get(&conn).is_some_and(|c| c.peer.or(c.expected).is_some());
-        let ids: Vec<SpaceId> = if known { self.spaces.keys().copied().collect() } else { Vec::new() };
-        let spaces = self.space_hellos(conn, &ids);
+        let mut runs = if known { self.runs_of_spaces() } else { Vec::new() }.into_iter();
+        let spaces = runs.next().map_or_else(Vec::new, |ids| self.space_hellos(conn, &ids));
         let hello = Hello {
             features: 0,
             roles: self.roles,
@@ -432,8 +450,7 @@ impl Peer {
             addresses: self.addresses.clone(),
             spaces,
         };
-        let rest: Vec<SpaceId> = ids.into_iter().skip(SPACES_MAX).collect();
-        let more: Vec<Vec<SpaceHello>> = rest.chunks(SPACES_MAX).map(|ids| self.space_hellos(conn, ids)).collect();
+        let more: Vec<Vec<SpaceHello>> = runs.map(|ids| self.space_hellos(conn, &ids)).collect();
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         connection.hello_sent = true;
         connection.send(&Message::Hello(hello));
@@ -516,9 +533,8 @@ impl Peer {
         let named = connection.dialled && connection.expected.is_none();
         let (agent, addresses) = (hello.agent, hello.addresses);
         if named {
-            let ids: Vec<SpaceId> = self.spaces.keys().copied().collect();
-            for ids in ids.chunks(SPACES_MAX) {
-                let spaces = self.space_hellos(conn, ids);
+            for ids in self.runs_of_spaces() {
+                let spaces = self.space_hellos(conn, &ids);
                 if let Some(connection) = self.connections.get_mut(&conn) {
                     connection.send(&Message::Spaces(Spaces { spaces }));
                 }

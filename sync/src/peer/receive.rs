@@ -14,7 +14,7 @@ use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::lines::Lines;
 use crate::log::{Admission, Admitted, DeepEntry, Header, Image, Log, SnapshotOf, StoredSegment};
 use crate::message::{
-    Data, DocRef, Have, LIST_MAX, Message, Notice, OpeningRef, Since, SnapshotPart, Want, WireSegment,
+    Data, DocRef, Have, LIST_MAX, Message, Notice, OpeningRef, RUN_BYTES, Since, SnapshotPart, Want, WireSegment, runs,
 };
 use crate::record::Record;
 use crate::space::RecordAdmission;
@@ -81,8 +81,8 @@ impl Peer {
             }
             return Ok(Some(data));
         }
-        let deleted: Vec<DocId> = segments.iter().flat_map(|s| tombstones(&space, s)).collect();
-        if !self.ensure(space, docs.iter().copied().chain(deleted)) {
+        let named: Vec<DocId> = segments.iter().flat_map(|s| named(&space, s)).collect();
+        if !self.ensure(space, docs.iter().copied().chain(named)) {
             return Ok(Some(data));
         }
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
@@ -210,7 +210,7 @@ impl Peer {
             if doc == space.authority() {
                 named.extend(headers(&space, &segment));
             }
-            if !segment.is_well_formed() {
+            if !segment.is_well_formed() || segment.wire_bytes_max() > self.limits.message_bytes_max {
                 return Err(Violation::SegmentShape);
             }
             segments.push(segment);
@@ -432,7 +432,7 @@ impl Peer {
         while let Some(waiter) = self.retries.pop_front() {
             let space = waiter.space;
             let docs = match waiter.segment.doc {
-                doc if doc == space.authority() => tombstones(&space, &waiter.segment),
+                doc if doc == space.authority() => named(&space, &waiter.segment),
                 doc => vec![doc],
             };
             if !self.ensure(space, docs) {
@@ -596,7 +596,8 @@ impl Peer {
                     link.due.pop_first();
                 }
             }
-            wants.push(Message::Want(Want { space: link.theirs, docs, no_snapshot }));
+            let runs = runs(docs, RUN_BYTES).into_iter();
+            wants.extend(runs.map(|docs| Message::Want(Want { space: link.theirs, docs, no_snapshot })));
         }
         wants.iter().for_each(|want| connection.send(want));
     }
@@ -886,6 +887,14 @@ fn tombstones(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
     };
     let records = segment.entries.iter().filter(|_| segment.doc == space.authority());
     records.filter_map(deleted).collect()
+}
+
+/// The documents that a segment of the authority log is about. A header may come again, and its document not be in memory.
+fn named(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
+    if segment.doc != space.authority() {
+        return Vec::new();
+    }
+    headers(space, segment).into_iter().chain(tombstones(space, segment)).collect()
 }
 
 /// The documents that a segment of the authority log creates, in order.

@@ -10,7 +10,9 @@ use crate::clock::{Clock, Fingerprint};
 use crate::id::{ChainId, DeviceId, DocId, SpaceId};
 use crate::limits::Limits;
 use crate::log::{Image, StoredSegment};
-use crate::message::{Covered, Data, Have, LIST_MAX, Message, Since, SnapshotPart, SpaceHello, Want};
+use crate::message::{
+    Covered, Data, Have, ITEM_BYTES_MAX, LIST_MAX, Message, RUN_BYTES, Since, SnapshotPart, SpaceHello, Want, runs,
+};
 use crate::record::Record;
 use crate::violation::Violation;
 
@@ -337,8 +339,10 @@ impl Peer {
                 docs.iter().for_each(|doc| {
                     link.offers.remove(doc);
                 });
-                let data = Data { haves, ..empty(link.theirs, true) };
-                connection.send(&Message::Data(data));
+                let theirs = link.theirs;
+                for haves in runs(haves, RUN_BYTES) {
+                    connection.send(&Message::Data(Data { haves, ..empty(theirs, true) }));
+                }
             }
         }
     }
@@ -415,39 +419,47 @@ fn send_segments(
     space: &SpaceId,
     theirs: u32,
     segments: Vec<Segment>,
-    mut haves: Vec<Have>,
+    haves: Vec<Have>,
     asked: bool,
 ) {
     let mut rest = segments.into_iter().peekable();
-    while rest.peek().is_some() || !haves.is_empty() {
-        let (mut wires, mut headers, mut own) = (Vec::new(), BTreeMap::new(), Vec::new());
+    while rest.peek().is_some() {
+        let (mut wires, mut headers, mut own) = (Vec::new(), Headers::default(), Vec::new());
         let mut bytes = 0;
-        while let Some(segment) = rest.next_if(|s| bytes == 0 || bytes + s.body_bytes() <= MESSAGE_BODIES) {
-            bytes += segment.body_bytes() + 128;
-            wires.push(wire(connection, limits, space, &segment, &headers));
+        while let Some(segment) = rest.next_if(|s| bytes == 0 || bytes + s.wire_bytes_max() <= MESSAGE_BODIES) {
+            bytes += segment.wire_bytes_max();
+            wires.push(wire(connection, limits, space, &segment, &headers.index));
             if segment.doc == space.authority() {
-                note_headers(space, &segment, &mut headers);
+                headers.note(space, &segment);
             }
             if segment.opening.device == device {
                 let chain = segment.opening.chain(space, &segment.doc);
                 own.push((*space, segment.doc, chain, segment.tip.n));
             }
         }
-        let count = haves.len().min(LIST_MAX);
-        let haves = haves.drain(..count).collect();
-        if !wires.is_empty() {
-            connection.count_data(own);
-        }
-        let data = Data { segments: wires, haves, ..empty(theirs, asked) };
-        connection.send(&Message::Data(data));
+        connection.count_data(own);
+        connection.send(&Message::Data(Data { segments: wires, ..empty(theirs, asked) }));
+    }
+    for haves in runs(haves, RUN_BYTES) {
+        connection.send(&Message::Data(Data { haves, ..empty(theirs, asked) }));
     }
 }
 
-fn note_headers(space: &SpaceId, segment: &Segment, headers: &mut BTreeMap<DocId, u32>) {
-    for bytes in &segment.entries {
-        if matches!(Record::from_bytes(bytes), Ok(Record::Header { .. })) {
-            let index = headers.len() as u32;
-            headers.insert(DocId(Record::id(space, &segment.opening.device, bytes).0), index);
+/// Documents that a message creates, by the place of their headers in it.
+#[derive(Default)]
+struct Headers {
+    index: BTreeMap<DocId, u32>,
+    /// Headers so far. A liar's may repeat.
+    count: u32,
+}
+
+impl Headers {
+    fn note(&mut self, space: &SpaceId, segment: &Segment) {
+        for bytes in &segment.entries {
+            if matches!(Record::from_bytes(bytes), Ok(Record::Header { .. })) {
+                self.index.insert(DocId(Record::id(space, &segment.opening.device, bytes).0), self.count);
+                self.count += 1;
+            }
         }
     }
 }
@@ -467,19 +479,28 @@ fn send_snapshot(
         Some(Covered { opening, tip: tip.clone() })
     };
     let chains: Vec<Covered> = covered.tips.iter().filter_map(of_line).collect();
+    let signed = minicbor::to_vec(&chains).map_or(usize::MAX, |encoded| encoded.len());
+    if signed >= ITEM_BYTES_MAX {
+        // More chains than a message names. Who asked is not left waiting.
+        return connection.send(&Message::Data(Data { absent: vec![doc], ..empty(theirs, true) }));
+    }
     let own = chains.iter().filter(|c| c.opening.device == device);
     let own = own.map(|c| (*space, doc, c.opening.chain(space, &doc), c.tip.n));
     connection.count_data(own.collect());
     let total = bytes.len() as u64;
+    // The first piece shares its message with the chains.
+    let (first, rest) = bytes.split_at(bytes.len().min(SNAPSHOT_PIECE.min(ITEM_BYTES_MAX - signed)));
+    let mut offset = 0;
     let mut chains = Some(chains);
-    for (index, piece) in bytes.chunks(SNAPSHOT_PIECE).enumerate() {
+    for piece in core::iter::once(first).chain(rest.chunks(SNAPSHOT_PIECE)) {
         connection.send(&Message::SnapshotPart(SnapshotPart {
             space: theirs,
             doc,
-            offset: (index * SNAPSHOT_PIECE) as u64,
+            offset,
             total,
             bytes: piece.to_vec().into(),
             chains: chains.take().unwrap_or_default(),
         }));
+        offset += piece.len() as u64;
     }
 }

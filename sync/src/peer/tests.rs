@@ -554,3 +554,35 @@ fn a_second_history_reaches_every_peer_however_long_it_is() {
         assert_eq!(world.hosts.iter().map(|host| host.sent_bytes).sum::<usize>(), sent, "silence");
     }
 }
+
+/// Record ids do not contain their place: a liar may say the same header twice.
+#[test]
+fn a_header_that_comes_again_changes_nothing() {
+    let mut world = World::new(3);
+    let (space, _) = world.space(0, Writers::Anyone);
+    let record = Record::Header { nonce: [1; 16], kind: "t".into(), name: "n".into() };
+    let doc = DocId(Record::id(&space, &world.hosts[0].peer.device(), &record.to_bytes()).0);
+    let other = |n: u8| Record::Header { nonce: [n; 16], kind: "t".into(), name: "n".into() };
+    world.say(0, space, Local::Records(vec![record.clone()]));
+    world.edit(0, space, doc, "x", 1);
+    world.join(1, space);
+    world.connect(1, 0);
+    world.settle();
+    // Nothing is in memory any more.
+    let store = world.hosts[1].store.clone();
+    world.hosts[1].peer = Peer::new(start(2, 2, &store));
+    world.links.clear();
+    world.say(0, space, Local::Records(vec![other(2), record.clone(), record, other(3)]));
+    let third = DocId(Record::id(&space, &world.hosts[0].peer.device(), &other(3).to_bytes()).0);
+    world.edit(0, space, third, "x", 1);
+    world.connect(1, 0);
+    world.settle();
+    assert_eq!(world.view(1, doc).get_heads(), world.view(0, doc).get_heads());
+    assert!(!world.hosts[1].store.documents[&(space, doc)].1.lines.is_empty());
+    // Everything in one message, to somebody new.
+    world.join(2, space);
+    world.connect(2, 1);
+    world.settle();
+    world.assert_level(space);
+    world.assert_no_complaints();
+}
