@@ -129,6 +129,8 @@ pub(super) struct Link {
     pub(super) wanted: BTreeSet<DocId>,
     /// What the other side asked for, waiting and being read: the clock it has, and whether it wants no snapshot.
     pub(super) wants: VecDeque<(DocId, (Clock, bool))>,
+    /// Ends of chains in them.
+    pub(super) wants_pairs: usize,
     pub(super) answering: BTreeMap<DocId, (Clock, bool)>,
     /// Documents that are answered with a snapshot: read and sent one at a time.
     pub(super) snapshots: VecDeque<DocId>,
@@ -204,6 +206,7 @@ impl Link {
             page_bytes: 0,
             wanted: BTreeSet::new(),
             wants: VecDeque::new(),
+            wants_pairs: 0,
             answering: BTreeMap::new(),
             snapshots: VecDeque::new(),
             offers: BTreeSet::new(),
@@ -777,8 +780,9 @@ impl Peer {
     /// Something in a received data message waits or is not held: it will be acknowledged as such.
     pub(super) fn note_unstored(&mut self, conn: ConnId, number: u64) {
         if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.unstored.remove(&number);
+            // More than an acknowledgement can name hold it up: what is not named counts as stored.
             if connection.not_held.len() < LIST_MAX {
+                connection.unstored.remove(&number);
                 connection.not_held.insert(number);
             }
         }
@@ -817,6 +821,8 @@ impl Peer {
 
     fn send_acks(&mut self, due: &[ConnId]) {
         let now = self.now;
+        // A mark says that what lies before it was sent.
+        self.flush_pushes();
         for conn in due {
             let Some(connection) = self.connections.get_mut(conn) else { continue };
             if connection.ack_due.is_none_or(|due| due > now) {

@@ -21,6 +21,9 @@ use crate::space::RecordAdmission;
 use crate::violation::Violation;
 use crate::waiting::{Blocker, Waiter};
 
+/// Snapshots of the largest size that may be on their way or under check at once, over all connections. What exceeds it is
+/// not taken now.
+const INCOMING_TIMES: u64 = 4;
 /// Entries after the last snapshot from which on the engine is told that a new one would pay.
 const LOOSE_ENTRIES: u64 = 1_024;
 /// The same in bytes.
@@ -675,6 +678,7 @@ impl Peer {
         }
         let max = self.limits.snapshot_bytes_max as u64;
         let checking = self.checking.values().filter(|c| c.conn == conn).map(|c| c.bytes.len() as u64).sum::<u64>();
+        let incoming = if part.offset == 0 { self.incoming_bytes() } else { 0 };
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
         let Some(link) = connection.links.get_mut(&space) else { return Ok(None) };
         if part.offset == 0 {
@@ -683,7 +687,8 @@ impl Peer {
             }
             // A check is the most costly thing that a peer can cause: only of what was asked for, and not many at once.
             let asked = link.due.remove(&part.doc) || (link.fresh && link.ask == Ask::Paging);
-            let bytes = (asked && checking + part.total <= max).then(|| part.bytes.to_vec());
+            let room = checking + part.total <= max && incoming + part.total <= INCOMING_TIMES * max;
+            let bytes = (asked && room).then(|| part.bytes.to_vec());
             let len = part.bytes.len() as u64;
             link.snapshot = Some(Incoming { first: SnapshotPart { bytes: Vec::new().into(), ..part }, len, bytes });
         } else {
@@ -720,6 +725,16 @@ impl Peer {
         self.checking.insert(op, checking);
         self.outputs.push_back(Output::Emit(Event::CheckSnapshot { op, bytes }));
         Ok(None)
+    }
+
+    /// Bytes of snapshots that are on their way or being checked, over all connections.
+    fn incoming_bytes(&self) -> u64 {
+        let ids = self.connections.ids();
+        let connections = ids.iter().filter_map(|id| self.connections.get(id));
+        let links = connections.flat_map(|connection| connection.links.values());
+        let coming = links.filter_map(|link| link.snapshot.as_ref()).filter(|incoming| incoming.bytes.is_some());
+        let checked: usize = self.checking.values().map(|checking| checking.bytes.len()).sum();
+        coming.map(|incoming| incoming.first.total).sum::<u64>() + checked as u64
     }
 
     pub(super) fn snapshot_checked(&mut self, op: OpId, result: Result<SnapshotContent, SnapshotFault>) {

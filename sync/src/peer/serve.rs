@@ -26,6 +26,8 @@ const QUEUE_HIGH: usize = 1 << 20;
 const SNAPSHOT_PIECE: usize = 512 << 10;
 /// Documents read at once to answer wants.
 const WANTS_AT_ONCE: usize = 256;
+/// Ends of chains in the clocks that wait for an answer on one link: some 60 MB.
+const WANTS_PAIRS_MAX: usize = 1 << 20;
 /// Documents offered in one message.
 const OFFERS_AT_ONCE: usize = 256;
 
@@ -126,6 +128,9 @@ impl Peer {
             if link.answering.is_empty() && link.snapshots.is_empty() && !link.wants.is_empty() {
                 let count = link.wants.len().min(WANTS_AT_ONCE);
                 link.answering = link.wants.drain(..count).collect();
+                if link.wants.is_empty() {
+                    link.wants_pairs = 0;
+                }
                 let docs = link.answering.keys().copied().collect();
                 loads.push((*space, Load::Raw { space: *space, docs }, Purpose::Raw { conn }));
             }
@@ -191,7 +196,21 @@ impl Peer {
         if want.docs.len() + link.wants.len() > 2 * LIST_MAX {
             return Err(Violation::ListTooLong);
         }
-        link.wants.extend(want.docs.into_iter().map(|have| (have.doc, (have.clock, want.no_snapshot))));
+        let mut absent = Vec::new();
+        for have in want.docs {
+            let pairs: usize = have.clock.0.values().map(Vec::len).sum();
+            if link.wants_pairs + pairs > WANTS_PAIRS_MAX {
+                absent.push(have.doc);
+                continue;
+            }
+            link.wants_pairs += pairs;
+            link.wants.push_back((have.doc, (have.clock, want.no_snapshot)));
+        }
+        if !absent.is_empty() {
+            // Not now: the next comparison asks again.
+            let theirs = link.theirs;
+            connection.send(&Message::Data(Data { absent, ..empty(theirs, true) }));
+        }
         self.serve_on(conn);
         Ok(())
     }
