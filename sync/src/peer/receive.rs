@@ -115,6 +115,12 @@ impl Peer {
         if !data.asked && !resumes && !connection.bucket.take(self.now, entries, bytes, &self.limits) {
             // Dropped, and learnt again at the next comparison.
             if let Some(link) = connection.links.get_mut(&space) {
+                if !link.is_whole() {
+                    // A part is not compared: the next connection goes on from the cursor.
+                    let text = "more unsolicited entries than this peer takes in a second, of a space of which it takes a part";
+                    self.close(conn, "busy", text, false);
+                    return Ok(None);
+                }
                 if link.ask == Ask::Level {
                     link.ask = Ask::Fetching;
                 }
