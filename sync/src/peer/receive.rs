@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::connection::{Ask, Begun, Incoming, Serve};
+use super::connection::{Ask, Begun, Connection, Incoming, Serve};
 use super::local::heads_of;
 use super::{
     After, Checking, ConnId, Deepening, Event, Held, Load, Now, OpId, Output, Peer, Purpose, Slot, SnapshotContent,
@@ -55,7 +55,7 @@ enum Outcome {
 impl Peer {
     pub(super) fn on_data(&mut self, conn: ConnId, mut data: Data) -> Result<Option<Data>, Violation> {
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
-        let (Some(peer), store) = (connection.peer, connection.store) else { return Ok(None) };
+        let (Some(peer), store) = (connection.peer, connection.source()) else { return Ok(None) };
         let space = connection.space_of(data.space)?;
         if !connection.links.contains_key(&space) {
             return Err(Violation::OutOfPlace("data of a space that was not named by both"));
@@ -448,7 +448,7 @@ impl Peer {
                 later.push_back(waiter);
                 continue;
             }
-            let store = self.connections.get(&waiter.conn).and_then(|c| c.store);
+            let store = self.connections.get(&waiter.conn).and_then(Connection::source);
             let from = From { conn: waiter.conn, peer: waiter.from, store };
             match self.take_segment(space, waiter.segment, from) {
                 Ok(Outcome::Held | Outcome::Pending) => {}
@@ -870,7 +870,7 @@ impl Peer {
         let Some(held) = self.spaces.get_mut(&space) else { return Ok(true) };
         held.seq += 1;
         let seq = held.seq;
-        let source = self.connections.get(&checking.conn).and_then(|c| c.store).filter(|_| !checking.merged);
+        let source = self.connections.get(&checking.conn).and_then(Connection::source).filter(|_| !checking.merged);
         self.batch.push(StoreOp::Snapshot { space, doc, seq, source, ends, bytes: checking.bytes });
         self.emit(Event::Snapshot { space, doc });
         // Those who follow live are told to compare: a snapshot is not pushed.

@@ -7,7 +7,7 @@ use super::connection::{Ask, Connection, Serve, wire};
 use super::{After, ConnId, Load, PageRow, Peer, Purpose};
 use crate::chain::Segment;
 use crate::clock::{Clock, Fingerprint};
-use crate::id::{ChainId, DeviceId, DocId, SpaceId};
+use crate::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
 use crate::limits::Limits;
 use crate::log::{Image, StoredSegment};
 use crate::message::{
@@ -32,6 +32,14 @@ const WANTS_PAIRS_MAX: usize = 1 << 20;
 const OFFERS_AT_ONCE: usize = 256;
 
 impl Connection {
+    /// Stands for the other side's store in the rows that came from it, and bound to its device: by another's store id
+    /// alone, it could have rows kept from that one.
+    pub(super) fn source(&self) -> Option<StoreId> {
+        let (peer, store) = self.peer.zip(self.store)?;
+        let hash = blake3::hash(&[&peer.0[..], &store.0].concat());
+        hash.as_bytes().first_chunk().copied().map(StoreId)
+    }
+
     fn has_room(&self) -> bool {
         self.queued + self.channel.queued_bytes() < QUEUE_HIGH
     }
@@ -100,7 +108,7 @@ impl Peer {
         if !connection.has_room() {
             return;
         }
-        let store = connection.store;
+        let store = connection.source();
         let mut loads = Vec::new();
         for (space, link) in &mut connection.links {
             let durable = self.durable.get(space).copied().unwrap_or_default().seq;

@@ -179,7 +179,12 @@ pub(super) struct World {
 
 /// Runs a seed to its end.
 pub fn run(seed: u64, options: Options) -> Result<Report, Failure> {
-    let mut world = World::new(Plan::of(seed), options);
+    let mut plan = Plan::of(seed);
+    if options.canary == Some(Canary::NeverSyncs) {
+        // What was never synced is missed only once the power is gone.
+        plan.chances.crashes = plan.chances.crashes.max(12);
+    }
+    let mut world = World::new(plan, options);
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
     let ended = ended.unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str);
