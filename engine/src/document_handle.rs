@@ -74,6 +74,7 @@ impl Clone for Document {
 
 impl Drop for Document {
     fn drop(&mut self) {
+        self.open.weigh();
         locked(&self.shared.documents).release(&self.open, self.shared.config.view_bytes);
     }
 }

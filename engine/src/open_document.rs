@@ -149,6 +149,15 @@ impl OpenDocument {
         self.leave(|inbox| _ = inbox.discard(self.shared.no_reply()));
     }
 
+    /// Notes what the view costs by now, unless somebody is at it.
+    pub(crate) fn weigh(&self) {
+        if let Ok(shown) = self.view.try_lock()
+            && let State::Ready(view) = &shown.state
+        {
+            self.bytes.store(view.cost().bytes_estimate, Ordering::Relaxed);
+        }
+    }
+
     /// Nothing of it is unsaved or about to be shown.
     pub(crate) fn is_quiet(&self) -> bool {
         !self.is_unsaved() && self.handles.load(Ordering::Relaxed) == 0

@@ -245,6 +245,10 @@ pub(crate) struct Parts {
 /// keep the rest.
 const CANDIDATES: usize = 64;
 
+/// What an open document costs besides the content of its view: the task, and what Automerge allocates for the smallest
+/// document. Measured: 25 KB of resident memory for each of 60,000.
+const OPEN_BYTES: usize = 25_000;
+
 impl Documents {
     /// A handle more. Counted under the lock, so that unloading cannot come in between.
     pub(crate) fn hold(&mut self, document: &OpenDocument) {
@@ -265,7 +269,7 @@ impl Documents {
         }
         self.uses += 1;
         document.used.store(self.uses, Ordering::Relaxed);
-        let bytes = document.bytes.load(Ordering::Relaxed);
+        let bytes = OPEN_BYTES + document.bytes.load(Ordering::Relaxed);
         self.idle.insert(self.uses, (key.0, key.1, bytes));
         self.idle_bytes += bytes;
         let mut after = 0;

@@ -127,6 +127,21 @@ async fn a_document_that_nobody_holds_leaves_memory_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_small_documents_opened_one_after_the_other_stay_within_the_budget_for_views() {
+    let node = Node::open(Config { view_bytes: 1 << 20, ..Config::default() }).await.unwrap();
+    let space = node.create_space(Writers::Anyone).await.unwrap();
+    let names = (0..200).map(|n| ("note", format!("name {n}")));
+    for doc in node.create_documents(space, names).await.unwrap() {
+        let document = node.open_document(space, doc).await.unwrap();
+        document.set("", &json!({ "a": 1 })).await.unwrap();
+        soon(document.flush()).await.unwrap();
+    }
+    // Each costs 25 KB at least, however little it holds.
+    let open = crate::shared::locked(&node.shared().documents).open.len();
+    assert!((1..=42).contains(&open), "{open} views");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_name_what_is_missing() {
     let node = memory().await;
     let (space, _) = with_document(&node).await;
