@@ -20,7 +20,7 @@ const COMPRESSED: u8 = 0x80;
 pub const SPACES_MAX: usize = 4_096;
 /// Documents in one list of a message.
 pub const LIST_MAX: usize = 16_384;
-/// Bytes of lists of clocks in one message.
+/// Bytes of a list of clocks or spaces in one message.
 pub const RUN_BYTES: usize = 512 << 10;
 /// Bytes of one item of a list: with the rest of its message it stays below `message_bytes_max`.
 pub const ITEM_BYTES_MAX: usize = 1 << 20;
@@ -259,9 +259,9 @@ pub struct Covered {
     pub tip: Tip,
 }
 
-/// Cuts a list into runs that take at most `bytes` each when encoded. What takes more alone goes alone, and what takes
-/// more than a message holds ([`ITEM_BYTES_MAX`]) is left out.
-pub fn runs<T: Encode<()>>(items: Vec<T>, bytes: usize) -> Vec<Vec<T>> {
+/// Cuts a list into runs of at most `max` items that take at most [`RUN_BYTES`] each when encoded. What takes more alone goes
+/// alone, and what takes more than a message holds ([`ITEM_BYTES_MAX`]) is left out.
+pub fn runs<T: Encode<()>>(items: Vec<T>, max: usize) -> Vec<Vec<T>> {
     let mut runs: Vec<Vec<T>> = Vec::new();
     let mut filled = 0;
     for item in items {
@@ -270,7 +270,7 @@ pub fn runs<T: Encode<()>>(items: Vec<T>, bytes: usize) -> Vec<Vec<T>> {
             continue;
         }
         match runs.last_mut() {
-            Some(run) if filled + size <= bytes && run.len() < LIST_MAX => run.push(item),
+            Some(run) if filled + size <= RUN_BYTES && run.len() < max => run.push(item),
             _ => {
                 filled = 0;
                 runs.push(vec![item]);
@@ -621,7 +621,7 @@ mod tests {
         };
         let haves = (0..256).map(|n| Have { doc: DocId([n as u8; 32]), clock: clock(100) });
         let too_large = Have { doc: DocId([1; 32]), clock: clock(40_000) };
-        let cut = runs(haves.chain([too_large]).collect(), RUN_BYTES);
+        let cut = runs(haves.chain([too_large]).collect(), LIST_MAX);
         assert_eq!(cut.iter().map(Vec::len).sum::<usize>(), 256, "the last fits no message at all");
         for docs in cut {
             let message = Message::Want(Want { space: 0, docs, no_snapshot: false });

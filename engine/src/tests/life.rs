@@ -18,6 +18,14 @@ async fn with_document(node: &Node) -> (SpaceId, Document) {
     (space, node.create_document(space, "note", "Shopping").await.unwrap())
 }
 
+/// A node that can be dialled, and a space of its own.
+async fn listening() -> (Node, SpaceId) {
+    let listening = Config { listen: vec!["ws://127.0.0.1:0/".parse().unwrap()], ..Config::default() };
+    let node = Node::open(listening).await.unwrap();
+    let space = node.create_space(Writers::Anyone).await.unwrap();
+    (node, space)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clean_close_lets_the_next_run_continue_the_chain() {
     let folder = tempfile::tempdir().unwrap();
@@ -157,9 +165,7 @@ async fn errors_name_what_is_missing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_told_not_to_dial_invites_keeps_them_and_does_not() {
     let folder = tempfile::tempdir().unwrap();
-    let listening = Config { listen: vec!["ws://127.0.0.1:0/".parse().unwrap()], ..Config::default() };
-    let one = Node::open(listening).await.unwrap();
-    let space = one.create_space(Writers::Anyone).await.unwrap();
+    let (one, space) = listening().await;
     let quiet = || Config { dial_invites: false, ..on_disk(folder.path()) };
     for round in 0..2 {
         let other = reopened(quiet()).await;
@@ -215,9 +221,7 @@ async fn after_a_run_that_was_shown_more_of_its_chain_the_next_begins_new_ones()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_invite_says_who_answers_at_an_address_and_in_later_runs_too() {
     let folder = tempfile::tempdir().unwrap();
-    let listening = Config { listen: vec!["ws://127.0.0.1:0/".parse().unwrap()], ..Config::default() };
-    let one = Node::open(listening).await.unwrap();
-    let space = one.create_space(Writers::Anyone).await.unwrap();
+    let (one, space) = listening().await;
     let invite = one.invite(space).unwrap();
     let mut old = invite.clone();
     old.peer = Some(memory().await.device());

@@ -11,7 +11,7 @@ use crate::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
 use crate::limits::Limits;
 use crate::log::StoredSegment;
 use crate::message::{
-    Ack, Bye, Cursor, GenesisOf, Hello, LIST_MAX, Message, SPACES_MAX, SnapshotPart, SpaceHello, Spaces, WireSegment,
+    Ack, Bye, Cursor, GenesisOf, Hello, LIST_MAX, Message, SPACES_MAX, SnapshotPart, SpaceHello, Spaces, WireSegment, runs,
 };
 use crate::record::Genesis;
 use crate::secure::Channel;
@@ -402,7 +402,7 @@ impl Peer {
         let Some(session) = connection.channel.session_hash() else { return Vec::new() };
         let peer = connection.peer.or(connection.expected);
         let mut hellos = Vec::new();
-        for id in wanted.iter().take(SPACES_MAX) {
+        for id in wanted {
             let Some(space) = self.spaces.get(id) else { continue };
             let handle = connection.handles.len() as u32;
             connection.handles.push(*id);
@@ -422,42 +422,28 @@ impl Peer {
         hellos
     }
 
-    /// The spaces held, in runs whose hellos fit a message each.
-    fn runs_of_spaces(&self) -> Vec<Vec<SpaceId>> {
-        let mut runs: Vec<Vec<SpaceId>> = Vec::new();
-        let mut docs = 0;
-        for (id, space) in &self.spaces {
-            let named = space.filter.as_ref().map_or(0, BTreeSet::len);
-            match runs.last_mut() {
-                Some(run) if run.len() < SPACES_MAX && docs + named <= LIST_MAX => run.push(*id),
-                _ => {
-                    docs = 0;
-                    runs.push(vec![*id]);
-                }
-            }
-            docs += named;
-        }
-        runs
+    /// The same of every space, in runs that fit a message each.
+    fn all_space_hellos(&mut self, conn: ConnId) -> Vec<Vec<SpaceHello>> {
+        let ids: Vec<SpaceId> = self.spaces.keys().copied().collect();
+        runs(self.space_hellos(conn, &ids), SPACES_MAX)
     }
 
     fn send_hello(&mut self, conn: ConnId) {
         // Cursors are over the other side's store: a dialler that does not know whom it dials names its spaces later.
         let known = self.connections.get(&conn).is_some_and(|c| c.peer.or(c.expected).is_some());
-        let mut runs = if known { self.runs_of_spaces() } else { Vec::new() }.into_iter();
-        let spaces = runs.next().map_or_else(Vec::new, |ids| self.space_hellos(conn, &ids));
+        let mut spaces = if known { self.all_space_hellos(conn) } else { Vec::new() }.into_iter();
         let hello = Hello {
             features: 0,
             roles: self.roles,
             store: self.store,
             agent: self.agent.clone(),
             addresses: self.addresses.clone(),
-            spaces,
+            spaces: spaces.next().unwrap_or_default(),
         };
-        let more: Vec<Vec<SpaceHello>> = runs.map(|ids| self.space_hellos(conn, &ids)).collect();
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         connection.hello_sent = true;
         connection.send(&Message::Hello(hello));
-        for spaces in more {
+        for spaces in spaces {
             connection.send(&Message::Spaces(Spaces { spaces }));
         }
     }
@@ -536,8 +522,7 @@ impl Peer {
         let named = connection.dialled && connection.expected.is_none();
         let (agent, addresses) = (hello.agent, hello.addresses);
         if named {
-            for ids in self.runs_of_spaces() {
-                let spaces = self.space_hellos(conn, &ids);
+            for spaces in self.all_space_hellos(conn) {
                 if let Some(connection) = self.connections.get_mut(&conn) {
                     connection.send(&Message::Spaces(Spaces { spaces }));
                 }

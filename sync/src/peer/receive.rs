@@ -14,7 +14,7 @@ use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::lines::Lines;
 use crate::log::{Admission, Admitted, DeepEntry, Header, Image, Log, SnapshotOf, StoredSegment};
 use crate::message::{
-    Data, DocRef, Have, LIST_MAX, Message, Notice, OpeningRef, RUN_BYTES, Since, SnapshotPart, Want, WireSegment, runs,
+    Data, DocRef, Have, LIST_MAX, Message, Notice, OpeningRef, Since, SnapshotPart, Want, WireSegment, runs,
 };
 use crate::record::Record;
 use crate::space::RecordAdmission;
@@ -66,7 +66,7 @@ impl Peer {
         let (segments, last) = self.resolve(conn, space, &data.segments)?;
         if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
             let own = segments.iter().filter(|s| s.doc == space.authority() && s.opening.device == peer);
-            own.for_each(|segment| link.note_created(headers(&space, segment)));
+            own.for_each(|segment| link.note_created(created(&space, segment)));
         }
         let mut docs: BTreeSet<DocId> = segments
             .iter()
@@ -217,7 +217,7 @@ impl Peer {
             let segment =
                 Segment { doc, opening, first: wire.first, entries: wire.entries.clone(), tip: wire.tip.clone() };
             if doc == space.authority() {
-                named.extend(headers(&space, &segment));
+                named.extend(created(&space, &segment));
             }
             if !segment.is_well_formed() || segment.wire_bytes_max() > self.limits.message_bytes_max {
                 return Err(Violation::SegmentShape);
@@ -238,8 +238,8 @@ impl Peer {
 
     fn take_record_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
         // A deletion whose document is not known yet would be forgotten.
-        let headers: BTreeSet<DocId> = headers(&space, &segment).into_iter().collect();
-        for doc in tombstones(&space, &segment).into_iter().filter(|doc| !headers.contains(doc)) {
+        let headers: BTreeSet<DocId> = created(&space, &segment).into_iter().collect();
+        for doc in deleted(&segment).into_iter().filter(|doc| !headers.contains(doc)) {
             let Some(creator) = self.log(space, doc).map(|log| log.header().creator) else {
                 self.wait(space, segment, from, Blocker::Entry(EntryId(doc.0)));
                 return Ok(Outcome::Pending);
@@ -605,7 +605,7 @@ impl Peer {
                     link.due.pop_first();
                 }
             }
-            let runs = runs(docs, RUN_BYTES).into_iter();
+            let runs = runs(docs, LIST_MAX).into_iter();
             wants.extend(runs.map(|docs| Message::Want(Want { space: link.theirs, docs, no_snapshot })));
         }
         wants.iter().for_each(|want| connection.send(want));
@@ -838,24 +838,23 @@ impl Peer {
         let covered = log.covered().into_iter().flat_map(|covered| &covered.tips);
         let held: BTreeMap<Opening, Tip> =
             covered.map(|(line, tip)| (log.lines().all()[*line as usize].opening.clone(), tip.clone())).collect();
-        let mut both: BTreeMap<Opening, Tip> = checking.chains.iter().cloned().collect();
-        let covers_more = both.iter().any(|(opening, tip)| held.get(opening).is_none_or(|end| end.n < tip.n));
-        let mut covers_all = true;
-        for (opening, tip) in held {
-            let end = both.entry(opening).or_insert_with(|| {
-                covers_all = false;
-                tip.clone()
-            });
-            if end.n < tip.n {
-                (covers_all, *end) = (false, tip);
-            }
-        }
-        if !covers_all {
-            if !covers_more {
+        let theirs: BTreeMap<Opening, Tip> = checking.chains.iter().cloned().collect();
+        let covers = |all: &BTreeMap<Opening, Tip>, some: &BTreeMap<Opening, Tip>| {
+            some.iter().all(|(opening, tip)| all.get(opening).is_some_and(|end| tip.n <= end.n))
+        };
+        if !covers(&theirs, &held) {
+            if covers(&held, &theirs) {
                 return Ok(true);
             }
             if checking.merged {
                 return Err(not_taken("the snapshot held here changed meanwhile"));
+            }
+            let mut both = theirs;
+            for (opening, tip) in held {
+                let end = both.entry(opening).or_insert_with(|| tip.clone());
+                if end.n < tip.n {
+                    *end = tip;
+                }
             }
             checking.chains = both.into_iter().collect();
             let bytes = checking.bytes.clone();
@@ -899,15 +898,14 @@ fn alone(space: &SpaceId, wire: WireSegment, segment: Segment) -> WireSegment {
     WireSegment { doc, opening: OpeningRef::New(handle, segment.opening), ..wire }
 }
 
-/// The documents that the records in a segment delete. All are to be read first: one whose header the segment brings as
+/// The documents that a segment of the authority log deletes. All are to be read first: one whose header the segment brings as
 /// well may be held, if that part of the segment is.
-fn tombstones(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
+fn deleted(segment: &Segment) -> Vec<DocId> {
     let deleted = |bytes: &Vec<u8>| match Record::from_bytes(bytes) {
         Ok(Record::Tombstone { doc }) => Some(doc),
         _ => None,
     };
-    let records = segment.entries.iter().filter(|_| segment.doc == space.authority());
-    records.filter_map(deleted).collect()
+    segment.entries.iter().filter_map(deleted).collect()
 }
 
 /// The documents that a segment of the authority log is about. A header may come again, and its document not be in memory.
@@ -915,11 +913,11 @@ fn named(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
     if segment.doc != space.authority() {
         return Vec::new();
     }
-    headers(space, segment).into_iter().chain(tombstones(space, segment)).collect()
+    created(space, segment).into_iter().chain(deleted(segment)).collect()
 }
 
 /// The documents that a segment of the authority log creates, in order.
-fn headers(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
+pub(super) fn created(space: &SpaceId, segment: &Segment) -> Vec<DocId> {
     let is_header = |bytes: &&Vec<u8>| matches!(Record::from_bytes(bytes), Ok(Record::Header { .. }));
     let of = |bytes: &Vec<u8>| DocId(Record::id(space, &segment.opening.device, bytes).0);
     segment.entries.iter().filter(is_header).map(of).collect()

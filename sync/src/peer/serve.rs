@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::connection::{Ask, Connection, Serve, wire};
+use super::receive::created;
 use super::{After, ConnId, Load, PageRow, Peer, Purpose};
 use crate::chain::Segment;
 use crate::clock::{Clock, Fingerprint};
@@ -11,9 +12,8 @@ use crate::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
 use crate::limits::Limits;
 use crate::log::{Image, StoredSegment};
 use crate::message::{
-    Covered, Data, Have, ITEM_BYTES_MAX, LIST_MAX, Message, RUN_BYTES, Since, SnapshotPart, SpaceHello, Want, runs,
+    Covered, Data, Have, ITEM_BYTES_MAX, LIST_MAX, Message, Since, SnapshotPart, SpaceHello, Want, runs,
 };
-use crate::record::Record;
 use crate::violation::Violation;
 
 /// Bytes of bodies in one data message.
@@ -367,7 +367,7 @@ impl Peer {
                     link.offers.remove(doc);
                 });
                 let theirs = link.theirs;
-                for haves in runs(haves, RUN_BYTES) {
+                for haves in runs(haves, LIST_MAX) {
                     connection.send(&Message::Data(Data { haves, ..empty(theirs, true) }));
                 }
             }
@@ -467,7 +467,7 @@ fn send_segments(
         connection.count_data(own);
         connection.send(&Message::Data(Data { segments: wires, ..empty(theirs, asked) }));
     }
-    for haves in runs(haves, RUN_BYTES) {
+    for haves in runs(haves, LIST_MAX) {
         connection.send(&Message::Data(Data { haves, ..empty(theirs, asked) }));
     }
 }
@@ -482,11 +482,9 @@ struct Headers {
 
 impl Headers {
     fn note(&mut self, space: &SpaceId, segment: &Segment) {
-        for bytes in &segment.entries {
-            if matches!(Record::from_bytes(bytes), Ok(Record::Header { .. })) {
-                self.index.insert(DocId(Record::id(space, &segment.opening.device, bytes).0), self.count);
-                self.count += 1;
-            }
+        for doc in created(space, segment) {
+            self.index.insert(doc, self.count);
+            self.count += 1;
         }
     }
 }

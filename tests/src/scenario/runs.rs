@@ -10,6 +10,7 @@ use commonhold_engine::{
     Address, Config, DeviceId, DocId, Document, EditError, Invite, Node, ObjKind, SpaceId, Writers,
 };
 use tempfile::TempDir;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
@@ -331,7 +332,7 @@ async fn reconnect(count: usize, changed: usize) -> Result<Report> {
     // Twice directly, for the time; once through the counter, for bytes and turns.
     for round in 0..3 {
         node.disconnect(device);
-        gone(&node, device).await;
+        gone(&node, device).await?;
         let theirs = &built.docs[round * changed..(round + 1) * changed];
         let ours: Vec<DocId> = built.docs.iter().rev().skip(round * changed).take(changed).copied().collect();
         let edit =
@@ -362,10 +363,16 @@ async fn reconnect(count: usize, changed: usize) -> Result<Report> {
 }
 
 /// Waits until a peer is no longer connected.
-async fn gone(node: &Node, device: DeviceId) {
+async fn gone(node: &Node, device: DeviceId) -> Result<()> {
+    let mut events = node.events();
     while node.peers().iter().any(|p| p.device == device) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        match events.recv().await {
+            // Those that were missed are seen in the list of peers.
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return Err("the node closed".into()),
+        }
     }
+    Ok(())
 }
 
 /// A peer in memory that follows a space, and tells how late each edit of a watched document is.

@@ -86,7 +86,7 @@ fn spent() -> Duration {
 }
 
 #[test]
-#[ignore = "figures: run in release"]
+#[ignore = "a measurement; whoever changes document/ runs it: cargo test --release -p commonhold-engine figures_of_the_paper_trace -- --ignored --nocapture"]
 fn figures_of_the_paper_trace() {
     let Some(trace) = trace("automerge-paper.json.gz") else { return };
     let time = |what: &str, per: usize, start: Duration| {

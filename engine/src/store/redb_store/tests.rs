@@ -239,7 +239,7 @@ fn a_killed_process_loses_nothing_it_acknowledged() {
 }
 
 #[test]
-#[ignore = "a child of a_killed_process_loses_nothing_it_acknowledged"]
+#[ignore = "the process that a_killed_process_loses_nothing_it_acknowledged starts and kills; that test owns it"]
 fn child_that_writes_until_killed() {
     let Some(path) = std::env::var_os("STORE_PATH") else { return };
     let store = RedbStore::open(path, &options()).unwrap();

@@ -26,7 +26,7 @@ fn ascending(from: u64, rng: &mut Rng, rows: usize) -> Batch {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement for docs/storage.md; whoever changes the store runs it, as the head of this file says"]
 fn commit_rates_on_a_file() {
     let dir = tempfile::tempdir_in(".").unwrap();
     let store = RedbStore::open(dir.path().join("store"), &Options::default()).unwrap();
@@ -52,7 +52,7 @@ fn commit_rates_on_a_file() {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement for docs/storage.md; whoever changes the store runs it, as the head of this file says"]
 fn bytes_written_per_byte_stored() {
     for (two_phase, quick_repair) in [(false, false), (true, false), (true, true)] {
         for rows_before in [0, 300_000] {
@@ -96,7 +96,7 @@ fn bytes_written_per_byte_stored() {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement for docs/storage.md; whoever changes the store runs it, as the head of this file says"]
 fn opening_a_million_rows_after_kill() {
     let dir = tempfile::tempdir_in(".").unwrap();
     let path = dir.path().join("store");
@@ -122,7 +122,7 @@ fn opening_a_million_rows_after_kill() {
 }
 
 #[test]
-#[ignore = "a child of opening_a_million_rows_after_kill"]
+#[ignore = "the process that opening_a_million_rows_after_kill starts and kills; that measurement owns it"]
 fn child_that_writes_a_million_rows() {
     let Some(path) = std::env::var_os("STORE_PATH") else { return };
     let store = RedbStore::open(path, &Options::default()).unwrap();
