@@ -14,6 +14,7 @@ pub mod log;
 pub mod merkle;
 pub mod message;
 pub mod peer;
+pub mod proof;
 pub mod reconcile;
 pub mod record;
 pub mod secure;
