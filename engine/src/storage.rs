@@ -16,13 +16,14 @@ use commonhold_sync::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
 use commonhold_sync::log::{Header, Image, StoredSegment};
 use commonhold_sync::message::Cursor;
 use commonhold_sync::peer::{Load, Loaded, PageRow, StoreOp};
+use commonhold_sync::proof::PROOF_BYTES_MAX;
 use commonhold_sync::space::SpaceRow;
 
 use crate::store::{Batch, Store, StoreError, Table};
 pub(crate) use copy::Carried;
 use keys::{ends_with, split, under};
 pub(crate) use rows::SnapshotHead;
-use rows::{BodyRow, DocumentRow, InviteRow, LogRow, RightRow};
+use rows::{BodyRow, DocumentRow, InviteRow, Kind, LogRow, RightRow};
 
 /// Entries that stay raw behind a snapshot, so that who was briefly away gets entries and not the snapshot: as many as a
 /// document gathers before its next one is made.
@@ -275,12 +276,18 @@ impl Storage {
             }
             StoreOp::Segment { space, source, stored } => {
                 let (doc, seq) = (stored.segment.doc, stored.seq);
-                batch.put(Table::Log, keys::log(&space, seq), LogRow { snapshot: false, doc, source }.to_bytes());
+                batch.put(Table::Log, keys::log(&space, seq), LogRow { kind: Kind::Segment, doc, source }.to_bytes());
                 batch.put(Table::Bodies, keys::body(&space, &doc, seq), rows::to_vec(&BodyRow::new(stored, source)));
             }
             StoreOp::Right { space, id, device, bytes } => {
                 let row = RightRow { device, bytes: bytes.into() };
                 batch.put(Table::Records, [space.0, id.0].concat(), rows::to_vec(&row));
+            }
+            StoreOp::Proofs { space, doc, seq, before, source } => {
+                if before > 0 {
+                    batch.delete(Table::Log, keys::log(&space, before));
+                }
+                batch.put(Table::Log, keys::log(&space, seq), LogRow { kind: Kind::Proofs, doc, source }.to_bytes());
             }
             StoreOp::Snapshot { space, doc, seq, source, ends, bytes } => {
                 self.write_snapshot(batch, space, doc, SnapshotHead { seq, source, ends }, bytes)?;
@@ -335,7 +342,7 @@ impl Storage {
             head.seq = place;
         }
         if head.seq > 0 {
-            let row = LogRow { snapshot: true, doc, source: head.source };
+            let row = LogRow { kind: Kind::Snapshot, doc, source: head.source };
             batch.put(Table::Log, keys::log(&space, head.seq), row.to_bytes());
         }
         batch.put(Table::Snapshots, key.clone(), rows::to_vec(&head));
@@ -511,7 +518,7 @@ impl Storage {
         limits: &PageLimits,
         damaged: &mut Vec<(Table, Vec<u8>)>,
     ) -> Result<Option<(PageRow, usize)>, StoreError> {
-        if !row.snapshot {
+        if row.kind == Kind::Segment {
             let body = self.get::<BodyRow>(Table::Bodies, &keys::body(space, &row.doc, seq), damaged)?;
             return Ok(body.map(|body| {
                 let stored = body.into_stored(row.doc, seq);
@@ -520,6 +527,10 @@ impl Storage {
             }));
         }
         let Some(image) = self.image(space, &row.doc, damaged)? else { return Ok(None) };
+        if row.kind == Kind::Proofs {
+            let bytes = PROOF_BYTES_MAX * image.proofs().count();
+            return Ok(Some((PageRow::Proofs { doc: row.doc, image: Box::new(image) }, bytes)));
+        }
         let fits = image.covered.as_ref().is_some_and(|c| c.bytes <= limits.bytes as u64);
         let key = keys::snapshot_bytes(&keys::document(space, &row.doc));
         let bytes = if limits.snapshots && fits { self.bytes(Table::Snapshots, &key, damaged)? } else { None };

@@ -91,7 +91,7 @@ fn lacks_rows(space: &SpaceId, doc: &DocId, held: &Held) -> bool {
     if held.image.deleted {
         return false;
     }
-    let mut ends: BTreeMap<(ChainId, u8), u64> = BTreeMap::new();
+    let mut ends: BTreeMap<(ChainId, u16), u64> = BTreeMap::new();
     for stored in &held.segments {
         let segment = &stored.segment;
         let end = ends.entry((segment.opening.chain(space, doc), stored.branch)).or_default();
@@ -99,7 +99,7 @@ fn lacks_rows(space: &SpaceId, doc: &DocId, held: &Held) -> bool {
     }
     let lines = held.image.lines.iter().flat_map(|line| {
         let chain = line.opening.chain(space, doc);
-        line.branches.iter().enumerate().map(move |(at, branch)| ((chain, at as u8), branch))
+        line.branches.iter().enumerate().map(move |(at, branch)| ((chain, at as u16), branch))
     });
     lines.into_iter().any(|(at, branch)| ends.get(&at).copied().unwrap_or(0) < branch.len() - branch.base.len())
         || held.image.covered.is_some() && held.snapshot.is_none()

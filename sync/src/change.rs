@@ -26,7 +26,7 @@ pub use self::document::{DocumentCaps, DocumentCost, walk_document};
 pub use self::fault::Fault;
 pub use self::ops::{Action, Key, Op, OpId, Ops, Preds, Value, ValueKind};
 use self::read::Reader;
-use crate::id::{ChainId, EntryId};
+use crate::id::{ChainId, DeviceId, EntryId};
 use crate::limits::Rules;
 
 /// First bytes of every chunk.
@@ -239,6 +239,37 @@ fn open(bytes: &[u8], kind: u8) -> Result<&[u8], Fault> {
     }
     let data = input.prefixed()?;
     if input.is_empty() { Ok(data) } else { Err(Fault::Length) }
+}
+
+/// A change without operations, the first of its actor, that builds on `deps`: it says that they belong to what its author
+/// holds, and nothing else. `start_op` is one more than the highest operation of its past.
+pub fn joining(actor: &[u8; 16], author: &DeviceId, deps: &[EntryId], start_op: u64) -> Vec<u8> {
+    let mut deps: Vec<EntryId> = deps.to_vec();
+    deps.sort_unstable();
+    let mut data = Vec::with_capacity(128);
+    unsigned(&mut data, deps.len() as u64);
+    deps.iter().for_each(|dep| data.extend_from_slice(&dep.0));
+    data.push(actor.len() as u8);
+    data.extend_from_slice(actor);
+    unsigned(&mut data, 1);
+    unsigned(&mut data, start_op);
+    // Time, message, other actors, columns: none. Then the author.
+    data.extend_from_slice(&[0, 0, 0, 0]);
+    data.extend_from_slice(&FOOTER);
+    data.extend_from_slice(&author.0);
+    let mut body = vec![CHANGE];
+    unsigned(&mut body, data.len() as u64);
+    body.extend_from_slice(&data);
+    let hash = Sha256::digest(&body);
+    [&MAGIC[..], &hash[..4], &body].concat()
+}
+
+fn unsigned(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
 }
 
 /// The parts of a change's content, borrowed, with no more checks than finding their ends needs.

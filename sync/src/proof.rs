@@ -183,14 +183,14 @@ mod tests {
         // A history and its own continuation: both signed, and both true.
         let longer = history(5, 6, 100);
         let (tip_a, tip_b) = (tip(&key, &a), tip(&key, &longer));
-        let opening = opening(&key);
-        let tail = |tip, ids| Tail { opening: &opening, tip, ids };
+        let own = opening(&key);
+        let tail = |tip, ids| Tail { opening: &own, tip, ids };
         assert!(
             !ForkProof::of(DOC, frontier(&a[..5]), tail(&tip_a, &a[5..]), tail(&tip_b, &longer[5..])).verifies(&SPACE)
         );
         // Another's signature on one side.
         refused(&|p| p.second.tip = tip(&other, &b));
-        refused(&|p| p.other_opening = Some(super::tests::opening(&other)));
+        refused(&|p| p.other_opening = Some(opening(&other)));
         refused(&|p| p.other_opening = Some(p.opening.clone()));
         // Other numbers, nodes or entries than were signed.
         refused(&|p| p.first.tip.n += 1);

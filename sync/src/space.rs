@@ -247,12 +247,12 @@ impl Space {
             return RecordAdmission::WaitsForRight;
         }
         let ids: Vec<EntryId> = segment.entries.iter().map(|bytes| Record::id(&self.id, &device, bytes)).collect();
-        let place = self.lines.place(&self.id, &doc, &chain, &segment, &ids, limits.branches_per_chain);
+        let place = self.lines.place(&self.id, &doc, &chain, &segment, &ids);
         let skip = match &place {
             Place::Duplicate => return RecordAdmission::Duplicate,
             Place::Gap => return RecordAdmission::WaitsForPrefix,
             Place::BadTip if self.lines.get(&chain).is_none() => return RecordAdmission::Refused(Violation::BadTip),
-            Place::BadTip | Place::NeedsWhole | Place::TooManyBranches | Place::LeavesBase | Place::Forks { .. } => {
+            Place::BadTip | Place::NeedsWhole | Place::LeavesBase | Place::Forks { .. } => {
                 return RecordAdmission::NotHeld("authority-fork");
             }
             Place::Extends { line, .. } if *line >= limits.chains_per_log => return RecordAdmission::NotHeld("chains"),
@@ -279,7 +279,9 @@ impl Space {
         let mut segment = segment;
         segment.entries.drain(..skip);
         segment.first += skip as u64;
-        RecordAdmission::Admitted(Admitted { chain, branch: 0, segment, ids: ids[skip..].to_vec() }, records)
+        let (counted, ids) = (segment.tip.n, ids[skip..].to_vec());
+        let admitted = Admitted { chain, branch: 0, segment, ids, counted, reshown: false, proof: None };
+        RecordAdmission::Admitted(admitted, records)
     }
 
     /// Changes the authority log and its share of the fingerprint with it.

@@ -80,7 +80,7 @@ fn an_edit_is_signed_stored_sent_forwarded_stored_shown_and_acknowledged() {
     // waiting for its disk.
     let outputs = ben.handle(now, Input::Frame { conn: FIRST, bytes: pushed.clone() });
     let [
-        Output::Emit(Event::Entries { from: Some(from), n: 1, branch: 0, entries: arrived, .. }),
+        Output::Emit(Event::Entries { from: Some(from), n: 1, entries: arrived, .. }),
         Output::Store { op, ops },
         Output::Send { conn: SECOND, bytes: forwarded },
     ] = &outputs[..]

@@ -93,16 +93,17 @@ const clock = (value) =>
     ([chain, branches]) =>
       bin(16)(chain) &&
       Array.isArray(branches) &&
-      branches.length >= 2 &&
-      branches.length <= 128 &&
-      branches.length % 2 === 0 &&
-      branches.every((item, at) => (at % 2 ? bin(32)(item) : u64(item)))
+      branches.length >= 1 &&
+      branches.length <= 129 &&
+      branches.every((item, at) => ((at + branches.length) % 2 ? bin(32)(item) : u64(item)) || (at === 0 && u64(item)))
   )
 const tip = tuple(u64, list(bin(32), 8), bin(64))
 const actor = (value) => bin()(value) && value.length >= 1 && value.length <= 64
 const opening = tuple(bin(32), bin(8), either(nil, actor))
 const entry = (value) => bin()(value) && value.length >= 10
 const segment = tuple(either(bin(32), u32, nil, isTrue), either(u32, tuple(u32, opening)), u64, tip, list(entry))
+const side = tuple(tip, bin(32), bin())
+const proof = tuple(bin(32), opening, either(nil, opening), bin(), side, side)
 const cursor = fields({ 0: bin(16), 1: u64 })
 const have = fields({ 0: bin(32), 1: clock })
 const spaceHello = fields({
@@ -115,7 +116,7 @@ export const MESSAGES = {
   1: ['Spaces', fields({ 0: list(spaceHello, 4096) })],
   2: ['GenesisOf', fields({ 0: u32, 1: bin() })],
   3: ['Since', fields({ 0: u32, 1: u64, 2: u64, 3: bool })],
-  4: ['Data', fields({ 0: u32, 1: list(segment), 2: list(have, 16384), 3: optional(u64), 4: optional(bin(32)), 5: bool, 6: list(bin(32), 16384) })],
+  4: ['Data', fields({ 0: u32, 1: list(segment), 2: list(have, 16384), 3: optional(u64), 4: optional(bin(32)), 5: bool, 6: list(bin(32), 16384), 7: optional(list(proof, 64)) })],
   5: ['Want', fields({ 0: u32, 1: list(have), 2: bool })],
   6: ['SnapshotPart', fields({ 0: u32, 1: bin(32), 2: u64, 3: u64, 4: bin(), 5: list(fields({ 0: opening, 1: tip }), 16384) })],
   7: ['Ack', fields({ 0: u64, 1: list(tuple(u32, u64), 32768), 2: list(u64, 32768) })],
@@ -221,6 +222,30 @@ export function head(ids) {
   return blake3(join([1], head(ids.slice(0, split)), head(ids.slice(split))))
 }
 
+/**
+ * The head over `n` entries of which `shared` (a number and the peaks) stand before `entry`, and `right` are the nodes to
+ * the right of its path, the nearest first.
+ */
+export function headWith(shared, entry, right, n) {
+  const at = Number(number(shared.subarray(0, 8)))
+  const nodes = (bytes) => Array.from({ length: bytes.length / 32 }, (_, i) => bytes.subarray(32 * i, 32 * i + 32))
+  const [peaks, rest] = [nodes(shared.subarray(8)), nodes(right)]
+  const over = (from, to) => {
+    if (to - from === 1) return blake3(join([0], entry))
+    let split = 1
+    while (split * 2 < to - from) split *= 2
+    if (at - from >= split) {
+      const left = peaks.shift() ?? refuse('too few peaks')
+      return blake3(join([1], left, over(from + split, to)))
+    }
+    const left = over(from, from + split)
+    return blake3(join([1], left, rest.shift() ?? refuse('too few nodes')))
+  }
+  const head = over(0, n)
+  if (peaks.length || rest.length) refuse('too many nodes')
+  return head
+}
+
 export function tipBytes(space, doc, [device, salt, foreign], n, treeHead, rights) {
   const kind = foreign ? join([1, foreign.length], foreign) : new Uint8Array([0])
   return join(text('commonhold tip 1'), space, doc, device, salt, kind, uint(n, 8), treeHead, [rights.length], ...rights)
@@ -236,9 +261,10 @@ export function verifies(signature, message, device) {
 }
 
 export function clockDigest(chains) {
-  const parts = chains.flatMap(([chain, branches]) => [
+  const parts = chains.flatMap(([chain, branches, closed]) => [
     chain,
-    uint(branches.length, 4),
+    uint(branches.length + (closed ? 2 ** 31 : 0), 4),
+    ...(closed ? [uint(closed, 8)] : []),
     ...branches.flatMap(([n, treeHead]) => [uint(n, 8), treeHead]),
   ])
   return blake3(join(text('commonhold clock 1'), ...parts))

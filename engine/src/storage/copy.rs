@@ -8,7 +8,7 @@ use commonhold_sync::lines::Lines;
 use commonhold_sync::log::digest_of;
 use commonhold_sync::space::SpaceRow;
 
-use super::rows::{BodyRow, DocumentRow, LogRow, SnapshotHead, from_slice, to_vec};
+use super::rows::{BodyRow, DocumentRow, Kind, LogRow, SnapshotHead, from_slice, to_vec};
 use super::{Storage, ends_with, keys, split};
 use crate::store::{StoreError, Table};
 
@@ -104,14 +104,20 @@ impl Storage {
         let mut rows = Vec::new();
         let bodies = |key: Vec<u8>, value: Vec<u8>| {
             let (Some(seq), Some(row)) = (ends_with(&key), from_slice::<BodyRow>(&value)) else { return };
-            let log = LogRow { snapshot: false, doc: *doc, source: None };
+            let log = LogRow { kind: Kind::Segment, doc: *doc, source: None };
             rows.push((Table::Log, keys::log(space, seq), log.to_bytes()));
             rows.push((Table::Bodies, key, to_vec(&BodyRow { source: None, ..row })));
         };
         self.walk(Table::Bodies, &prefix, bodies, &mut Vec::new())?;
+        if let Some(image) = self.image(space, doc, &mut Vec::new())?
+            && image.proofs_seq > 0
+        {
+            let log = LogRow { kind: Kind::Proofs, doc: *doc, source: None };
+            rows.push((Table::Log, keys::log(space, image.proofs_seq), log.to_bytes()));
+        }
         if let Some(head) = self.get::<SnapshotHead>(Table::Snapshots, &prefix, &mut Vec::new())? {
             if head.seq > 0 {
-                let log = LogRow { snapshot: true, doc: *doc, source: None };
+                let log = LogRow { kind: Kind::Snapshot, doc: *doc, source: None };
                 rows.push((Table::Log, keys::log(space, head.seq), log.to_bytes()));
             }
             let key = keys::snapshot_bytes(&prefix);

@@ -53,6 +53,7 @@ fn page(storage: &Storage, after: u64, bytes: usize, rows: usize, skip: Option<S
             assert_eq!(bytes.as_deref(), Some(&b"abc"[..]));
             0
         }
+        PageRow::Proofs { image, .. } => image.proofs_seq,
     };
     (rows.iter().map(seq).collect(), upto, end)
 }

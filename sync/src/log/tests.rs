@@ -111,7 +111,7 @@ impl Held {
     }
 
     fn offer(&mut self, segment: Segment) -> Admission {
-        let admission = self.log.admit(&Rules::V1, &Limits::default(), segment);
+        let admission = self.log.admit(&Rules::V1, &Limits::default(), segment, Need::Asked);
         if let Admission::Admitted(admitted) = &admission {
             let (branch, segment) = (admitted.branch, admitted.segment.clone());
             self.stored.push(StoredSegment { seq: self.stored.len() as u64 + 1, branch, segment });
@@ -325,7 +325,7 @@ fn memory_grows_with_the_entries_and_not_with_the_square_of_the_chains() {
     for salt in 0..400 {
         let mut chain = Chain::new(1, salt);
         last = vec![chain.on(0, &last)];
-        let admission = held.log.admit(&Rules::V1, &limits, chain.from(1));
+        let admission = held.log.admit(&Rules::V1, &limits, chain.from(1), Need::Asked);
         assert!(matches!(admission, Admission::Admitted(_)), "{admission:?}");
         memory.push(held.log.memory_bytes());
     }
@@ -343,11 +343,11 @@ fn a_log_with_as_many_chains_as_are_held_takes_no_other_and_goes_on_with_those()
     let mut chains = [1, 2, 3].map(|n| Chain::new(n, 0));
     for (n, chain) in chains.iter_mut().enumerate() {
         chain.next(0);
-        match held.admit(&Rules::V1, &limits, chain.from(1)) {
+        match held.admit(&Rules::V1, &limits, chain.from(1), Need::Asked) {
             Admission::Admitted(_) => assert!(n < 2),
             admission => assert!(n == 2 && matches!(admission, Admission::NotHeld("chains")), "{admission:?}"),
         }
     }
     chains[0].next(0);
-    assert!(matches!(held.admit(&Rules::V1, &limits, chains[0].from(2)), Admission::Admitted(_)));
+    assert!(matches!(held.admit(&Rules::V1, &limits, chains[0].from(2), Need::Asked), Admission::Admitted(_)));
 }

@@ -13,6 +13,7 @@ use crate::log::StoredSegment;
 use crate::message::{
     Ack, Bye, Cursor, GenesisOf, Hello, LIST_MAX, Message, SPACES_MAX, SnapshotPart, SpaceHello, Spaces, WireSegment,
 };
+use crate::proof::ForkProof;
 use crate::record::Genesis;
 use crate::secure::Channel;
 use crate::space::Space;
@@ -149,6 +150,7 @@ pub(super) struct Link {
     pub(super) due: BTreeSet<DocId>,
     pub(super) snapshot: Option<Incoming>,
     pub(super) pushes: Vec<Arc<StoredSegment>>,
+    pub(super) proofs: Vec<ForkProof>,
     pub(super) repair: Repair,
     /// The last document of which a segment was sent, and received ([`DocRef::Last`](crate::message::DocRef::Last)).
     last_out: Option<DocId>,
@@ -218,6 +220,7 @@ impl Link {
             due: BTreeSet::new(),
             snapshot: None,
             pushes: Vec::new(),
+            proofs: Vec::new(),
             repair: Repair::default(),
             last_out: None,
             last_in: None,

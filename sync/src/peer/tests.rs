@@ -16,6 +16,7 @@ struct ModelStore {
     rights: Vec<(SpaceId, DeviceId, Vec<u8>)>,
     documents: BTreeMap<(SpaceId, DocId), (Option<[u8; 32]>, Image)>,
     log: BTreeMap<(SpaceId, u64), (Option<StoreId>, StoredSegment)>,
+    proofs: BTreeMap<(SpaceId, u64), (Option<StoreId>, DocId)>,
     cursors: BTreeMap<(SpaceId, DeviceId), Cursor>,
 }
 
@@ -27,6 +28,10 @@ impl ModelStore {
                 self.documents.insert((space, doc), (digest, image));
             }
             StoreOp::Segment { space, source, stored } => drop(self.log.insert((space, stored.seq), (source, stored))),
+            StoreOp::Proofs { space, doc, seq, before, source } => {
+                self.proofs.remove(&(space, before));
+                self.proofs.insert((space, seq), (source, doc));
+            }
             StoreOp::Right { space, device, bytes, .. } => self.rights.push((space, device, bytes)),
             StoreOp::Drop { space, doc } => self.log.retain(|(s, _), (_, x)| *s != space || x.segment.doc != doc),
             StoreOp::Cursor { space, peer, cursor } => drop(self.cursors.insert((space, peer), cursor)),
@@ -60,7 +65,15 @@ impl ModelStore {
                         out.push(PageRow::Segment(stored.clone()));
                     }
                 }
-                Loaded::Page { rows: out, upto, end: range.peek().is_none() }
+                let end = range.peek().is_none();
+                for ((_, seq), (source, doc)) in self.proofs.range((space, after + 1)..=(space, u64::MAX)) {
+                    if (end || *seq <= upto) && (skip.is_none() || *source != skip) {
+                        let (_, image) = &self.documents[&(space, *doc)];
+                        out.push(PageRow::Proofs { doc: *doc, image: Box::new(image.clone()) });
+                    }
+                    upto = if end { upto.max(*seq) } else { upto };
+                }
+                Loaded::Page { rows: out, upto, end }
             }
             Load::Digests { space } => {
                 let of = self.documents.iter().filter(|((s, _), _)| *s == space);
@@ -489,6 +502,7 @@ fn data_of_a_space_that_was_not_named_by_both_is_out_of_order() {
         fingerprint: None,
         asked: true,
         absent: vec![],
+        proofs: None,
     };
     let peer = &mut world.hosts[0].peer;
     let codes = [0, 1, 2].map(|handle| peer.on_data(conn, data(handle)).err().map_or("", |violation| violation.code()));

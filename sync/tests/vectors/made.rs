@@ -4,11 +4,12 @@ use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{ActorId, Automerge, ROOT};
 use commonhold_sync::chain::{Kind, Opening, Tip, tip_bytes};
 use commonhold_sync::change;
-use commonhold_sync::clock::{Clock, Fingerprint};
+use commonhold_sync::clock::{Clock, Ends, Fingerprint};
 use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use commonhold_sync::limits::Rules;
 use commonhold_sync::merkle::{Frontier, Head};
 use commonhold_sync::message::{DocRef, OpeningRef, WireSegment};
+use commonhold_sync::proof::{ForkProof, Side, Tail};
 use commonhold_sync::reconcile::{BATCH_SYMBOLS_MAX, Encoder, decode_symbols, element, encode_symbols};
 use commonhold_sync::record::{Genesis, Privacy, Record, Right, Writers};
 use serde_json::{Value, json};
@@ -114,6 +115,49 @@ fn chains_and_tips_match_the_vectors() {
     check("chains", &vectors);
 }
 
+/// Two histories that part after `shared` entries: of the lesser side three entries, of the other two.
+pub fn fork_proof(shared: u64) -> ForkProof {
+    let ids = |other: u64, own: u64| -> Vec<EntryId> {
+        (1..=shared).map(numbered).chain((0..own).map(|i| numbered(other + i))).collect()
+    };
+    let tree = |ids: &[EntryId]| {
+        let mut frontier = Frontier::default();
+        ids.iter().for_each(|id| frontier.push(id));
+        frontier
+    };
+    let opening = opening();
+    let sides = [ids(1_000, 3), ids(2_000, 2)];
+    let tips = sides.each_ref().map(|ids| {
+        let head = tree(ids).head();
+        Tip::sign(&key(), &space(), &doc(), &opening, ids.len() as u64, &head, vec![])
+    });
+    let at = shared as usize;
+    let tail = |side: usize| Tail { opening: &opening, tip: &tips[side], ids: &sides[side][at..] };
+    ForkProof::of(doc(), tree(&sides[0][..at]), tail(0), tail(1))
+}
+
+#[test]
+fn fork_proofs_match_the_vectors() {
+    let case = |shared: u64| {
+        let proof = fork_proof(shared);
+        assert!(proof.verifies(&space()));
+        let side = |side: &Side| {
+            let nodes: Vec<String> = side.right.chunks(32).map(hex).collect();
+            json!({ "n": side.tip.n, "entry": hex(side.entry.0), "right": nodes, "signature": hex(side.tip.signature) })
+        };
+        json!({
+            "at": proof.at(), "chain": hex(proof.chain(&space()).0), "shared": hex(proof.shared.to_bytes()),
+            "sides": [side(&proof.first), side(&proof.second)], "cbor": hex(minicbor::to_vec(&proof).unwrap()),
+        })
+    };
+    let proofs = [0, 1, 3, 8, 1_000].map(case);
+    let vectors = json!({
+        "space": hex(space().0), "doc": hex(doc().0), "device": hex(device().0), "salt": hex(opening().salt),
+        "proofs": proofs,
+    });
+    check("proofs", &vectors);
+}
+
 fn clock(chains: u8) -> Clock {
     let mut clock = Clock::default();
     for i in 0..chains {
@@ -126,11 +170,14 @@ fn clock(chains: u8) -> Clock {
 fn clocks_and_fingerprints_match_the_vectors() {
     let mut forked = clock(2);
     forked.insert(ChainId([1; 16]), 40, Head([7; 32]));
-    let clocks = [Clock::default(), clock(1), clock(3), forked];
+    let mut closed = forked.clone();
+    closed.0.entry(ChainId([1; 16])).or_default().closed = Some(30);
+    closed.0.insert(ChainId([9; 16]), Ends { closed: Some(1), heads: vec![] });
+    let clocks = [Clock::default(), clock(1), clock(3), forked, closed];
     let clock_of = |clock: &Clock| {
-        let chains = clock.0.iter().map(|(chain, branches)| {
-            let branches = branches.iter().map(|(n, head)| json!([n, hex(head.0)])).collect::<Vec<_>>();
-            json!({ "chain": hex(chain.0), "branches": branches })
+        let chains = clock.0.iter().map(|(chain, ends)| {
+            let branches = ends.heads.iter().map(|(n, head)| json!([n, hex(head.0)])).collect::<Vec<_>>();
+            json!({ "chain": hex(chain.0), "closed": ends.closed, "branches": branches })
         });
         let chains: Vec<Value> = chains.collect();
         json!({ "chains": chains, "cbor": hex(minicbor::to_vec(clock).unwrap()), "digest": hex(clock.digest()) })

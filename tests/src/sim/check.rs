@@ -57,7 +57,8 @@ fn differences_in(world: &World, space: &SpaceId) -> Result<String, String> {
         let docs = digests.iter().map(|(doc, _)| *doc).collect();
         let Loaded::Logs(logs) = load(Load::Logs { space: *space, docs })? else { continue };
         let show = |clock: commonhold_sync::clock::Clock| {
-            let ends = clock.0.iter().map(|(c, b)| format!("{c:?} {:?}", b.iter().map(|b| b.0).collect::<Vec<_>>()));
+            let ends =
+                clock.0.iter().map(|(c, b)| format!("{c:?} {:?}", b.heads.iter().map(|b| b.0).collect::<Vec<_>>()));
             ends.collect::<Vec<_>>().join(", ")
         };
         let of_log = |image: commonhold_sync::log::Image, doc: &DocId| match image.deleted {

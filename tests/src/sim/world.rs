@@ -475,16 +475,13 @@ impl World {
                 run.app.remove(space, doc);
                 self.ledger.perhaps_deleted.insert((space, doc));
             }
-            Event::Entries { space, doc, branch, entries, from, .. } => {
-                if branch != 0 {
-                    return Err(format!("peer {host} sees two histories of one chain in {doc:?}"));
-                }
+            Event::Entries { space, doc, entries, from, .. } => {
                 if from.is_some() && run.app.arrive(space, doc, entries) {
                     let delay = self.rng.below(50);
                     self.later(delay, Step::Show { host, boot, space, doc });
                 }
             }
-            Event::Snapshot { space, doc } => run.app.outdated(space, doc),
+            Event::Snapshot { space, doc } | Event::Reshown { space, doc } => run.app.outdated(space, doc),
             Event::CheckSnapshot { op, bytes } => {
                 let delay = self.rng.below(100);
                 self.later(delay, Step::Checked { host, boot, op, bytes });
