@@ -475,8 +475,9 @@ impl Log {
         self.loose.1 += segment.entries.len() as u64;
         let mut reshown = !found.is_empty();
         if let Some(proof) = &proof {
+            let before = self.counted();
             self.lines.close(&self.space, (**proof).clone());
-            reshown |= self.recount();
+            reshown |= self.recount(&before);
         } else {
             if !self.lines.all()[line].is_open() {
                 let already = self.lines.all()[line].counted(usize::from(branch));
@@ -524,8 +525,9 @@ impl Log {
         if self.is_shallow() && line.is_some_and(|line| proof.at() <= line.branches[0].base.len()) {
             return ProofAdmission::NeedsDeep;
         }
+        let before = self.counted();
         match self.lines.close(&self.space, proof.clone()) {
-            Closing::Closed => ProofAdmission::Closed(self.recount()),
+            Closing::Closed => ProofAdmission::Closed(self.recount(&before)),
             Closing::Known => ProofAdmission::Known,
         }
     }
@@ -541,11 +543,12 @@ impl Log {
         if self.is_shallow() && cuts.iter().any(|(_, inside)| *inside) {
             return None;
         }
+        let before = self.counted();
         let changes = cuts.into_iter().enumerate().filter(|(line, (cut, _))| self.lines.cut(*line, *cut));
         if changes.count() == 0 {
             return Some(false);
         }
-        Some(self.recount())
+        Some(self.recount(&before))
     }
 
     /// Whether all of it counts.
@@ -558,14 +561,15 @@ impl Log {
         core::mem::replace(&mut self.proofs_seq, seq)
     }
 
+    /// How much of each branch of each line counts.
+    fn counted(&self) -> Vec<Vec<u64>> {
+        let of = |line: &Line| (0..line.branches.len()).map(|branch| line.counted(branch)).collect();
+        self.lines.all().iter().map(of).collect()
+    }
+
     /// Finds anew what counts: of each chain what stands before its end, and everything that this was built upon. True if
-    /// something counted that does not any more, or the other way round.
-    fn recount(&mut self) -> bool {
-        let counted = |lines: &Lines| -> Vec<Vec<u64>> {
-            let of = |line: &Line| (0..line.branches.len()).map(|branch| line.counted(branch)).collect();
-            lines.all().iter().map(of).collect()
-        };
-        let before = counted(&self.lines);
+    /// of what was there `before`, something counted that does not any more, or the other way round.
+    fn recount(&mut self, before: &[Vec<u64>]) -> bool {
         let seeds = self.lines.all().iter().zip(0u32..).flat_map(|(line, at)| {
             let ends = line.branches.iter().zip(0u16..).map(move |(branch, number)| {
                 let n = branch.len().min(line.counts_to());
@@ -585,7 +589,9 @@ impl Log {
                 self.lines.count(line, branch, n);
             }
         }
-        before != counted(&self.lines)
+        let now = self.counted();
+        let changed = |(before, now): (&Vec<u64>, &Vec<u64>)| before.iter().zip(now).any(|(before, now)| before != now);
+        before.iter().zip(&now).any(changed)
     }
 
     /// What counts besides, once entries with these dependencies do: ends of branches. An error if that is inside the
@@ -637,8 +643,14 @@ impl Log {
             let new: Vec<EntryId> = held.copied().collect();
             past.extend(&new);
             let on: Vec<Spot> = new.iter().filter_map(|dep| self.graph.get(dep)).map(|meta| meta.spot).collect();
-            let own = forked(spot.line) || spot.branch > 0;
-            if !own && !on.iter().any(|dep| forked(dep.line)) {
+            let before = match at.checked_sub(1) {
+                Some(last) => ids.get(last).copied(),
+                None => self.id_at(spot.line as usize, from as u16, spot.n - 1),
+            };
+            // What follows nothing but the entry before it sees no more than that one.
+            let follows = before.is_some_and(|before| head.deps == [before]);
+            let own = (forked(spot.line) || spot.branch > 0) && !follows;
+            if follows || !own && !on.iter().any(|dep| forked(dep.line)) {
                 continue;
             }
             let shown = self.graph.past(&self.lines, &past);
@@ -854,7 +866,7 @@ impl Log {
         self.deep = true;
         if !self.is_open() {
             // A snapshot that came meanwhile may hold what builds on a closed chain.
-            self.recount();
+            self.recount(&[]);
         }
     }
 
