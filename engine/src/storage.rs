@@ -97,6 +97,8 @@ pub struct DocumentQuery {
 /// A document's rows, for making a view.
 #[derive(Debug)]
 pub(crate) struct Held {
+    pub(crate) space: SpaceId,
+    pub(crate) doc: DocId,
     pub(crate) image: Image,
     pub(crate) snapshot: Option<(SnapshotHead, Vec<u8>)>,
     /// Whether the snapshot needs no check of rule M1: it was made here, or was checked since it came.
@@ -560,7 +562,7 @@ impl Storage {
             }
             _ => true,
         };
-        Ok(Some(Read { value: Held { image, snapshot, checked, segments }, damaged }))
+        Ok(Some(Read { value: Held { space: *space, doc: *doc, image, snapshot, checked, segments }, damaged }))
     }
 
     /// Keeps that the snapshot read keeps rule M1, so that it is not checked again at the next opening.

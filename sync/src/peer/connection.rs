@@ -733,6 +733,10 @@ impl Peer {
                 ends.extend(of.into_iter().map(|(space, doc, chain, n)| ((space, doc, chain), n)));
             }
         }
+        if !ack.except.is_empty() {
+            // What they could not take yet they may lack the past of.
+            connection.links.values_mut().for_each(|link| link.repair.touch(self.now));
+        }
         let marks: Vec<(SpaceId, u64)> = ack
             .marks
             .iter()

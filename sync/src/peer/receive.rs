@@ -178,6 +178,10 @@ impl Peer {
                 true => self.note_unstored(conn, number),
             }
         }
+        if pending && let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
+            // What is lacking comes by a comparison.
+            link.repair.touch(self.now);
+        }
         if let Some(violation) = violation {
             return Err(violation);
         }
@@ -661,7 +665,8 @@ impl Peer {
         if self.log(space, doc).and_then(|log| log.lines().get(&chain)).is_some_and(|(_, line)| line.closed.is_some()) {
             self.note_own_forks(space, doc);
         }
-        let loose = self.log(space, doc).map(Log::loose).unwrap_or_default();
+        // Of a document with a closed chain no snapshot is made.
+        let loose = self.log(space, doc).filter(|log| log.is_open()).map(Log::loose).unwrap_or_default();
         if loose.0 >= LOOSE_BYTES || loose.1 >= LOOSE_ENTRIES {
             self.emit(Event::Loose { space, doc });
         }

@@ -458,13 +458,15 @@ fn is_lacking(line: &Line, theirs: Option<&Ends>, stored: &StoredSegment) -> boo
     let Some(held) = line.branches.get(branch) else { return false };
     let counted = line.counted(branch);
     let Some(theirs) = theirs else { return segment.first <= counted };
-    let beyond = segment.tip.n > theirs.length() || theirs.heads.len() > 1;
     if line.is_open() {
-        return beyond;
+        return segment.tip.n > theirs.length() || theirs.heads.len() > 1;
     }
-    // Another branch may be longer than theirs and not on it.
+    // Of which branch their ends are is not known: what is sent is what does not end as theirs does, but for what both
+    // have before the chain parts.
     let has_end = held.counts.is_some_and(|counts| theirs.heads.contains(&(counts.n, counts.head)));
-    segment.first <= counted && !has_end && (beyond || branch > 0)
+    let at = line.closed.as_ref().map(ForkProof::at);
+    let before = at.is_some_and(|at| segment.tip.n < at) && theirs.closed == at && !theirs.heads.is_empty();
+    segment.first <= counted && !has_end && !before
 }
 
 fn send_proofs(connection: &mut Connection, theirs: u32, proofs: Vec<ForkProof>, asked: bool) {

@@ -6,6 +6,8 @@ use automerge::transaction::Transactable;
 use automerge::{ActorId, Automerge, Change};
 
 use super::*;
+
+mod forks;
 use crate::message::Data;
 use crate::record::{Privacy, Right, Writers};
 
@@ -165,7 +167,12 @@ impl World {
                         inputs.push_back(Input::Loaded { op, loaded });
                     }
                     Output::Emit(event) => h.events.push(event),
-                    Output::Disconnect { conn, .. } => drop(self.links.remove(&(host, conn))),
+                    Output::Disconnect { conn, reason } => {
+                        if reason.violation {
+                            println!("host {host} ends {conn:?}: {reason:?}");
+                        }
+                        self.links.remove(&(host, conn));
+                    }
                 }
             }
         }
