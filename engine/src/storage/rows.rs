@@ -71,16 +71,6 @@ impl InviteRow {
     }
 }
 
-/// Table Records.
-#[derive(Debug, Encode, Decode)]
-#[cbor(map)]
-pub(super) struct RightRow {
-    #[n(0)]
-    pub(super) device: DeviceId,
-    #[n(1)]
-    pub(super) bytes: ByteVec,
-}
-
 /// Table Snapshots, without the bytes.
 #[derive(Debug, Clone, Encode, Decode)]
 #[cbor(map)]

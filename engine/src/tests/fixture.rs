@@ -188,7 +188,7 @@ fn write(path: &Path) {
     let header =
         |n: u8, kind: &str, name: &str| Record::Header { nonce: [n; 16], kind: kind.into(), name: name.into() };
     founder.say(Local::Records(vec![
-        Record::Grant { device: device(GUEST), right: Right::Write, gateway: false },
+        Record::Grant { subject: device(GUEST).into(), right: Right::Write, gateway: false, again: 0 },
         header(1, "list", "Shopping"),
         header(2, "text", "Typed"),
         header(3, "", "Imported"),

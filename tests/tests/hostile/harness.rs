@@ -23,14 +23,14 @@ use commonhold_sync::peer::{
 };
 use commonhold_sync::record::{Genesis, Privacy, Record, Right, Writers};
 use commonhold_sync::secure::Channel;
-use commonhold_sync::space::SpaceRow;
+use commonhold_sync::space::{RightRow, SpaceRow};
 use ed25519_dalek::SigningKey;
 
 /// The least that satisfies [`StoreOp`] and [`Load`]: maps.
 #[derive(Default, Clone)]
 pub struct ModelStore {
     spaces: BTreeMap<SpaceId, SpaceRow>,
-    rights: Vec<(SpaceId, DeviceId, Vec<u8>)>,
+    rights: Vec<(SpaceId, RightRow)>,
     documents: BTreeMap<(SpaceId, DocId), (Option<[u8; 32]>, Image)>,
     log: BTreeMap<(SpaceId, u64), (Option<StoreId>, Row)>,
     snapshots: BTreeMap<(SpaceId, DocId), Vec<u8>>,
@@ -53,7 +53,7 @@ impl ModelStore {
             StoreOp::Segment { space, source, stored } => {
                 self.log.insert((space, stored.seq), (source, Row::Segment(stored)));
             }
-            StoreOp::Right { space, device, bytes, .. } => self.rights.push((space, device, bytes)),
+            StoreOp::Right { space, right } => self.rights.push((space, right)),
             StoreOp::Drop { space, doc } => {
                 let keep = |row: &Row| !matches!(row, Row::Segment(s) if s.segment.doc == doc);
                 self.log.retain(|(s, _), (_, row)| *s != space || keep(row));
@@ -797,5 +797,5 @@ impl Stage {
 
 /// A device's right to write.
 pub fn grant(world: &mut World, device: DeviceId) {
-    world.say(0, Local::Records(vec![Record::Grant { device, right: Right::Write, gateway: false }]));
+    world.say(0, Local::Records(vec![Record::Grant { subject: device.into(), right: Right::Write, gateway: false, again: 0 }]));
 }
