@@ -174,8 +174,6 @@ pub struct Authority {
     devices: BTreeMap<ChainId, DeviceId>,
     about: BTreeMap<DocId, BTreeMap<EntryId, (RecordAt, Record)>>,
     erased: BTreeMap<EntryId, BTreeMap<EntryId, (RecordAt, Record)>>,
-    /// Whether anything can be cut at all.
-    cutting: bool,
     generation: u64,
     /// When each device's limits last changed.
     touched: BTreeMap<DeviceId, u64>,
@@ -203,7 +201,6 @@ impl Authority {
             devices: BTreeMap::new(),
             about: BTreeMap::new(),
             erased: BTreeMap::new(),
-            cutting: false,
             generation: 0,
             touched: BTreeMap::new(),
         }
@@ -234,7 +231,7 @@ impl Authority {
             return Limit::Unknown;
         }
         let closed = match (view, *log == self.log) {
-            (View::Counting, true) => self.closed_at(chain) - 1,
+            (View::Counting, true) => self.closed.get(chain).map_or(u64::MAX, |n| n - 1),
             _ => u64::MAX,
         };
         let to_limit = |end: u64| if end == u64::MAX { Limit::All } else { Limit::Upto(end) };
@@ -327,12 +324,13 @@ impl Authority {
         self.edges.contains_key(record)
     }
 
-    /// Counts up whenever limits may have changed otherwise than by a first right.
+    /// Counts up whenever limits may have changed of a device that had a right before.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// The devices whose limits changed after a generation, other than those whom only the root's arrival affects.
+    /// The devices whose limits changed after a generation, but for those that had no right at all until then: nothing of
+    /// theirs is held.
     pub fn affected(&self, since: u64) -> BTreeSet<DeviceId> {
         self.touched.iter().filter(|(_, at)| **at > since).map(|(device, _)| *device).collect()
     }

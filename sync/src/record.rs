@@ -222,10 +222,13 @@ pub enum Record {
         /// Commits to the next root key ([`commitment`]); all zero if there is none.
         next: [u8; 32],
     },
-    /// Puts the key of the chain in the place of the root key before it.
+    /// Puts the key of the chain in the place of the root key before it. It names the founding in full, so that it needs no other
+    /// record.
     Rotate {
-        /// Whose.
-        identity: Subject,
+        /// First root key of the identity.
+        root: DeviceId,
+        /// What that commits to.
+        first: [u8; 32],
         /// Commits to the key after this one.
         next: [u8; 32],
         /// What counts of the authority chains of older root keys.
@@ -359,11 +362,11 @@ impl Record {
         EntryId(*hasher.finalize().as_bytes())
     }
 
-    /// The id of the identity that this record founds, if it founds one.
+    /// The id of the identity that this record founds, or whose founding it names.
     pub fn identity(&self) -> Option<Subject> {
-        let Record::Identity { .. } = self else { return None };
+        let (Record::Identity { root, next: first } | Record::Rotate { root, first, .. }) = self else { return None };
         let mut hasher = blake3::Hasher::new();
-        hasher.update(b"commonhold identity 1").update(&self.to_bytes());
+        hasher.update(b"commonhold identity 1").update(&Record::Identity { root: *root, next: *first }.to_bytes());
         Some(Subject(*hasher.finalize().as_bytes()))
     }
 
@@ -397,10 +400,10 @@ impl<C> Encode<C> for Record {
                 root.encode(e, c)?;
                 e.bytes(next)?.ok()
             }
-            Record::Rotate { identity, next, cuts } => {
-                e.array(4)?.u32(ROTATE)?;
-                identity.encode(e, c)?;
-                encode_ends(e.bytes(next)?, cuts)
+            Record::Rotate { root, first, next, cuts } => {
+                e.array(5)?.u32(ROTATE)?;
+                root.encode(e, c)?;
+                encode_ends(e.bytes(first)?.bytes(next)?, cuts)
             }
             Record::Member { identity, device, name, again } => {
                 e.array(5)?.u32(MEMBER)?;
@@ -475,8 +478,9 @@ impl<'b, C> Decode<'b, C> for Record {
             }
             (TOMBSTONE, 2) => Ok(Record::Tombstone { doc: DocId::decode(d, c)? }),
             (IDENTITY, 3) => Ok(Record::Identity { root: DeviceId::decode(d, c)?, next: hash(d)? }),
-            (ROTATE, 4) => Ok(Record::Rotate {
-                identity: Subject::decode(d, c)?,
+            (ROTATE, 5) => Ok(Record::Rotate {
+                root: DeviceId::decode(d, c)?,
+                first: hash(d)?,
                 next: hash(d)?,
                 cuts: decode_ends(d, c, ROTATE_CUTS_MAX)?,
             }),
@@ -611,7 +615,12 @@ mod tests {
             Record::Grant { subject: Subject([4; 32]), right: Right::Write, gateway: false, again: 70_000 },
             Record::Tombstone { doc: DocId([5; 32]) },
             Record::Identity { root: DeviceId([1; 32]), next: [2; 32] },
-            Record::Rotate { identity: Subject([1; 32]), next: [2; 32], cuts: vec![(ChainId([3; 16]), 300)] },
+            Record::Rotate {
+                root: DeviceId([1; 32]),
+                first: [4; 32],
+                next: [2; 32],
+                cuts: vec![(ChainId([3; 16]), 300)],
+            },
             Record::Member { identity: Subject([1; 32]), device: DeviceId([2; 32]), name: "phone".into(), again: 0 },
             Record::Revoke { records: vec![EntryId([1; 32]), EntryId([2; 32])], parts: 3 },
             Record::Cuts { entries: vec![(DocId([1; 32]), vec![(ChainId([1; 16]), 1)]), (DocId([2; 32]), vec![])] },
@@ -650,7 +659,7 @@ mod tests {
     #[test]
     fn a_record_out_of_its_bounds_is_refused() {
         let ends = |n| (0..n).map(|i| (ChainId([i; 16]), 1)).collect::<ChainEnds>();
-        let rotate = |cuts| Record::Rotate { identity: Subject([1; 32]), next: [0; 32], cuts };
+        let rotate = |cuts| Record::Rotate { root: DeviceId([1; 32]), first: [0; 32], next: [0; 32], cuts };
         let cuts = |docs: &[u8]| Record::Cuts { entries: docs.iter().map(|i| (DocId([*i; 32]), ends(1))).collect() };
         let revoke = |ids: &[u8], parts| Record::Revoke { records: ids.iter().map(|i| EntryId([*i; 32])).collect(), parts };
         assert!(Record::from_bytes(&rotate(ends(16)).to_bytes()).is_ok());

@@ -364,7 +364,7 @@ impl Space {
 
 /// Whether a segment begins with a record by which a device without a right may come in.
 fn brings_right(segment: &Segment) -> bool {
-    let first = segment.entries.first().map(|bytes| Record::from_bytes(bytes));
+    let first = segment.entries.first().filter(|_| segment.first == 1).map(|bytes| Record::from_bytes(bytes));
     matches!(first, Some(Ok(Record::Redeem { .. } | Record::Identity { .. } | Record::Rotate { .. })))
 }
 

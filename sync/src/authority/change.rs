@@ -1,7 +1,7 @@
 //! Taking in records and closings, and finding out whose limits that changes.
 //!
-//! A first right only adds to an index: a hundred thousand grants cost as many insertions. Once anything was taken back, the
-//! paths of all whom a record can reach are compared before and after.
+//! The paths of all whom a record can reach are compared before and after: of a grant that is who gets it, of what touches
+//! an admin everybody whom that let in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,7 +31,7 @@ impl Authority {
                 self.change(starts, |authority| authority.say(&at, what));
             }
             Record::Redeem { invite, key, signature } => {
-                if secrets::signed(&self.space, invite, &at.device, key, signature) {
+                if at.n == 1 && secrets::signed(&self.space, invite, &at.device, key, signature) {
                     let what = What::Redeem { invite: *invite, key: *key };
                     self.change(vec![at.device.into()], |authority| authority.say(&at, what));
                 }
@@ -45,10 +45,10 @@ impl Authority {
                 let starts = vec![identity, (*root).into(), at.device.into()];
                 self.change(starts, |authority| authority.found(identity, &at, (root.0, *next)));
             }
-            Record::Rotate { identity, next, cuts } => {
-                self.cutting = true;
-                let starts = vec![*identity, at.device.into()];
-                self.change(starts, |authority| authority.rotate(*identity, &at, *next, cuts));
+            Record::Rotate { root, first, next, cuts } => {
+                let Some(identity) = record.identity() else { return };
+                let starts = vec![identity, (*root).into(), at.device.into()];
+                self.change(starts, |authority| authority.rotate(identity, &at, (root.0, *first), *next, cuts));
             }
             Record::Adopt { device, header } => {
                 let doc = DocId(Record::id(&self.space, device, header).0);
@@ -72,7 +72,6 @@ impl Authority {
         if self.closed_at(&chain) <= n.max(1) {
             return;
         }
-        self.cutting = true;
         let device = self.devices.get(&chain).copied();
         let mut starts: Vec<Subject> = device.into_iter().map(Subject::from).collect();
         starts.extend(device.and_then(|device| self.identities_of.get(&device)).into_iter().flatten());
@@ -85,7 +84,8 @@ impl Authority {
     }
 
     /// What is to become of records `first …` of a chain, new to it, before they are noted. What a newcomer says to come in
-    /// (a redemption, the founding of its identity, a rotation) counts towards its own right.
+    /// (a redemption, the founding of its identity, a rotation) counts towards its own right. It counts as the first of a
+    /// chain only: further on it could lie behind what was refused.
     ///
     /// It takes any right to say any record; whether one counts is another question. To ask more here for some kinds would make
     /// what is held, and what comes after it in its chain, depend on whether a grant came before what cut it.
@@ -98,29 +98,27 @@ impl Authority {
         first: u64,
         records: &[(EntryId, Record)],
     ) -> Judgement {
-        let mut entering = Vec::new();
-        for (n, (id, record)) in (first..).zip(records) {
-            let at = RecordAt { device: *device, chain: *chain, n, id: *id };
-            match record {
-                Record::Redeem { invite, key, signature } if !self.edges.contains_key(id) => {
-                    if secrets::signed(&self.space, invite, device, key, signature) {
-                        if self.redeems_of(invite) >= REDEEMS_MAX {
-                            return Judgement::Full;
-                        }
-                        entering.push((at, record));
-                    }
+        let at = |id: &EntryId| RecordAt { device: *device, chain: *chain, n: first, id: *id };
+        let undo = match records.first().filter(|_| first == 1) {
+            Some((id, Record::Redeem { invite, key, signature })) => {
+                let new = !self.edges.contains_key(id) && secrets::signed(&self.space, invite, device, key, signature);
+                if new && self.redeems_of(invite) >= REDEEMS_MAX {
+                    return Judgement::Full;
                 }
-                Record::Identity { .. } | Record::Rotate { .. } => entering.push((at, record)),
-                _ => {}
+                match new {
+                    true => self.enter(at(id), &records[0].1),
+                    false => None,
+                }
             }
-        }
-        let undo = self.enter(&entering);
+            Some((id, record)) => self.enter(at(id), record),
+            None => None,
+        };
         let judgement = match self.ever(device, Right::Relay) {
             false => Judgement::Wait,
             true if first > self.holds_upto(chain, device) => Judgement::Cut,
             true => Judgement::Admit,
         };
-        undo.into_iter().rev().for_each(|undo| self.undo(undo));
+        undo.into_iter().for_each(|undo| self.undo(undo));
         judgement
     }
 
@@ -156,7 +154,6 @@ impl Authority {
         }
         let revocation = Revocation { records: records.to_vec(), stays: CutList::join(lists[first..].iter()) };
         drop(lists);
-        self.cutting = true;
         let starts = records.iter().flat_map(|id| self.whom(id)).collect();
         self.change(starts, |authority| {
             for id in &revocation.records {
@@ -200,17 +197,26 @@ impl Authority {
     fn found(&mut self, identity: Subject, at: &RecordAt, founding: ([u8; 32], [u8; 32])) {
         let known = self.identities.entry(identity).or_default();
         known.founding = Some(founding);
-        known.posts.entry(at.device).or_default().insert((at.chain, at.n));
+        if at.n == 1 {
+            known.posts.entry(at.device).or_default().insert((at.chain, at.n));
+        }
         self.link(identity);
     }
 
-    fn rotate(&mut self, identity: Subject, at: &RecordAt, next: [u8; 32], cuts: &ChainEnds) {
+    fn rotate(
+        &mut self,
+        identity: Subject,
+        at: &RecordAt,
+        founding: ([u8; 32], [u8; 32]),
+        next: [u8; 32],
+        cuts: &ChainEnds,
+    ) {
         let known = self.identities.entry(identity).or_default();
         let fulfils = commitment(&at.device, &next);
         let (_, _, spots) = known.rotations.entry(fulfils).or_insert((at.device, next, BTreeSet::new()));
         spots.insert((at.chain, at.n));
         known.ends.insert((at.chain, at.n), cuts.clone());
-        self.link(identity);
+        self.found(identity, at, founding);
     }
 
     /// Looks for root keys that have become known, and takes up what they said.
@@ -235,9 +241,6 @@ impl Authority {
 
     /// Applies a change, and notes whose paths are others after it.
     fn change(&mut self, starts: Vec<Subject>, apply: impl FnOnce(&mut Authority)) {
-        if !self.cutting {
-            return apply(self);
-        }
         let reached = self.reach(starts);
         let before = self.standing(&reached);
         apply(self);
@@ -310,27 +313,26 @@ impl Authority {
         devices
     }
 
-    fn enter(&mut self, entering: &[(RecordAt, &Record)]) -> Vec<Undo> {
-        let mut undo = Vec::new();
-        for (at, record) in entering {
-            match record {
-                Record::Redeem { invite, key, .. } => {
-                    self.say(at, What::Redeem { invite: *invite, key: *key });
-                    undo.push(Undo::Redeem(at.id, at.device, *invite));
-                }
-                Record::Identity { root, next } => {
-                    let Some(identity) = record.identity() else { continue };
-                    undo.push(Undo::Identity(identity, self.identities.get(&identity).cloned()));
-                    self.found(identity, at, (root.0, *next));
-                }
-                Record::Rotate { identity, next, cuts } => {
-                    undo.push(Undo::Identity(*identity, self.identities.get(identity).cloned()));
-                    self.rotate(*identity, at, *next, cuts);
-                }
-                _ => {}
+    /// Takes in a record for a look only.
+    fn enter(&mut self, at: RecordAt, record: &Record) -> Option<Undo> {
+        match record {
+            Record::Redeem { invite, key, .. } => {
+                self.say(&at, What::Redeem { invite: *invite, key: *key });
+                return Some(Undo::Redeem(at.id, at.device, *invite));
             }
+            Record::Identity { .. } | Record::Rotate { .. } => {}
+            _ => return None,
         }
-        undo
+        let identity = record.identity()?;
+        let undo = Undo::Identity(identity, self.identities.get(&identity).cloned());
+        match record {
+            Record::Rotate { root, first, next, cuts } => {
+                self.rotate(identity, &at, (root.0, *first), *next, cuts);
+            }
+            Record::Identity { root, next } => self.found(identity, &at, (root.0, *next)),
+            _ => {}
+        }
+        Some(undo)
     }
 
     fn undo(&mut self, undo: Undo) {

@@ -88,21 +88,24 @@ impl Model {
     /// Root keys, oldest first, with what newer ones leave of their records.
     fn keys(&self, identity: Subject, upper: &Ends) -> Vec<(DeviceId, Ends, bool)> {
         let founded = self.records.iter().filter(|(_, record)| record.identity() == Some(identity));
-        let posts: Vec<&RecordAt> = founded.clone().map(|(at, _)| at).collect();
-        let Some((_, Record::Identity { root, next })) = founded.into_iter().next() else { return vec![] };
+        let posts: Vec<&RecordAt> = founded.clone().map(|(at, _)| at).filter(|at| at.n == 1).collect();
+        let Some((_, Record::Identity { root, next } | Record::Rotate { root, first: next, .. })) = founded.into_iter().next()
+        else {
+            return vec![];
+        };
         // Each key with the commitment that it fulfils.
         let (mut line, mut next) = (vec![(*root, None)], *next);
         let rotations: Vec<_> = self
             .records
             .iter()
             .filter_map(|(at, record)| match record {
-                Record::Rotate { identity: i, next, cuts } if *i == identity => Some((at, *next, cuts)),
+                Record::Rotate { next, cuts, .. } if record.identity() == Some(identity) => Some((at, *next, cuts)),
                 _ => None,
             })
             .collect();
         let here = |at: &&RecordAt| self.within(upper, at);
         while let Some((at, after, _)) =
-            rotations.iter().find(|(at, after, _)| here(at) && commitment(&at.device, after) == next)
+            rotations.iter().find(|(at, after, _)| at.n == 1 && here(at) && commitment(&at.device, after) == next)
         {
             line.push((at.device, Some(next)));
             next = *after;
@@ -193,7 +196,7 @@ impl Model {
             for (at, record) in &self.records {
                 let (subject, right, gateway, invite, given_at) = match record {
                     Record::Grant { subject, right, gateway, .. } => (*subject, *right, *gateway, None, vec![*at]),
-                    Record::Redeem { invite, key, .. } => {
+                    Record::Redeem { invite, key, .. } if at.n == 1 => {
                         let invites = self.records.iter().filter(|(at, _)| at.id == *invite);
                         let hash = *blake3::hash(key).as_bytes();
                         let fits: Vec<(RecordAt, Right)> = invites

@@ -55,6 +55,14 @@ impl Path {
     }
 }
 
+/// What a record gives.
+pub(super) struct Gift {
+    right: Right,
+    gateway: bool,
+    /// The invite that it stands on.
+    invite: Option<EntryId>,
+}
+
 /// How a device acts for an identity.
 struct Acting {
     edge: Option<EntryId>,
@@ -170,10 +178,11 @@ impl<'a> Paths<'a> {
         let mut paths = Vec::new();
         for subject in [itself].into_iter().chain(identities) {
             for id in of.grants_to.get(&subject).into_iter().flatten() {
-                let Some((right, gateway, invite)) = self.given(id) else { continue };
-                if Power::over(right) != power {
+                // Which layer it belongs to comes first: the question who gave it leads one layer up, never to this one.
+                if self.gift(id).is_none_or(|(gift, _)| Power::over(gift.right) != power) {
                     continue;
                 }
+                let Some(Gift { right, gateway, invite }) = self.given(id) else { continue };
                 let named = [Some(*id), invite];
                 let upper = self.taken_back(named.into_iter().flatten(), power);
                 // A redemption is its device's own word: it is to be among what stays.
@@ -208,24 +217,29 @@ impl<'a> Paths<'a> {
         paths
     }
 
-    /// What a grant or redemption gives, if whoever gave it had the power to; and the invite that it stands on.
-    pub(super) fn given(&mut self, id: &EntryId) -> Option<(Right, bool, Option<EntryId>)> {
+    /// What a grant, invite or redemption gives, if whoever gave it had the power to.
+    pub(super) fn given(&mut self, id: &EntryId) -> Option<Gift> {
+        let (gift, giver) = self.gift(id)?;
+        let power = Power::over(gift.right);
+        giver.spots.iter().any(|spot| self.has_power(&giver.by, spot, power)).then_some(gift)
+    }
+
+    /// The same whoever gave it, and who.
+    fn gift(&self, id: &EntryId) -> Option<(Gift, &'a Said)> {
         let said = self.of.edges.get(id)?;
-        let (giver, right, gateway, invite) = match &said.what {
-            What::Grant { right, gateway, .. } => (said, *right, *gateway, None),
-            What::Redeem { invite, key } => match self.of.edges.get(invite)? {
-                giver @ Said { what: What::Invite { key: hash, right, .. }, .. }
-                    if blake3::hash(key).as_bytes() == hash =>
-                {
-                    (giver, *right, false, Some(*invite))
-                }
-                _ => return None,
-            },
-            What::Invite { right, .. } => (said, *right, false, None),
-            What::Member { .. } => return None,
-        };
-        let power = Power::over(right);
-        giver.spots.iter().any(|spot| self.has_power(&giver.by, spot, power)).then_some((right, gateway, invite))
+        match &said.what {
+            What::Grant { right, gateway, .. } => {
+                Some((Gift { right: *right, gateway: *gateway, invite: None }, said))
+            }
+            What::Invite { right, .. } => Some((Gift { right: *right, gateway: false, invite: None }, said)),
+            What::Redeem { invite, key } => {
+                let giver = self.of.edges.get(invite)?;
+                let What::Invite { key: hash, right, .. } = &giver.what else { return None };
+                let fits = blake3::hash(key).as_bytes() == hash;
+                fits.then_some((Gift { right: *right, gateway: false, invite: Some(*invite) }, giver))
+            }
+            What::Member { .. } => None,
+        }
     }
 
     /// The revocations of these records by those who have the power.
@@ -245,7 +259,7 @@ impl<'a> Paths<'a> {
 
     /// Whether somebody took back what a grant, redemption or invite gives.
     pub(super) fn is_revoked(&mut self, id: &EntryId) -> bool {
-        let Some((right, _, invite)) = self.given(id) else { return false };
+        let Some(Gift { right, invite, .. }) = self.given(id) else { return false };
         let named = [Some(*id), invite];
         let upper = self.taken_back(named.into_iter().flatten(), Power::over(right));
         let left = match &self.of.edges[id].what {
@@ -290,7 +304,7 @@ impl<'a> Paths<'a> {
             && let Some((key, after, spots)) = known.rotations.get(&next)
         {
             let spots: Vec<Spot> = spots.iter().filter(|spot| self.stays(spot, upper)).copied().collect();
-            if spots.is_empty() {
+            if !spots.iter().any(|(_, n)| *n == 1) {
                 break;
             }
             line.push((*key, spots));
@@ -360,7 +374,8 @@ impl Identity {
         let Some((root, mut next)) = self.founding else { return Vec::new() };
         let mut keys = vec![DeviceId(root)];
         while keys.len() < ROOT_KEYS_MAX
-            && let Some((key, after, _)) = self.rotations.get(&next)
+            && let Some((key, after, spots)) = self.rotations.get(&next)
+            && spots.iter().any(|(_, n)| *n == 1)
         {
             keys.push(*key);
             next = *after;

@@ -39,7 +39,7 @@ impl RootKeys {
         self.keys.get(index)
     }
 
-    /// The record that founds the identity. Whichever root key a space sees first says it there.
+    /// The record that founds the identity: the first of a chain of the first root key.
     pub fn founding(&self) -> Record {
         Record::Identity { root: device(&self.keys[0]), next: self.next[0] }
     }
@@ -49,11 +49,11 @@ impl RootKeys {
         self.founding().identity().expect("the record founds an identity")
     }
 
-    /// The record by which key `index`, from 1, takes the place of the one before; what stays of the authority chains of
-    /// older keys.
+    /// The record by which key `index`, from 1, takes the place of the one before: the first of a chain of that key. `cuts` is
+    /// what stays of the authority chains of older keys.
     pub fn rotation(&self, index: usize, cuts: ChainEnds) -> Option<Record> {
         let next = *self.next.get(index).filter(|_| index > 0)?;
-        Some(Record::Rotate { identity: self.identity(), next, cuts })
+        Some(Record::Rotate { root: device(&self.keys[0]), first: self.next[0], next, cuts })
     }
 }
 
