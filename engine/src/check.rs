@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use commonhold_sync::chain::{Opening, Tip};
-use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
+use commonhold_sync::id::{ChainId, DocId, EntryId, SpaceId};
 use commonhold_sync::log::{Image, Log, StoredSegment};
 use commonhold_sync::merkle::Frontier;
 use commonhold_sync::peer::{Load, Loaded};
 use commonhold_sync::record::Record;
+use commonhold_sync::space::RightRow;
 
 use crate::storage::{DocumentQuery, Storage};
 use crate::store::StoreError;
@@ -97,12 +98,7 @@ fn read(storage: &Storage, space: &SpaceId, doc: DocId, raw: bool) -> Result<Fou
 }
 
 /// The log of records of a space: all of it is there raw.
-fn records(
-    space: &SpaceId,
-    image: &Image,
-    segments: &[StoredSegment],
-    rights: &[RightRow],
-) -> Result<u64, String> {
+fn records(space: &SpaceId, image: &Image, segments: &[StoredSegment], rights: &[RightRow]) -> Result<u64, String> {
     let doc = space.authority();
     let rights: BTreeSet<(ChainId, u64, &[u8])> =
         rights.iter().map(|right| (right.chain, right.n, &right.bytes[..])).collect();
@@ -198,6 +194,7 @@ fn signed(space: &SpaceId, doc: DocId, opening: &Opening, tip: &Tip, tree: &Fron
 
 #[cfg(test)]
 mod tests {
+    use commonhold_sync::id::DeviceId;
     use commonhold_sync::space::SpaceRow;
     use serde_json::json;
 

@@ -353,4 +353,9 @@ fn is_common(needed: Needed) -> bool {
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+#[allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests that measure, and run as many cases as asked"
+)]
 mod tests;

@@ -661,7 +661,8 @@ mod tests {
         let ends = |n| (0..n).map(|i| (ChainId([i; 16]), 1)).collect::<ChainEnds>();
         let rotate = |cuts| Record::Rotate { root: DeviceId([1; 32]), first: [0; 32], next: [0; 32], cuts };
         let cuts = |docs: &[u8]| Record::Cuts { entries: docs.iter().map(|i| (DocId([*i; 32]), ends(1))).collect() };
-        let revoke = |ids: &[u8], parts| Record::Revoke { records: ids.iter().map(|i| EntryId([*i; 32])).collect(), parts };
+        let revoke =
+            |ids: &[u8], parts| Record::Revoke { records: ids.iter().map(|i| EntryId([*i; 32])).collect(), parts };
         assert!(Record::from_bytes(&rotate(ends(16)).to_bytes()).is_ok());
         let many: Vec<u8> = (0..17).collect();
         let member =

@@ -205,11 +205,7 @@ impl Space {
     /// The greatest right that a device was given and that nothing ends; none for the root.
     pub fn grant(&self, device: &DeviceId) -> Option<Granted> {
         let record = *self.authority.path_of(device).first()?;
-        Some(Granted {
-            record,
-            right: self.authority.right_of(device)?,
-            gateway: self.authority.is_gateway(device),
-        })
+        Some(Granted { record, right: self.authority.right_of(device)?, gateway: self.authority.is_gateway(device) })
     }
 
     /// What a device may do from now on, as far as is known here.
@@ -354,6 +350,12 @@ impl Space {
     /// Whether a tombstone by `device` for a document of `creator` has effect. False may become true.
     pub fn may_delete(&self, device: &DeviceId, creator: &DeviceId) -> bool {
         device == creator || self.right_of(device) == Some(Right::Admin)
+    }
+
+    /// Whether the tombstone at a place has effect on a document of `creator`, though its device may not delete any more.
+    pub fn deletes(&self, at: &RecordAt, creator: &DeviceId) -> bool {
+        let needed = if at.device == *creator { Right::Write } else { Right::Admin };
+        self.authority.counts(at, needed)
     }
 
     /// Id of the chain that `opening` opens in the authority log.

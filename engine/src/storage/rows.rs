@@ -1,7 +1,7 @@
 //! Values: CBOR maps with integer keys where they are read one at a time, fixed fields where they are read by the thousand.
 
 use commonhold_sync::chain::{Opening, Segment, Tip};
-use commonhold_sync::id::{ChainId, DeviceId, DocId, StoreId};
+use commonhold_sync::id::{ChainId, DocId, StoreId};
 use commonhold_sync::log::{Image, StoredSegment};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};

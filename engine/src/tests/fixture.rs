@@ -59,7 +59,7 @@ fn device(secret: [u8; 32]) -> DeviceId {
 
 fn genesis() -> Genesis {
     let root = device(FOUNDER);
-    Genesis { root, privacy: Privacy::Public, writers: Writers::Granted, rules: 1, nonce: [7; 16] }
+    Genesis { root: root.into(), privacy: Privacy::Public, writers: Writers::Granted, rules: 1, nonce: [7; 16] }
 }
 
 /// A peer whose every wish is granted at once.

@@ -6,9 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::paths::{Path, Paths};
-use super::{
-    ABOUT_MAX, Authority, CutList, Judgement, REDEEMS_MAX, RecordAt, Revocation, Said, Spot, What, secrets,
-};
+use super::{ABOUT_MAX, Authority, CutList, Judgement, REDEEMS_MAX, RecordAt, Revocation, Said, Spot, What, secrets};
 use crate::id::{ChainId, DeviceId, DocId, EntryId};
 use crate::record::{CUT_PARTS_MAX, ChainEnds, Record, Right, Subject, commitment};
 
@@ -42,12 +40,12 @@ impl Authority {
             }
             Record::Identity { root, next } => {
                 let Some(identity) = record.identity() else { return };
-                let starts = vec![identity, (*root).into(), at.device.into()];
+                let starts = self.would_link(identity, [*root, at.device]);
                 self.change(starts, |authority| authority.found(identity, &at, (root.0, *next)));
             }
             Record::Rotate { root, first, next, cuts } => {
                 let Some(identity) = record.identity() else { return };
-                let starts = vec![identity, (*root).into(), at.device.into()];
+                let starts = self.would_link(identity, [*root, at.device]);
                 self.change(starts, |authority| authority.rotate(identity, &at, (root.0, *first), *next, cuts));
             }
             Record::Adopt { device, header } => {
@@ -101,14 +99,11 @@ impl Authority {
         let at = |id: &EntryId| RecordAt { device: *device, chain: *chain, n: first, id: *id };
         let undo = match records.first().filter(|_| first == 1) {
             Some((id, Record::Redeem { invite, key, signature })) => {
-                let new = !self.edges.contains_key(id) && secrets::signed(&self.space, invite, device, key, signature);
-                if new && self.redeems_of(invite) >= REDEEMS_MAX {
+                let signed = secrets::signed(&self.space, invite, device, key, signature);
+                if signed && !self.edges.contains_key(id) && self.redeems_of(invite) >= REDEEMS_MAX {
                     return Judgement::Full;
                 }
-                match new {
-                    true => self.enter(at(id), &records[0].1),
-                    false => None,
-                }
+                if signed { self.enter(at(id), &records[0].1) } else { None }
             }
             Some((id, record)) => self.enter(at(id), record),
             None => None,
@@ -144,7 +139,13 @@ impl Authority {
     }
 
     /// A revocation that lacks a part says nothing.
-    fn note_revocation(&mut self, at: &RecordAt, pending: Option<(u64, Vec<CutList>)>, records: &[EntryId], parts: u32) {
+    fn note_revocation(
+        &mut self,
+        at: &RecordAt,
+        pending: Option<(u64, Vec<CutList>)>,
+        records: &[EntryId],
+        parts: u32,
+    ) {
         let (next, lists) = pending.unwrap_or_default();
         let lists = if next == at.n { lists } else { Vec::new() };
         let Some(first) = lists.len().checked_sub(parts as usize) else { return };
@@ -301,6 +302,13 @@ impl Authority {
         }
     }
 
+    /// Whom a new root key of an identity can touch: also those whom it named before it was known as one.
+    fn would_link(&self, identity: Subject, keys: [DeviceId; 2]) -> Vec<Subject> {
+        let said = self.identities.get(&identity).into_iter().flat_map(|known| known.said.values()).flatten();
+        let named = said.flat_map(|id| self.whom(id));
+        [identity].into_iter().chain(keys.map(Subject::from)).chain(named).collect()
+    }
+
     /// The device that a subject is, and if it is an identity its root keys and devices, in force or not.
     pub(super) fn act_for(&self, subject: &Subject) -> BTreeSet<DeviceId> {
         let mut devices = BTreeSet::from([subject.device()]);
@@ -317,8 +325,9 @@ impl Authority {
     fn enter(&mut self, at: RecordAt, record: &Record) -> Option<Undo> {
         match record {
             Record::Redeem { invite, key, .. } => {
+                let undo = Undo::Redeem(at.id, at.device, *invite, self.edges.get(&at.id).cloned());
                 self.say(&at, What::Redeem { invite: *invite, key: *key });
-                return Some(Undo::Redeem(at.id, at.device, *invite));
+                return Some(undo);
             }
             Record::Identity { .. } | Record::Rotate { .. } => {}
             _ => return None,
@@ -337,7 +346,8 @@ impl Authority {
 
     fn undo(&mut self, undo: Undo) {
         match undo {
-            Undo::Redeem(id, device, invite) => {
+            Undo::Redeem(id, _, _, Some(before)) => drop(self.edges.insert(id, before)),
+            Undo::Redeem(id, device, invite, None) => {
                 self.edges.remove(&id);
                 remove_from(&mut self.grants_to, &device.into(), &id);
                 remove_from(&mut self.redeems, &invite, &id);
@@ -361,7 +371,7 @@ impl Authority {
 
 /// What takes back a record that was only looked at.
 enum Undo {
-    Redeem(EntryId, DeviceId, EntryId),
+    Redeem(EntryId, DeviceId, EntryId, Option<Said>),
     Identity(Subject, Option<super::Identity>),
 }
 

@@ -132,7 +132,10 @@ mod tests {
             stays.insert(DocId(number(i)), chains.collect());
         }
         // More chains than a record has room for.
-        stays.insert(DocId([7; 32]), (0..300u64).map(|i| (ChainId(number(i)[..16].try_into().unwrap()), i + 1)).collect());
+        stays.insert(
+            DocId([7; 32]),
+            (0..300u64).map(|i| (ChainId(number(i)[..16].try_into().unwrap()), i + 1)).collect(),
+        );
         let records = revocation(vec![EntryId([2; 32]), EntryId([1; 32]), EntryId([2; 32])], &stays);
         let parts = records.len() as u32 - 1;
         assert_eq!(records.last(), Some(&Record::Revoke { records: vec![EntryId([1; 32]), EntryId([2; 32])], parts }));

@@ -89,7 +89,8 @@ impl Model {
     fn keys(&self, identity: Subject, upper: &Ends) -> Vec<(DeviceId, Ends, bool)> {
         let founded = self.records.iter().filter(|(_, record)| record.identity() == Some(identity));
         let posts: Vec<&RecordAt> = founded.clone().map(|(at, _)| at).filter(|at| at.n == 1).collect();
-        let Some((_, Record::Identity { root, next } | Record::Rotate { root, first: next, .. })) = founded.into_iter().next()
+        let Some((_, Record::Identity { root, next } | Record::Rotate { root, first: next, .. })) =
+            founded.into_iter().next()
         else {
             return vec![];
         };
@@ -180,10 +181,7 @@ impl Model {
             cut: acting.cut,
             ends: acting.ends,
         };
-        ways.push(root(
-            Acting { device: self.root.device(), key: false, cut: false, ends: everything.clone() },
-            false,
-        ));
+        ways.push(root(Acting { device: self.root.device(), key: false, cut: false, ends: everything.clone() }, false));
         for acting in self.devices(self.root, &everything) {
             let key = acting.key;
             ways.push(root(acting, key));
@@ -266,14 +264,7 @@ impl Model {
     }
 
     /// Number of the last entry that counts.
-    pub(super) fn limit(
-        &self,
-        answers: &Answers,
-        log: DocId,
-        chain: ChainId,
-        device: DeviceId,
-        needed: Needed,
-    ) -> u64 {
+    pub(super) fn limit(&self, answers: &Answers, log: DocId, chain: ChainId, device: DeviceId, needed: Needed) -> u64 {
         let authority = log == self.space.authority();
         let ways = answers.0.iter().filter(|way| {
             way.device == device

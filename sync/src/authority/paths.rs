@@ -228,9 +228,7 @@ impl<'a> Paths<'a> {
     fn gift(&self, id: &EntryId) -> Option<(Gift, &'a Said)> {
         let said = self.of.edges.get(id)?;
         match &said.what {
-            What::Grant { right, gateway, .. } => {
-                Some((Gift { right: *right, gateway: *gateway, invite: None }, said))
-            }
+            What::Grant { right, gateway, .. } => Some((Gift { right: *right, gateway: *gateway, invite: None }, said)),
             What::Invite { right, .. } => Some((Gift { right: *right, gateway: false, invite: None }, said)),
             What::Redeem { invite, key } => {
                 let giver = self.of.edges.get(invite)?;
@@ -339,13 +337,7 @@ impl<'a> Paths<'a> {
         as_key.chain(members.filter_map(|id| self.member(id, device, upper, &keys))).collect()
     }
 
-    fn member(
-        &self,
-        id: &EntryId,
-        device: &DeviceId,
-        upper: &[Cut],
-        keys: &[(DeviceId, Vec<Cut>)],
-    ) -> Option<Acting> {
+    fn member(&self, id: &EntryId, device: &DeviceId, upper: &[Cut], keys: &[(DeviceId, Vec<Cut>)]) -> Option<Acting> {
         let said = self.of.edges.get(id)?;
         let counts = |(key, cuts): &(DeviceId, Vec<Cut>), by: &DeviceId, spot: &Spot| {
             key == by && self.stays(spot, upper) && self.stays(spot, cuts)

@@ -70,7 +70,13 @@ pub fn redeem(secret: &SigningKey, space: &SpaceId, invite: &EntryId, device: &D
 }
 
 /// Whether the key of a [`Record::Redeem`] signed for the device.
-pub(super) fn signed(space: &SpaceId, invite: &EntryId, device: &DeviceId, key: &[u8; 32], signature: &[u8; 64]) -> bool {
+pub(super) fn signed(
+    space: &SpaceId,
+    invite: &EntryId,
+    device: &DeviceId,
+    key: &[u8; 32],
+    signature: &[u8; 64],
+) -> bool {
     let Ok(key) = VerifyingKey::from_bytes(key) else { return false };
     let signature = ed25519_dalek::Signature::from_bytes(signature);
     key.verify_strict(&redeem_bytes(space, invite, device), &signature).is_ok()
@@ -103,7 +109,9 @@ mod tests {
     #[test]
     fn an_invite_is_redeemed_for_one_device_in_one_space() {
         let (secret, space, invite) = (SigningKey::from_bytes(&[1; 32]), SpaceId([2; 32]), EntryId([3; 32]));
-        let Record::Redeem { key, signature, .. } = redeem(&secret, &space, &invite, &DeviceId([4; 32])) else { panic!() };
+        let Record::Redeem { key, signature, .. } = redeem(&secret, &space, &invite, &DeviceId([4; 32])) else {
+            panic!()
+        };
         assert!(signed(&space, &invite, &DeviceId([4; 32]), &key, &signature));
         assert!(!signed(&space, &invite, &DeviceId([5; 32]), &key, &signature));
         assert!(!signed(&SpaceId([9; 32]), &invite, &DeviceId([4; 32]), &key, &signature));

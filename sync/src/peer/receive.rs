@@ -8,6 +8,7 @@ use super::{
     After, Checking, ConnId, Deepening, Event, Held, Load, Now, OpId, Output, Peer, Purpose, Slot, SnapshotContent,
     SnapshotFault, StoreOp, frontier_of,
 };
+use crate::authority::RecordAt;
 use crate::chain::{Opening, Segment, Tip};
 use crate::clock::Clock;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
@@ -16,8 +17,8 @@ use crate::log::{Admission, Admitted, DeepEntry, Header, Image, Log, SnapshotOf,
 use crate::message::{
     Data, DocRef, Have, LIST_MAX, Message, Notice, OpeningRef, RUN_BYTES, Since, SnapshotPart, Want, WireSegment, runs,
 };
-use crate::record::Record;
-use crate::space::{RecordAdmission, RightRow};
+use crate::record::{Record, Right};
+use crate::space::{RecordAdmission, RightRow, Space};
 use crate::violation::Violation;
 use crate::waiting::{Blocker, Waiter};
 
@@ -483,7 +484,11 @@ impl Peer {
         self.store_segment(space, admitted, from);
         let mut rights = false;
         for ((n, (id, record)), bytes) in (first..).zip(records).zip(bodies) {
+            let at = RecordAt { device, chain, n, id };
+            let counts = |held: &Space| held.authority().counts(&at, Right::Write);
             match record {
+                // Kept, and without effect.
+                Record::Header { .. } | Record::Tombstone { .. } if !self.spaces.get(&space).is_some_and(counts) => {}
                 Record::Header { kind, name, .. } => {
                     let (doc, header) = (DocId(id.0), Header { creator: device, kind, name });
                     if device == self.device

@@ -410,7 +410,11 @@ fn entries_of_a_device_without_a_grant_wait_until_it_comes() {
     world.edit(1, space, doc, "a", 1);
     assert_eq!(world.events(1, |e| matches!(e, Event::Failed { .. })), 1);
     let device = world.hosts[1].peer.device();
-    world.say(0, space, Local::Records(vec![Record::Grant { subject: device.into(), right: Right::Write, gateway: false, again: 0 }]));
+    world.say(
+        0,
+        space,
+        Local::Records(vec![Record::Grant { subject: device.into(), right: Right::Write, gateway: false, again: 0 }]),
+    );
     world.settle();
     world.edit(1, space, doc, "a", 1);
     world.settle();

@@ -4,6 +4,7 @@ use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
 
 use super::*;
+use crate::authority::{invite, redeem, revocation};
 use crate::chain::{Kind, Tip};
 use crate::merkle::Frontier;
 use crate::record::Privacy;
@@ -106,14 +107,62 @@ fn a_tip_that_names_a_grant_since_replaced_does_not_wait() {
 }
 
 #[test]
-fn a_grant_that_overtakes_its_admins_own_waits_even_where_anyone_may_write() {
-    let (mut root, mut admin, writer) = (Author::new(1), Author::new(2), Author::new(3));
-    let mut space = space_of(&root, Writers::Anyone);
-    let early = admin.grants(&space, &writer, Right::Write, vec![]);
-    assert_eq!(deliver(&mut space, std::slice::from_ref(&early)).0, 0);
-    let makes = root.grants(&space, &admin, Right::Admin, vec![]);
-    assert_eq!(deliver(&mut space, &[early, makes]).0, 2);
-    assert!(space.grant(&writer.device()).is_some());
+fn a_grant_that_overtakes_its_admins_own_has_no_effect_before_it() {
+    for (writers, held_at_once) in [(Writers::Granted, 0), (Writers::Anyone, 1)] {
+        let (mut root, mut admin, writer) = (Author::new(1), Author::new(2), Author::new(3));
+        let mut space = space_of(&root, writers);
+        let early = admin.grants(&space, &writer, Right::Write, vec![]);
+        assert_eq!(deliver(&mut space, std::slice::from_ref(&early)).0, held_at_once);
+        assert!(space.grant(&writer.device()).is_none());
+        let makes = root.grants(&space, &admin, Right::Admin, vec![]);
+        let rest = [early, makes];
+        deliver(&mut space, &rest[held_at_once..]);
+        assert!(space.grant(&writer.device()).is_some());
+    }
+}
+
+#[test]
+fn records_beyond_a_cut_are_refused_and_held_once_their_device_is_let_in_again() {
+    let (mut root, mut writer) = (Author::new(1), Author::new(2));
+    let mut space = space_of(&root, Writers::Granted);
+    let header = |n| Record::Header { nonce: [n; 16], kind: String::new(), name: String::new() };
+    let given = root.grants(&space, &writer, Right::Write, vec![]);
+    let grant = root.last()[0];
+    let (before, after) = (writer.say(&space, &header(1), vec![grant]), writer.say(&space, &header(2), vec![grant]));
+    let (authority, chain) = (space.id().authority(), space.authority_chain(&before.opening));
+    let stays = BTreeMap::from([(authority, BTreeMap::from([(chain, 1)]))]);
+    let mut segments = vec![given];
+    segments.extend(revocation(vec![grant], &stays).iter().map(|record| root.say(&space, record, vec![])));
+    let (_, kept) = deliver(&mut space, &segments);
+    let mut restarted = Space::load(space.id(), space.row(), kept);
+    for space in [&mut space, &mut restarted] {
+        assert_eq!(space.right_of(&writer.device()), None);
+        assert_eq!(deliver(space, std::slice::from_ref(&before)).0, 1, "it was said before the cut");
+        assert!(matches!(space.admit(after.clone(), &Limits::default()), RecordAdmission::Cut));
+        assert_eq!(space.limit(&authority, &before.opening, None), Limit::Upto(1));
+    }
+    let again = space.authority().grant_again(&root.device(), writer.device().into(), Right::Write, false);
+    let again = root.say(&space, &again, vec![]);
+    for space in [&mut space, &mut restarted] {
+        assert_eq!(deliver(space, &[again.clone(), after.clone()]).0, 2);
+        assert_eq!(space.limit(&authority, &before.opening, None), Limit::All);
+    }
+}
+
+#[test]
+fn a_newcomer_comes_in_by_redeeming_an_invite_and_nobody_else_does() {
+    let (mut root, mut newcomer, mut stranger) = (Author::new(1), Author::new(2), Author::new(3));
+    let secret = SigningKey::from_bytes(&[9; 32]);
+    let mut space = space_of(&root, Writers::Granted);
+    let invites = root.say(&space, &invite(&secret, Right::Write, 1), vec![]);
+    let invited = root.last()[0];
+    let redeems = newcomer.say(&space, &redeem(&secret, &space.id(), &invited, &newcomer.device()), vec![]);
+    let stolen = stranger.say(&space, &redeem(&secret, &space.id(), &invited, &newcomer.device()), vec![]);
+    assert_eq!(deliver(&mut space, std::slice::from_ref(&redeems)).0, 0, "the invite is not known");
+    assert_eq!(deliver(&mut space, &[stolen, redeems, invites]).0, 2);
+    assert_eq!(space.right_of(&newcomer.device()), Some(Right::Write));
+    assert_eq!(space.right_of(&stranger.device()), None);
+    assert_eq!(space.rights_for(&newcomer.device()), newcomer.last());
 }
 
 /// Who grants whom what, and whether the tip names a grant.

@@ -797,5 +797,8 @@ impl Stage {
 
 /// A device's right to write.
 pub fn grant(world: &mut World, device: DeviceId) {
-    world.say(0, Local::Records(vec![Record::Grant { subject: device.into(), right: Right::Write, gateway: false, again: 0 }]));
+    world.say(
+        0,
+        Local::Records(vec![Record::Grant { subject: device.into(), right: Right::Write, gateway: false, again: 0 }]),
+    );
 }

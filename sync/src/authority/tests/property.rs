@@ -43,8 +43,7 @@ impl Case {
                 chains.extend((0..runs).map(|run| (log, chain(&log, speaker, run))));
             }
         }
-        let mut case =
-            Case { speakers, talk: Talk::default(), closed: BTreeMap::new(), root, writers, chains };
+        let mut case = Case { speakers, talk: Talk::default(), closed: BTreeMap::new(), root, writers, chains };
         case.begin(rng, &plain);
         for _ in 0..3 + below(rng, 30) {
             case.step(rng, &plain);
@@ -250,7 +249,7 @@ fn seeds() -> impl Iterator<Item = u64> {
 }
 
 /// Nobody whose answers changed is left out of `affected`, but for those who had no right before.
-fn watched(case: &Case, authority: &mut Authority, change: impl FnOnce(&mut Authority), seed: u64) {
+fn watched(case: &Case, authority: &mut Authority, change: impl FnOnce(&mut Authority), what: &str) {
     let since = authority.generation();
     let before = case.answers(authority);
     let had: Vec<bool> = case.speakers.iter().map(|device| authority.ever(device, Right::Relay)).collect();
@@ -258,7 +257,7 @@ fn watched(case: &Case, authority: &mut Authority, change: impl FnOnce(&mut Auth
     let affected = authority.affected(since);
     for (index, (before, after)) in before.iter().zip(case.answers(authority)).enumerate() {
         if had[index] && *before != after {
-            assert!(affected.contains(&case.speakers[index]), "seed {seed}");
+            assert!(affected.contains(&case.speakers[index]), "{:?} after {what}", case.speakers[index]);
         }
     }
 }
@@ -282,7 +281,10 @@ fn every_order_of_the_same_records_gives_the_answers_of_the_model() {
                     authority.close(chain, n + 1);
                 }
                 match round == 0 && seed % 8 == 0 {
-                    true => watched(&case, &mut authority, |authority| authority.note(at, &record), seed),
+                    true => {
+                        let what = format!("COMMONHOLD_SEED={seed} {at:?} {record:?}");
+                        watched(&case, &mut authority, |authority| authority.note(at, &record), &what);
+                    }
                     false => authority.note(at, &record),
                 }
                 if one_in(rng, 8) && !matches!(record, Record::Cuts { .. }) {
@@ -315,7 +317,10 @@ fn deliver(case: &Case, rng: &mut ChaCha8Rng) -> (Authority, Vec<(RecordAt, Reco
         while let Some((at, record)) = queue.next() {
             let mut segment = vec![(at, record)];
             while let Some(next) = queue.next_if(|(next, _)| next.chain == at.chain)
-                && !(one_in(rng, 3) && { rest.push(next.clone()); true })
+                && !(one_in(rng, 3) && {
+                    rest.push(next.clone());
+                    true
+                })
             {
                 segment.push(next);
             }
@@ -348,14 +353,6 @@ fn peers_that_refuse_what_they_know_to_be_cut_agree_with_those_that_hold_it() {
         case.compare(&case.answers(&first), &expected, seed, "model of what is held");
         for _ in 0..3 {
             let (other, other_held) = deliver(&case, rng);
-            if std::env::var_os("COMMONHOLD_SEED").is_some() {
-                println!("root {:?} ids {:?} {:?} keys {:?} {:?}", case.root, ROOTS[0].identity(), ROOTS[1].identity(), &case.speakers[6..9], &case.speakers[9..]);
-                println!("closed {:?}", case.closed);
-                for (at, record) in &case.talk.said {
-                    let has = |held: &[(RecordAt, Record)]| held.iter().any(|(o, _)| o == at);
-                    println!("{} {} {:?} {record:?}", has(&held), has(&other_held), at);
-                }
-            }
             case.compare(&case.answers(&other), &expected, seed, "another order");
             refused += usize::from(other_held.len() != held.len());
         }
