@@ -213,7 +213,7 @@ impl World {
             engine_is_slow: false,
         };
         let root = device(&key(1));
-        let genesis = Genesis { root, privacy: Privacy::Public, writers, rules: 1, nonce: [9; 16] };
+        let genesis = Genesis { root: root.into(), privacy: Privacy::Public, writers, rules: 1, nonce: [9; 16] };
         let mut world = World {
             now: 0,
             hosts: (1..=count).map(host).collect(),
