@@ -3,7 +3,7 @@
 //! The authority log is a log like any other (chains, tips, segments) whose entries are records. Its ids are not kept in
 //! memory: a million document headers cost a frontier.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
@@ -15,6 +15,7 @@ use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::limits::{Limits, Rules};
 use crate::lines::{Line, Lines, Place};
 use crate::log::Admitted;
+use crate::merkle::Head;
 use crate::record::{Genesis, Record, Right, Writers};
 use crate::violation::Violation;
 
@@ -98,6 +99,8 @@ pub struct Space {
     genesis: Option<Genesis>,
     lines: Lines,
     authority: Authority,
+    /// What others leave of chains that they cut, as of a generation of the authority.
+    ends: (u64, BTreeMap<ChainId, u64>),
     /// Last sequence number given out.
     pub seq: u64,
     /// Over all logs.
@@ -121,6 +124,7 @@ impl Space {
             genesis: None,
             lines: Lines::default(),
             authority: Authority::new(id),
+            ends: (0, BTreeMap::new()),
             seq: 0,
             fingerprint: Fingerprint::default(),
             logs: 0,
@@ -151,7 +155,36 @@ impl Space {
                 space.authority.note(at, &record);
             }
         }
+        let chains: Vec<(ChainId, DeviceId)> = space.chains().collect();
+        for (chain, device) in chains {
+            space.authority.open(chain, device);
+            space.find_end(chain, &device);
+        }
+        space.ends.0 = space.authority.generation();
         space
+    }
+
+    fn chains(&self) -> impl Iterator<Item = (ChainId, DeviceId)> {
+        self.lines.all().iter().map(|line| (self.authority_chain(&line.opening), line.opening.device))
+    }
+
+    fn find_end(&mut self, chain: ChainId, device: &DeviceId) {
+        match self.authority.holds_upto(&chain, device) {
+            u64::MAX => self.ends.1.remove(&chain),
+            end => self.ends.1.insert(chain, end),
+        };
+    }
+
+    /// Finds anew what is left of the chains of those whose limits have changed.
+    fn find_ends(&mut self) {
+        let now = self.authority.generation();
+        if now == self.ends.0 {
+            return;
+        }
+        let affected = self.authority.affected(self.ends.0);
+        let chains: Vec<(ChainId, DeviceId)> = self.chains().filter(|(_, device)| affected.contains(device)).collect();
+        chains.iter().for_each(|(chain, device)| self.find_end(*chain, device));
+        self.ends.0 = now;
     }
 
     /// The stored form.
@@ -199,7 +232,7 @@ impl Space {
 
     /// Closes a chain of the authority log at an entry, whose device signed two histories from there on.
     pub fn close(&mut self, chain: ChainId, n: u64) {
-        self.authority.close(chain, n);
+        self.recount(|space| space.authority.close(chain, n));
     }
 
     /// The greatest right that a device was given and that nothing ends; none for the root.
@@ -252,6 +285,22 @@ impl Space {
     /// The clock of the authority log.
     pub fn clock(&self) -> Clock {
         self.lines.clock()
+    }
+
+    /// The digest of the authority log. A chain that others cut enters it by what they left, without a head, once it has come
+    /// so far: some peers hold what lies beyond, and some do not.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        let mut clock = self.clock();
+        for (chain, end) in &self.ends.1 {
+            let Some(branches) = clock.0.get_mut(chain) else { continue };
+            if branches.iter().any(|(n, _)| n >= end) {
+                clock.0.remove(chain);
+                if *end > 0 {
+                    clock.insert(*chain, *end, Head([0; 32]));
+                }
+            }
+        }
+        crate::log::digest_of(false, || clock)
     }
 
     /// The chains of the authority log.
@@ -313,10 +362,11 @@ impl Space {
         self.recount(|space| {
             space.lines.apply(chain, place, &segment, &ids);
             space.lines.forget_ids();
+            for (n, (id, record)) in (first..).zip(&records) {
+                space.authority.note(RecordAt { device, chain, n, id: *id }, record);
+            }
+            space.find_end(chain, &device);
         });
-        for (n, (id, record)) in (first..).zip(&records) {
-            self.authority.note(RecordAt { device, chain, n, id: *id }, record);
-        }
         let mut segment = segment;
         segment.entries.drain(..skip);
         segment.first = first;
@@ -325,10 +375,10 @@ impl Space {
 
     /// Changes the authority log and its share of the fingerprint with it.
     fn recount(&mut self, change: impl FnOnce(&mut Space)) {
-        let digest = |space: &Space| crate::log::digest_of(false, || space.clock());
-        let before = digest(self);
+        let before = self.digest();
         change(self);
-        let after = digest(self);
+        self.find_ends();
+        let after = self.digest();
         self.replace(&self.id.authority(), before, after);
     }
 

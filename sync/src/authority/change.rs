@@ -18,35 +18,34 @@ impl Authority {
         let pending = self.pending.remove(&at.chain);
         match record {
             Record::Cuts { entries } => self.note_cuts(spot, pending, entries),
-            Record::Revoke { records, parts } => self.note_revocation(&at, pending, records, *parts),
+            Record::Revoke { records, parts } => self.note_revocation(&at, pending, record, records, *parts),
             Record::Grant { subject, right, gateway, .. } => {
                 let what = What::Grant { subject: *subject, right: *right, gateway: *gateway };
-                self.change(vec![*subject], |authority| authority.say(&at, what));
+                self.change(&at, record, |authority| authority.say(&at, what));
             }
             Record::Invite { key, right, uses } => {
-                let starts = self.whom(&at.id);
                 let what = What::Invite { key: *key, right: *right, uses: *uses };
-                self.change(starts, |authority| authority.say(&at, what));
+                self.change(&at, record, |authority| authority.say(&at, what));
             }
             Record::Redeem { invite, key, signature } => {
                 if at.n == 1 && secrets::signed(&self.space, invite, &at.device, key, signature) {
                     let what = What::Redeem { invite: *invite, key: *key };
-                    self.change(vec![at.device.into()], |authority| authority.say(&at, what));
+                    self.change(&at, record, |authority| authority.say(&at, what));
                 }
             }
             Record::Member { identity, device, name, .. } => {
                 let what = What::Member { identity: *identity, device: *device, name: name.clone() };
-                self.change(vec![(*device).into()], |authority| authority.say(&at, what));
+                self.change(&at, record, |authority| authority.say(&at, what));
             }
             Record::Identity { root, next } => {
                 let Some(identity) = record.identity() else { return };
-                let starts = self.would_link(identity, [*root, at.device]);
-                self.change(starts, |authority| authority.found(identity, &at, (root.0, *next)));
+                self.change(&at, record, |authority| authority.found(identity, &at, (root.0, *next)));
             }
             Record::Rotate { root, first, next, cuts } => {
                 let Some(identity) = record.identity() else { return };
-                let starts = self.would_link(identity, [*root, at.device]);
-                self.change(starts, |authority| authority.rotate(identity, &at, (root.0, *first), *next, cuts));
+                self.change(&at, record, |authority| {
+                    authority.rotate(identity, &at, (root.0, *first), *next, cuts);
+                });
             }
             Record::Adopt { device, header } => {
                 let doc = DocId(Record::id(&self.space, device, header).0);
@@ -64,6 +63,11 @@ impl Authority {
         }
     }
 
+    /// Who says what comes in a chain of the authority log.
+    pub(crate) fn open(&mut self, chain: ChainId, device: DeviceId) {
+        self.devices.insert(chain, device);
+    }
+
     /// The chain of the authority log is closed at `n`: its device signed two histories. Records from `n` on do not count; of
     /// several closings the least is in force.
     pub fn close(&mut self, chain: ChainId, n: u64) {
@@ -73,7 +77,7 @@ impl Authority {
         let device = self.devices.get(&chain).copied();
         let mut starts: Vec<Subject> = device.into_iter().map(Subject::from).collect();
         starts.extend(device.and_then(|device| self.identities_of.get(&device)).into_iter().flatten());
-        self.change(starts, |authority| {
+        self.compare(starts, |authority| {
             authority.closed.insert(chain, n.max(1));
         });
         self.generation += 1;
@@ -143,6 +147,7 @@ impl Authority {
         &mut self,
         at: &RecordAt,
         pending: Option<(u64, Vec<CutList>)>,
+        record: &Record,
         records: &[EntryId],
         parts: u32,
     ) {
@@ -155,8 +160,7 @@ impl Authority {
         }
         let revocation = Revocation { records: records.to_vec(), stays: CutList::join(lists[first..].iter()) };
         drop(lists);
-        let starts = records.iter().flat_map(|id| self.whom(id)).collect();
-        self.change(starts, |authority| {
+        self.change(at, record, |authority| {
             for id in &revocation.records {
                 authority.revoked.entry(*id).or_default().entry(at.device).or_default().insert(spot);
             }
@@ -240,8 +244,60 @@ impl Authority {
         keep_least(self.about.entry(doc).or_default(), at, record);
     }
 
-    /// Applies a change, and notes whose paths are others after it.
-    fn change(&mut self, starts: Vec<Subject>, apply: impl FnOnce(&mut Authority)) {
+    fn change(&mut self, at: &RecordAt, record: &Record, apply: impl FnOnce(&mut Authority)) {
+        let starts = self.touches(at, record);
+        self.compare(starts, apply);
+    }
+
+    /// Whom a record can touch. Nobody, if its device has no say in it: else anybody could make every peer look at all whom
+    /// an admin let in. Should the device come to have a say, it is that record which touches them.
+    pub(super) fn touches(&self, at: &RecordAt, record: &Record) -> Vec<Subject> {
+        let mut paths = Paths::new(self, true);
+        match record {
+            Record::Grant { subject, right, .. } if paths.has_say(&at.device, *right) => vec![*subject],
+            Record::Invite { right, .. } if paths.has_say(&at.device, *right) => self.whom(&at.id),
+            Record::Redeem { .. } => vec![at.device.into()],
+            Record::Member { identity, device, .. } => {
+                let is_key = self.identities.get(identity).is_some_and(|known| known.keys.contains(&at.device));
+                if is_key { vec![(*device).into()] } else { Vec::new() }
+            }
+            Record::Revoke { records, .. } => {
+                let counts = |id: &&EntryId| {
+                    let right = match self.edges.get(*id).map(|said| &said.what) {
+                        Some(What::Grant { right, .. } | What::Invite { right, .. }) => *right,
+                        _ => Right::Relay,
+                    };
+                    let is_one = |whom: &Subject| self.act_for(whom).contains(&at.device);
+                    let is_key = match self.edges.get(*id).map(|said| &said.what) {
+                        Some(What::Member { identity, .. }) => is_one(identity),
+                        _ => false,
+                    };
+                    is_key || paths.has_say(&at.device, right) || self.whom(id).iter().any(is_one)
+                };
+                records.iter().filter(counts).flat_map(|id| self.whom(id)).collect::<Vec<_>>()
+            }
+            Record::Identity { root, next } | Record::Rotate { root, first: next, .. } => {
+                let Some(identity) = record.identity() else { return Vec::new() };
+                let known = self.identities.get(&identity);
+                let (keys, awaited) = super::Identity::line(known, (root.0, *next));
+                let links = match record {
+                    Record::Rotate { next, .. } => awaited.contains(&commitment(&at.device, next)),
+                    _ => keys.contains(&at.device),
+                };
+                if !links {
+                    return Vec::new();
+                }
+                // Also those whom a key named before it was known as one.
+                let said = known.into_iter().flat_map(|known| known.said.values()).flatten();
+                let named = said.flat_map(|id| self.whom(id));
+                [identity, (*root).into(), at.device.into()].into_iter().chain(named).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Applies a change that begins with these, and notes whose paths are others after it.
+    fn compare(&mut self, starts: Vec<Subject>, apply: impl FnOnce(&mut Authority)) {
         let reached = self.reach(starts);
         let before = self.standing(&reached);
         apply(self);
@@ -300,13 +356,6 @@ impl Authority {
                 redeems.filter_map(|id| self.edges.get(id)).map(|said| said.by.into()).collect()
             }
         }
-    }
-
-    /// Whom a new root key of an identity can touch: also those whom it named before it was known as one.
-    fn would_link(&self, identity: Subject, keys: [DeviceId; 2]) -> Vec<Subject> {
-        let said = self.identities.get(&identity).into_iter().flat_map(|known| known.said.values()).flatten();
-        let named = said.flat_map(|id| self.whom(id));
-        [identity].into_iter().chain(keys.map(Subject::from)).chain(named).collect()
     }
 
     /// The device that a subject is, and if it is an identity its root keys and devices, in force or not.

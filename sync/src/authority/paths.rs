@@ -130,6 +130,11 @@ impl<'a> Paths<'a> {
             || (*n < self.of.closed_at(chain) && cuts.iter().all(|cut| *n <= self.cut_end(cut, &self.of.log, chain)))
     }
 
+    /// Whether a device gives or takes such a right anywhere, cut or not.
+    pub(super) fn has_say(&mut self, device: &DeviceId, right: Right) -> bool {
+        !self.power(device, Power::over(right)).is_empty()
+    }
+
     fn has_power(&mut self, device: &DeviceId, spot: &Spot, power: Power) -> bool {
         let paths = self.power(device, power);
         paths.iter().any(|path| self.stays(spot, &path.cuts))
@@ -361,17 +366,26 @@ impl<'a> Paths<'a> {
 }
 
 impl Identity {
-    /// Its root keys if nothing were ever cut.
-    pub(super) fn keys_ever(&self) -> Vec<DeviceId> {
-        let Some((root, mut next)) = self.founding else { return Vec::new() };
-        let mut keys = vec![DeviceId(root)];
+    /// The keys that follow from a founding by what is known of the identity, and the commitments that they fulfil or that the
+    /// last of them waits to see fulfilled.
+    pub(super) fn line(known: Option<&Identity>, founding: ([u8; 32], [u8; 32])) -> (Vec<DeviceId>, Vec<[u8; 32]>) {
+        let (root, mut next) = founding;
+        let (mut keys, mut commitments) = (vec![DeviceId(root)], vec![next]);
         while keys.len() < ROOT_KEYS_MAX
-            && let Some((key, after, spots)) = self.rotations.get(&next)
+            && let Some((key, after, spots)) = known.and_then(|known| known.rotations.get(&next))
             && spots.iter().any(|(_, n)| *n == 1)
         {
             keys.push(*key);
             next = *after;
+            commitments.push(next);
         }
+        (keys, commitments)
+    }
+
+    /// Its root keys if nothing were ever cut.
+    pub(super) fn keys_ever(&self) -> Vec<DeviceId> {
+        let Some(founding) = self.founding else { return Vec::new() };
+        let (mut keys, _) = Identity::line(Some(self), founding);
         if !keys.iter().any(|key| self.posts.contains_key(key)) {
             keys.clear();
         }

@@ -150,6 +150,35 @@ fn records_beyond_a_cut_are_refused_and_held_once_their_device_is_let_in_again()
 }
 
 #[test]
+fn who_refused_what_is_cut_and_who_holds_it_have_the_same_fingerprint() {
+    let (mut root, mut writer, mut late) = (Author::new(1), Author::new(2), Author::new(3));
+    let holds = space_of(&root, Writers::Granted);
+    let header = |n| Record::Header { nonce: [n; 16], kind: String::new(), name: String::new() };
+    let mut grants = vec![root.grants(&holds, &writer, Right::Write, vec![])];
+    let named = root.last();
+    grants.push(root.grants(&holds, &late, Right::Write, vec![]));
+    let said: Vec<Segment> = (0..4).map(|n| writer.say(&holds, &header(n), named.clone())).collect();
+    let unlisted = late.say(&holds, &header(9), vec![]);
+    let authority = holds.id().authority();
+    for left in [2, 4, 5] {
+        let (mut holds, mut refuses) = (space_of(&root, Writers::Granted), space_of(&root, Writers::Granted));
+        let mut root = Author { key: root.key.clone(), ids: root.ids.clone() };
+        let stays = BTreeMap::from([(authority, BTreeMap::from([(holds.authority_chain(&said[0].opening), left)]))]);
+        let both = vec![named[0], *root.ids.last().unwrap()];
+        let cut: Vec<Segment> =
+            revocation(both, &stays).iter().map(|record| root.say(&holds, record, vec![])).collect();
+        let all = [&grants[..], &said, std::slice::from_ref(&unlisted), &cut].concat();
+        assert_eq!(deliver(&mut holds, &all).0, all.len());
+        deliver(&mut refuses, &[&grants[..], &cut].concat());
+        for segment in said.iter().chain([&unlisted]) {
+            refuses.admit(segment.clone(), &Limits::default());
+        }
+        assert_ne!(holds.clock(), refuses.clock(), "{left}");
+        assert_eq!((holds.fingerprint, holds.logs), (refuses.fingerprint, refuses.logs), "{left}");
+    }
+}
+
+#[test]
 fn a_newcomer_comes_in_by_redeeming_an_invite_and_nobody_else_does() {
     let (mut root, mut newcomer, mut stranger) = (Author::new(1), Author::new(2), Author::new(3));
     let secret = SigningKey::from_bytes(&[9; 32]);
@@ -201,6 +230,7 @@ proptest! {
         let loaded = Space::load(space.id(), space.row(), kept);
         for which in [&other, &loaded] {
             prop_assert_eq!(space.authority.edges(), which.authority.edges());
+            prop_assert_eq!(space.digest(), which.digest());
         }
     }
 }

@@ -466,6 +466,30 @@ fn those_whose_limits_a_record_changes_are_named_and_nobody_else() {
 }
 
 #[test]
+fn what_somebody_says_who_has_no_say_makes_nobody_look_at_all_whom_an_admin_let_in() {
+    let mut talk = Talk::default();
+    talk.found(0, 0);
+    talk.member(0, 0, root());
+    let made = talk.grant(root(), admin(), Right::Admin);
+    talk.grant(admin(), writer(), Right::Write);
+    let authority = talk.authority(ROOTS[0].identity());
+    let identity = ROOTS[0].identity();
+    let Some(Record::Rotate { root: key, first, .. }) = ROOTS[0].rotation(1, vec![]) else { panic!() };
+    for record in [
+        Record::Grant { subject: admin().into(), right: Right::Write, gateway: false, again: 0 },
+        Record::Revoke { records: vec![made], parts: 0 },
+        Record::Member { identity, device: admin(), name: String::new(), again: 0 },
+        Record::Rotate { root: key, first, next: [0; 32], cuts: vec![] },
+        ROOTS[0].founding(),
+    ] {
+        let at = talk.say_in(1, writer(), record.clone());
+        assert_eq!(authority.touches(&at, &record), [], "{record:?}");
+        let at = talk.say_in(1, key_of(0, 0), record.clone());
+        assert_eq!(authority.touches(&at, &record).is_empty(), matches!(record, Record::Rotate { .. }), "{record:?}");
+    }
+}
+
+#[test]
 fn what_is_said_about_a_document_can_be_asked_for() {
     let mut talk = Talk::default();
     let creator = talk.grant(root(), writer(), Right::Write);
