@@ -342,6 +342,18 @@ fn deliver(case: &Case, rng: &mut ChaCha8Rng) -> (Authority, Vec<(RecordAt, Reco
     }
 }
 
+/// How much of each chain is held and within what others leave of it: what fingerprints compare.
+fn kept(authority: &Authority, held: &[(RecordAt, Record)]) -> BTreeMap<ChainId, u64> {
+    let mut kept: BTreeMap<ChainId, u64> = BTreeMap::new();
+    for (at, _) in held {
+        if at.n <= authority.holds_upto(&at.chain, &at.device) {
+            let most = kept.entry(at.chain).or_default();
+            *most = at.n.max(*most);
+        }
+    }
+    kept
+}
+
 #[test]
 fn peers_that_refuse_what_they_know_to_be_cut_agree_with_those_that_hold_it() {
     let mut refused = 0;
@@ -354,6 +366,7 @@ fn peers_that_refuse_what_they_know_to_be_cut_agree_with_those_that_hold_it() {
         for _ in 0..3 {
             let (other, other_held) = deliver(&case, rng);
             case.compare(&case.answers(&other), &expected, seed, "another order");
+            assert_eq!(kept(&other, &other_held), kept(&first, &held), "COMMONHOLD_SEED={seed}");
             refused += usize::from(other_held.len() != held.len());
         }
     }
