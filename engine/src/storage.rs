@@ -17,13 +17,13 @@ use commonhold_sync::log::{Header, Image, StoredSegment};
 use commonhold_sync::message::Cursor;
 use commonhold_sync::peer::{Load, Loaded, PageRow, StoreOp};
 use commonhold_sync::proof::PROOF_BYTES_MAX;
-use commonhold_sync::space::SpaceRow;
+use commonhold_sync::space::{RightRow, SpaceRow};
 
 use crate::store::{Batch, Store, StoreError, Table};
 pub(crate) use copy::Carried;
 use keys::{ends_with, split, under};
 pub(crate) use rows::SnapshotHead;
-use rows::{BodyRow, DocumentRow, InviteRow, Kind, LogRow, RightRow};
+use rows::{BodyRow, DocumentRow, InviteRow, Kind, LogRow};
 
 /// Entries that stay raw behind a snapshot, so that who was briefly away gets entries and not the snapshot: as many as a
 /// document gathers before its next one is made.
@@ -48,7 +48,7 @@ const INVITES_MAX: usize = 16;
 pub struct Stored {
     /// Spaces, with their records about rights.
     #[allow(clippy::type_complexity, reason = "the shape that the core defines")]
-    pub spaces: Vec<(SpaceId, SpaceRow, Vec<(DeviceId, Vec<u8>)>)>,
+    pub spaces: Vec<(SpaceId, SpaceRow, Vec<RightRow>)>,
     /// How far other stores are held.
     pub cursors: Vec<(SpaceId, DeviceId, Cursor)>,
 }
@@ -215,13 +215,13 @@ impl Storage {
     pub fn start(&self) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();
         let (mut damaged, mut lost, mut unread) = (Vec::new(), Vec::new(), Vec::new());
-        let mut rights: BTreeMap<SpaceId, Vec<(DeviceId, Vec<u8>)>> = BTreeMap::new();
+        let mut rights: BTreeMap<SpaceId, Vec<RightRow>> = BTreeMap::new();
         self.walk(
             Table::Records,
             &[],
             |key, value| {
                 if let (Some((space, _)), Some(row)) = (split(&key), rows::from_slice::<RightRow>(&value)) {
-                    rights.entry(SpaceId(space)).or_default().push((row.device, row.bytes.into()));
+                    rights.entry(SpaceId(space)).or_default().push(row);
                 }
             },
             &mut damaged,
@@ -281,9 +281,8 @@ impl Storage {
                 batch.put(Table::Log, keys::log(&space, seq), LogRow { kind: Kind::Segment, doc, source }.to_bytes());
                 batch.put(Table::Bodies, keys::body(&space, &doc, seq), rows::to_vec(&BodyRow::new(stored, source)));
             }
-            StoreOp::Right { space, id, device, bytes } => {
-                let row = RightRow { device, bytes: bytes.into() };
-                batch.put(Table::Records, [space.0, id.0].concat(), rows::to_vec(&row));
+            StoreOp::Right { space, right } => {
+                batch.put(Table::Records, keys::right(&space, &right.chain, right.n), rows::to_vec(&right));
             }
             StoreOp::Proofs { space, doc, seq, before, source } => {
                 if before > 0 {

@@ -32,7 +32,7 @@ use crate::merkle::Frontier;
 use crate::message::{Cursor, Since};
 use crate::proof::ForkProof;
 use crate::record::{Genesis, Record};
-use crate::space::{Space, SpaceRow};
+use crate::space::{RightRow, Space, SpaceRow};
 use crate::waiting::{Waiter, Waiting};
 
 /// A moment, in milliseconds since the driver's epoch. Never compared between peers.
@@ -303,12 +303,8 @@ pub enum StoreOp {
     Right {
         /// In which space.
         space: SpaceId,
-        /// Its id.
-        id: EntryId,
-        /// Who said it.
-        device: DeviceId,
-        /// Its bytes.
-        bytes: Vec<u8>,
+        /// What, and where in the authority log.
+        right: RightRow,
     },
     /// A snapshot that covers the named chain ends. Raw segments inside it may go, but for the most recent.
     Snapshot {
@@ -670,7 +666,7 @@ pub struct Start {
     /// Bounds.
     pub limits: Limits,
     /// The spaces held, with their rights records.
-    pub spaces: Vec<(SpaceId, SpaceRow, Vec<(DeviceId, Vec<u8>)>)>,
+    pub spaces: Vec<(SpaceId, SpaceRow, Vec<RightRow>)>,
     /// Cursors over other peers' stores.
     pub cursors: Vec<(SpaceId, DeviceId, Cursor)>,
 }

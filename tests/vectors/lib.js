@@ -192,7 +192,29 @@ export function genesis(bytes) {
 export const spaceId = (bytes) => blake3(join(text('commonhold genesis 1'), bytes))
 
 const short = (max) => (value) => string(value) && text(value).length <= max
-const RECORDS = { 1: tuple(u32, bin(16), short(64), short(256)), 2: tuple(u32, bin(32), isUint(3), bool), 3: tuple(u32, bin(32)) }
+const atLeast1 = (shape) => (value) => shape(value) && value !== 0 && value.length !== 0
+const ascending = (items) => items.every((item, at) => at === 0 || hex(items[at - 1]) < hex(item))
+/** chain, number, chain, number … */
+const ends = (max) => (value) =>
+  Array.isArray(value) && value.length % 2 === 0 && value.length <= 2 * max &&
+  value.every((item, at) => (at % 2 === 0 ? bin(16) : atLeast1(u64))(item)) && ascending(value.filter((_, at) => at % 2 === 0))
+const hash = bin(32)
+const RECORDS = {
+  1: tuple(u32, bin(16), short(64), short(256)),
+  2: either(tuple(u32, hash, isUint(3), bool), tuple(u32, hash, isUint(3), bool, atLeast1(u32))),
+  3: tuple(u32, hash),
+  4: tuple(u32, hash, hash),
+  5: tuple(u32, hash, hash, hash, ends(16)),
+  6: tuple(u32, hash, hash, short(64), u32),
+  7: (value) => tuple(u32, atLeast1(list(hash, 16)), isUint(16384))(value) && ascending(value[1]),
+  8: (value) => tuple(u32, atLeast1(list(tuple(hash, ends(4096)))))(value) && ascending(value[1].map(([doc]) => doc)),
+  9: (value) => tuple(u32, hash, bin())(value) && record(value[2])[0] === 1,
+  10: tuple(u32, hash, hash),
+  11: tuple(u32, hash, short(256)),
+  12: tuple(u32, hash),
+  13: tuple(u32, hash, isUint(2), atLeast1(isUint(16))),
+  14: tuple(u32, hash, hash, bin(64)),
+}
 
 export function record(bytes) {
   if (bytes.length > 4096) refuse('too long')
@@ -205,6 +227,11 @@ export function record(bytes) {
 }
 
 export const recordId = (space, device, bytes) => blake3(join(text('commonhold record 1'), space, device, bytes))
+
+/** `founding` as decoded: kind, root key, next. */
+export const identityId = (bytes) => blake3(join(text('commonhold identity 1'), bytes))
+
+export const commitment = (key, next) => blake3(join(text('commonhold next root 1'), key, next))
 
 /** `opening` as decoded: device, salt, foreign actor or null. */
 export function chainId(space, doc, [device, salt, foreign]) {

@@ -56,6 +56,17 @@ for (const r of records.records) {
   })
 }
 
+test('root keys of a seed', () => {
+  const keys = records.root_keys.keys.map(unhex)
+  const founding = records.records.find((r) => r.what === 'identity')
+  equal(hex(c.identityId(unhex(founding.bytes))), records.root_keys.identity, 'id')
+  const nexts = [new Uint8Array(32)]
+  for (const key of keys.slice(1).reverse()) nexts.unshift(c.commitment(key, nexts[0]))
+  const [, root, next] = c.record(unhex(founding.bytes))
+  equal([hex(root), hex(next)], [hex(keys[0]), hex(nexts[0])], 'founding')
+  equal(hex(c.record(unhex(records.records.find((r) => r.what === 'rotation').bytes))[3]), hex(nexts[1]), 'rotation')
+})
+
 for (const { entries, head, frontier } of read('merkle').heads) {
   test(`head over ${entries} entries`, () => {
     const ids = Array.from({ length: entries }, (_, at) => blake3(c.uint(at + 1, 8)))

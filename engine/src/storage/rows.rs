@@ -1,7 +1,7 @@
 //! Values: CBOR maps with integer keys where they are read one at a time, fixed fields where they are read by the thousand.
 
 use commonhold_sync::chain::{Opening, Segment, Tip};
-use commonhold_sync::id::{ChainId, DeviceId, DocId, StoreId};
+use commonhold_sync::id::{ChainId, DocId, StoreId};
 use commonhold_sync::log::{Image, StoredSegment};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
@@ -69,16 +69,6 @@ impl InviteRow {
         };
         Some(InviteRow { key, space, number, peer, text: String::from_utf8(text).ok()? })
     }
-}
-
-/// Table Records.
-#[derive(Debug, Encode, Decode)]
-#[cbor(map)]
-pub(super) struct RightRow {
-    #[n(0)]
-    pub(super) device: DeviceId,
-    #[n(1)]
-    pub(super) bytes: ByteVec,
 }
 
 /// Table Snapshots, without the bytes.

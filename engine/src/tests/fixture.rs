@@ -59,7 +59,7 @@ fn device(secret: [u8; 32]) -> DeviceId {
 
 fn genesis() -> Genesis {
     let root = device(FOUNDER);
-    Genesis { root, privacy: Privacy::Public, writers: Writers::Granted, rules: 1, nonce: [7; 16] }
+    Genesis { root: root.into(), privacy: Privacy::Public, writers: Writers::Granted, rules: 1, nonce: [7; 16] }
 }
 
 /// A peer whose every wish is granted at once.
@@ -188,7 +188,7 @@ fn write(path: &Path) {
     let header =
         |n: u8, kind: &str, name: &str| Record::Header { nonce: [n; 16], kind: kind.into(), name: name.into() };
     founder.say(Local::Records(vec![
-        Record::Grant { device: device(GUEST), right: Right::Write, gateway: false },
+        Record::Grant { subject: device(GUEST).into(), right: Right::Write, gateway: false, again: 0 },
         header(1, "list", "Shopping"),
         header(2, "text", "Typed"),
         header(3, "", "Imported"),

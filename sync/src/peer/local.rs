@@ -58,9 +58,21 @@ impl Peer {
         let right = held.right_of(&self.device);
         for record in records {
             match record {
-                Record::Grant { .. } if !held.may_give(&self.device, record) => {
+                Record::Grant { right, .. } | Record::Invite { right, .. }
+                    if !held.authority().may_give(&self.device, *right) =>
+                {
                     return Err(LocalError::NotAllowed("grant that"));
                 }
+                Record::Revoke { records, .. } if !held.authority().may_revoke(&self.device, records) => {
+                    return Err(LocalError::NotAllowed("take that back"));
+                }
+                // Whether these are for this device to say, admission tells: some bring the right with them.
+                Record::Identity { .. }
+                | Record::Rotate { .. }
+                | Record::Member { .. }
+                | Record::Redeem { .. }
+                | Record::Revoke { .. }
+                | Record::Cuts { .. } => {}
                 Record::Tombstone { doc } => {
                     let Some(log) = self.log(space, *doc) else { return Err(LocalError::UnknownDocument) };
                     let creator = log.header().creator;

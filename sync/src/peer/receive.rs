@@ -8,6 +8,7 @@ use super::{
     After, Checking, ConnId, Deepening, Event, Held, Load, Now, OpId, Output, Peer, Purpose, Slot, SnapshotContent,
     SnapshotFault, StoreOp, frontier_of,
 };
+use crate::authority::RecordAt;
 use crate::chain::{Opening, Segment, Tip};
 use crate::clock::Clock;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
@@ -17,8 +18,8 @@ use crate::message::{
     Data, DocRef, Have, LIST_MAX, Message, Notice, OpeningRef, RUN_BYTES, Since, SnapshotPart, Want, WireSegment, runs,
 };
 use crate::proof::ForkProof;
-use crate::record::Record;
-use crate::space::RecordAdmission;
+use crate::record::{Record, Right};
+use crate::space::{RecordAdmission, RightRow, Space};
 use crate::violation::Violation;
 use crate::waiting::{Blocker, Waiter};
 
@@ -286,6 +287,11 @@ impl Peer {
             RecordAdmission::WaitsForRight => {
                 self.wait(space, segment, from, Blocker::Right);
                 Ok(Outcome::Pending)
+            }
+            // As if it were held: it would not be shown, and to ask for it again would be no use.
+            RecordAdmission::Cut => {
+                self.not_held(from, space, segment.doc, "authority-cut");
+                Ok(Outcome::Held)
             }
             RecordAdmission::NotHeld(why) => {
                 self.not_held(from, space, segment.doc, why);
@@ -582,12 +588,17 @@ impl Peer {
     ) {
         let device = admitted.segment.opening.device;
         let bodies = admitted.segment.entries.clone();
+        let (chain, first) = (admitted.chain, admitted.segment.first);
         self.dirty_spaces.insert(space);
         self.unblock(space, space.authority(), Blocker::Prefix(admitted.chain));
         self.store_segment(space, admitted, from);
         let mut rights = false;
-        for ((id, record), bytes) in records.into_iter().zip(bodies) {
+        for ((n, (id, record)), bytes) in (first..).zip(records).zip(bodies) {
+            let at = RecordAt { device, chain, n, id };
+            let counts = |held: &Space| held.authority().counts(&at, Right::Write);
             match record {
+                // Kept, and without effect.
+                Record::Header { .. } | Record::Tombstone { .. } if !self.spaces.get(&space).is_some_and(counts) => {}
                 Record::Header { kind, name, .. } => {
                     let (doc, header) = (DocId(id.0), Header { creator: device, kind, name });
                     if device == self.device
@@ -611,13 +622,14 @@ impl Peer {
                     self.unblock(space, space.authority(), Blocker::Entry(id));
                 }
                 Record::Tombstone { doc } => self.bury(space, doc, device),
-                Record::Grant { .. } => {
-                    self.batch.push(StoreOp::Right { space, id, device, bytes });
-                    rights = true;
-                }
                 Record::Unknown { kind } => {
                     let text = format!("a record of kind {kind}, which this version keeps and does not know");
                     self.notice(None, Some(space), None, "record.unknown", &text);
+                }
+                _ => {
+                    let right = RightRow { device, chain, n, bytes: bytes.into() };
+                    self.batch.push(StoreOp::Right { space, right });
+                    rights = true;
                 }
             }
         }

@@ -15,7 +15,7 @@ use crate::record::{Privacy, Right, Writers};
 #[derive(Default, Clone)]
 struct ModelStore {
     spaces: BTreeMap<SpaceId, SpaceRow>,
-    rights: Vec<(SpaceId, DeviceId, Vec<u8>)>,
+    rights: Vec<(SpaceId, RightRow)>,
     documents: BTreeMap<(SpaceId, DocId), (Option<[u8; 32]>, Image)>,
     log: BTreeMap<(SpaceId, u64), (Option<StoreId>, StoredSegment)>,
     proofs: BTreeMap<(SpaceId, u64), (Option<StoreId>, DocId)>,
@@ -34,7 +34,7 @@ impl ModelStore {
                 self.proofs.remove(&(space, before));
                 self.proofs.insert((space, seq), (source, doc));
             }
-            StoreOp::Right { space, device, bytes, .. } => self.rights.push((space, device, bytes)),
+            StoreOp::Right { space, right } => self.rights.push((space, right)),
             StoreOp::Drop { space, doc } => self.log.retain(|(s, _), (_, x)| *s != space || x.segment.doc != doc),
             StoreOp::Cursor { space, peer, cursor } => drop(self.cursors.insert((space, peer), cursor)),
             StoreOp::Snapshot { .. } => unimplemented!("snapshots need the engine"),
@@ -111,7 +111,7 @@ fn key(n: u8) -> SigningKey {
 
 fn start(n: u8, run: u8, store: &ModelStore) -> Start {
     let spaces = store.spaces.iter().map(|(id, row)| {
-        let rights = store.rights.iter().filter(|(s, _, _)| s == id).map(|(_, d, b)| (*d, b.clone()));
+        let rights = store.rights.iter().filter(|(s, _)| s == id).map(|(_, right)| right.clone());
         (*id, row.clone(), rights.collect())
     });
     Start {
@@ -218,7 +218,7 @@ impl World {
 
     fn space(&mut self, host: usize, writers: Writers) -> (SpaceId, Genesis) {
         let root = self.hosts[host].peer.device();
-        let genesis = Genesis { root, privacy: Privacy::Public, writers, rules: 1, nonce: [9; 16] };
+        let genesis = Genesis { root: root.into(), privacy: Privacy::Public, writers, rules: 1, nonce: [9; 16] };
         let space = genesis.space();
         self.input(host, Input::Join { space, genesis: Some(genesis.clone()), filter: None });
         (space, genesis)
@@ -430,7 +430,11 @@ fn entries_of_a_device_without_a_grant_wait_until_it_comes() {
     world.edit(1, space, doc, "a", 1);
     assert_eq!(world.events(1, |e| matches!(e, Event::Failed { .. })), 1);
     let device = world.hosts[1].peer.device();
-    world.say(0, space, Local::Records(vec![Record::Grant { device, right: Right::Write, gateway: false }]));
+    world.say(
+        0,
+        space,
+        Local::Records(vec![Record::Grant { subject: device.into(), right: Right::Write, gateway: false, again: 0 }]),
+    );
     world.settle();
     world.edit(1, space, doc, "a", 1);
     world.settle();

@@ -1,7 +1,10 @@
 //! What is hashed and signed.
 
+use std::collections::BTreeMap;
+
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{ActorId, Automerge, ROOT};
+use commonhold_sync::authority::{ROOT_KEYS_MAX, RootKeys, invite, redeem, revocation};
 use commonhold_sync::chain::{Kind, Opening, Tip, tip_bytes};
 use commonhold_sync::change;
 use commonhold_sync::clock::{Clock, Ends, Fingerprint};
@@ -11,7 +14,7 @@ use commonhold_sync::merkle::{Frontier, Head};
 use commonhold_sync::message::{DocRef, OpeningRef, WireSegment};
 use commonhold_sync::proof::{ForkProof, Side, Tail};
 use commonhold_sync::reconcile::{BATCH_SYMBOLS_MAX, Encoder, decode_symbols, element, encode_symbols};
-use commonhold_sync::record::{Genesis, Privacy, Record, Right, Writers};
+use commonhold_sync::record::{Genesis, Privacy, Record, Right, Subject, Writers};
 use serde_json::{Value, json};
 
 use super::{check, device, doc, genesis, header, hex, key, opening, session, space};
@@ -21,7 +24,7 @@ fn records_match_the_vectors() {
     let geneses = [
         genesis(),
         Genesis {
-            root: DeviceId([5; 32]),
+            root: Subject([5; 32]),
             privacy: Privacy::Private,
             writers: Writers::Anyone,
             rules: 7,
@@ -34,11 +37,32 @@ fn records_match_the_vectors() {
             "nonce": hex(g.nonce), "bytes": hex(g.to_bytes()), "space": hex(g.space().0),
         })
     };
+    let roots = RootKeys::of_seed(&[0x5e; 32]);
+    let stays = BTreeMap::from([
+        (space().authority(), BTreeMap::from([(ChainId([1; 16]), 3)])),
+        (doc(), BTreeMap::from([(ChainId([2; 16]), 1), (ChainId([3; 16]), 1 << 40)])),
+    ]);
+    let parts = revocation(vec![EntryId([2; 32]), EntryId([1; 32])], &stays);
     let records = [
         ("header", header()),
         ("header without kind and name", Record::Header { nonce: [7; 16], kind: String::new(), name: String::new() }),
-        ("grant", Record::Grant { device: DeviceId([8; 32]), right: Right::Write, gateway: true }),
+        ("grant", Record::Grant { subject: Subject([8; 32]), right: Right::Write, gateway: true, again: 0 }),
+        ("grant, again", Record::Grant { subject: Subject([8; 32]), right: Right::Write, gateway: true, again: 1 }),
         ("tombstone", Record::Tombstone { doc: doc() }),
+        ("identity", roots.founding()),
+        ("rotation", roots.rotation(1, vec![(ChainId([1; 16]), 7), (ChainId([2; 16]), 70_000)]).unwrap()),
+        (
+            "member",
+            Record::Member { identity: roots.identity(), device: DeviceId([8; 32]), name: "phone".into(), again: 0 },
+        ),
+        ("cuts", parts[0].clone()),
+        ("revocation", parts[1].clone()),
+        ("adoption", Record::Adopt { device: device(), header: header().to_bytes() }),
+        ("successor", Record::Successor { doc: DocId([1; 32]), old: doc() }),
+        ("request to erase", Record::Erase { doc: doc(), note: "asked by its subject".into() }),
+        ("erased", Record::Erased { request: EntryId([3; 32]) }),
+        ("invite", invite(&key(), Right::Write, 1)),
+        ("redemption", redeem(&key(), &space(), &EntryId([4; 32]), &device())),
     ];
     let record_of = |(what, record): &(&str, Record)| {
         let bytes = record.to_bytes();
@@ -50,6 +74,10 @@ fn records_match_the_vectors() {
         "space": hex(space().0),
         "device": hex(device().0),
         "records": records.iter().map(record_of).collect::<Vec<_>>(),
+        "root_keys": {
+            "seed": hex([0x5e; 32]), "identity": hex(roots.identity().0),
+            "keys": (0..ROOT_KEYS_MAX).map(|i| hex(roots.key(i).unwrap().verifying_key())).collect::<Vec<_>>(),
+        },
     });
     check("records", &vectors);
 }

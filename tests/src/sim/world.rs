@@ -199,7 +199,8 @@ impl World {
         let hosts: Vec<Host> = (0..plan.peers).map(|i| Host::new(i, &plan, options.canary)).collect();
         let space = |(i, (writers, root)): (usize, &(_, usize))| {
             let (root_device, nonce) = (hosts[*root].device(), [i as u8; 16]);
-            let genesis = Genesis { root: root_device, privacy: Privacy::Public, writers: *writers, rules: 1, nonce };
+            let genesis =
+                Genesis { root: root_device.into(), privacy: Privacy::Public, writers: *writers, rules: 1, nonce };
             (genesis.space(), genesis, *root)
         };
         let spaces = plan.spaces.iter().enumerate().map(space).collect();

@@ -300,9 +300,10 @@ fn a_gateways_claim_to_an_actor_that_is_held_as_a_devices_own_is_not_held() {
     let mut stage = Stage::new();
     let (space, doc) = (stage.world.space, stage.doc);
     let gateway = commonhold_sync::record::Record::Grant {
-        device: device(&key(LIAR)),
+        subject: device(&key(LIAR)).into(),
         right: commonhold_sync::record::Right::Write,
         gateway: true,
+        again: 0,
     };
     stage.world.say(0, commonhold_sync::peer::Local::Records(vec![gateway]));
     let actor = stage.honest.opening.actor(&space, &doc);

@@ -23,14 +23,14 @@ use commonhold_sync::peer::{
 };
 use commonhold_sync::record::{Genesis, Privacy, Record, Right, Writers};
 use commonhold_sync::secure::Channel;
-use commonhold_sync::space::SpaceRow;
+use commonhold_sync::space::{RightRow, SpaceRow};
 use ed25519_dalek::SigningKey;
 
 /// The least that satisfies [`StoreOp`] and [`Load`]: maps.
 #[derive(Default, Clone)]
 pub struct ModelStore {
     spaces: BTreeMap<SpaceId, SpaceRow>,
-    rights: Vec<(SpaceId, DeviceId, Vec<u8>)>,
+    rights: Vec<(SpaceId, RightRow)>,
     documents: BTreeMap<(SpaceId, DocId), (Option<[u8; 32]>, Image)>,
     log: BTreeMap<(SpaceId, u64), (Option<StoreId>, Row)>,
     snapshots: BTreeMap<(SpaceId, DocId), Vec<u8>>,
@@ -58,7 +58,7 @@ impl ModelStore {
                 self.log.remove(&(space, before));
                 self.log.insert((space, seq), (source, Row::Proofs(doc)));
             }
-            StoreOp::Right { space, device, bytes, .. } => self.rights.push((space, device, bytes)),
+            StoreOp::Right { space, right } => self.rights.push((space, right)),
             StoreOp::Drop { space, doc } => {
                 let keep = |row: &Row| !matches!(row, Row::Segment(s) if s.segment.doc == doc);
                 self.log.retain(|(s, _), (_, row)| *s != space || keep(row));
@@ -225,7 +225,7 @@ impl World {
             engine_is_slow: false,
         };
         let root = device(&key(1));
-        let genesis = Genesis { root, privacy: Privacy::Public, writers, rules: 1, nonce: [9; 16] };
+        let genesis = Genesis { root: root.into(), privacy: Privacy::Public, writers, rules: 1, nonce: [9; 16] };
         let mut world = World {
             now: 0,
             hosts: (1..=count).map(host).collect(),
@@ -829,5 +829,8 @@ impl Stage {
 
 /// A device's right to write.
 pub fn grant(world: &mut World, device: DeviceId) {
-    world.say(0, Local::Records(vec![Record::Grant { device, right: Right::Write, gateway: false }]));
+    world.say(
+        0,
+        Local::Records(vec![Record::Grant { subject: device.into(), right: Right::Write, gateway: false, again: 0 }]),
+    );
 }
