@@ -346,15 +346,7 @@ impl Check<'_> {
         if ends_after == begin {
             return true;
         }
-        let graph = self.graph;
-        // As the names in a view compare, whatever else that view shows.
-        let newer = |a: OpRef, b: OpRef| {
-            let by_chain = || graph.name(a.line).cmp(graph.name(b.line));
-            a.counter.cmp(&b.counter).then_with(by_chain).then_with(|| match a.line == b.line {
-                true => Ordering::Equal,
-                false => graph.branch_order(a, b),
-            })
-        };
+        let newer = |a: OpRef, b: OpRef| self.graph.op_order(a, b);
         self.index.order(begins_after, ends_after, newer, &mut self.steps) == Some(Ordering::Less)
     }
 

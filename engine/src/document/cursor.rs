@@ -1,5 +1,6 @@
 //! Cursors: places in lists and texts that stay where they are while others edit around them.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,11 +10,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::edit::{Command, EditError, not_found, refusal};
 use super::ids::OpName;
-use super::op_index::{OpRef, Role};
+use super::op_index::{OpIndex, OpRef, Role};
 use super::read;
 use super::value::{ObjId, Prop};
-use super::view::{Doc, View, with_doc};
+use super::view::{View, with_doc};
 use crate::contain::contain;
+
+/// Runs of elements walked to find one position. Far more than any document has; a bound all the same.
+const ORDER_STEPS: usize = 1 << 24;
 
 /// A place in a list or text: at an element, or behind the last. It has a text form, means the same to every peer that holds the
 /// entry that made the element, and stays good whatever happens to the names inside a view.
@@ -104,30 +108,58 @@ impl View {
     pub fn position(&self, cursor: &Cursor) -> Option<usize> {
         let ids = self.ids();
         let obj = ids.object(&cursor.obj)?;
-        let Some(element) = &cursor.element else {
-            return with_doc!(self, doc => doc.object_type(&obj).ok()?.is_sequence().then(|| doc.length(&obj)));
+        let len = with_doc!(self, doc => doc.object_type(&obj).ok()?.is_sequence().then(|| doc.length(&obj)))?;
+        let Some(element) = &cursor.element else { return Some(len) };
+        match (ids.op(element), &self.index) {
+            (Some(op), Some(index)) => self.search(index, &obj, len, op),
+            // Being edited, or in a view that was loaded and not checked yet.
+            _ => {
+                let inner = am::Cursor::try_from(format!("{}@{}", element.counter, ids.actor(element)?)).ok()?;
+                // The library panics where the element is not in that object.
+                contain(|| with_doc!(self, doc => doc.get_cursor_position(&obj, &inner, None).ok())).ok().flatten()
+            }
+        }
+    }
+
+    /// The first index of a list or text that is not before an element. The library's own cursors are no help: where elements
+    /// conflict or are deleted at the end, its two ways to find them differ, on which a build with debug assertions panics.
+    fn search(&self, index: &OpIndex, obj: &am::ObjId, len: usize, element: OpRef) -> Option<usize> {
+        let ids = self.ids();
+        let list = |op: OpRef| index.get(op).map(|(obj, role)| (index.object_id(obj), role));
+        let named = match obj {
+            am::ObjId::Root => None,
+            am::ObjId::Id(counter, actor, _) => ids.op(&ids.name(*counter, actor)),
         };
-        // The library panics where the element is not in that object.
-        if let (Some(op), Some(index)) = (ids.op(element), &self.index) {
-            let (holder, role) = index.get(op)?;
-            let list = index.object_id(holder);
-            let fits = matches!(role, Role::Element { .. }) && list == ids.op(&cursor.obj.0);
-            if !fits {
-                return None;
+        match list(element)? {
+            (holder, Role::Element { .. }) if holder == named => {}
+            _ => return None,
+        }
+        let at = |index_: usize| {
+            let (_, id) = with_doc!(self, doc => doc.get(obj, index_).ok().flatten())?;
+            let am::ObjId::Id(counter, actor, _) = id else { return None };
+            let op = ids.op(&ids.name(counter, &actor))?;
+            match list(op)?.1 {
+                Role::Update(element) => Some(element),
+                _ => Some(op),
+            }
+        };
+        let (mut from, mut to, mut steps) = (0, len, ORDER_STEPS);
+        while from < to {
+            let middle = from + (to - from) / 2;
+            // What is being edited is in no index yet.
+            let known = (middle..to).find_map(|index| at(index).map(|element| (index, element)));
+            let order = match known {
+                Some((_, other)) => index.order(other, element, |a, b| self.graph.op_order(a, b), &mut steps)?,
+                None => Ordering::Greater,
+            };
+            match (order, known) {
+                (Ordering::Less, Some((index, _))) => from = index + 1,
+                // An element may be wider than one code point.
+                (Ordering::Equal, Some((index, _))) if index > middle || middle == from => return Some(index),
+                _ => to = middle,
             }
         }
-        let actor = ids.actor(element)?;
-        let inner = am::Cursor::try_from(format!("{}@{actor}", element.counter)).ok()?;
-        let found = contain(|| with_doc!(self, doc => doc.get_cursor_position(&obj, &inner, None).ok()));
-        match (found, &self.doc) {
-            (Ok(found), _) => found,
-            // With debug assertions the library compares two ways to find it, which differ where elements conflict.
-            (Err(_), Doc::Idle(doc)) => {
-                let heads = doc.get_heads();
-                contain(|| doc.get_cursor_position(&obj, &inner, Some(&heads)).ok()).ok().flatten()
-            }
-            (Err(_), Doc::Open(_)) => None,
-        }
+        Some(from)
     }
 
     /// The operation that inserted the element on which a cursor of the library stands: that one may name its present value.

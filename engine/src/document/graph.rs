@@ -380,8 +380,15 @@ impl Graph {
         entries[..after].last().copied().filter(|node| self.node(*node).max_op >= counter)
     }
 
+    /// How two operations compare in every view that shows both: by counter, then by the names of their lines there.
+    pub(super) fn op_order(&self, a: OpRef, b: OpRef) -> Ordering {
+        let by_chain = || self.name(a.line).cmp(self.name(b.line));
+        let by_branch = || if a.line == b.line { Ordering::Equal } else { self.branch_order(a, b) };
+        a.counter.cmp(&b.counter).then_with(by_chain).then_with(by_branch)
+    }
+
     /// Which of two branches of one chain comes first by name: by the ids of the entries where their paths part.
-    pub(super) fn branch_order(&self, a: OpRef, b: OpRef) -> Ordering {
+    fn branch_order(&self, a: OpRef, b: OpRef) -> Ordering {
         let path = |op: OpRef| {
             // Each line on the way up, and the last entry of it on the path.
             let mut path = vec![(op.line, self.holder(op.line, op.counter).map_or(0, |node| self.node(node).seq))];
