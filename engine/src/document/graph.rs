@@ -215,6 +215,15 @@ impl Graph {
         (line.parent, line.shared)
     }
 
+    /// The line with number 1 of the chain on the path of a line.
+    pub(super) fn root_of(&self, line: LineIdx) -> LineIdx {
+        let mut at = line;
+        while let (Some(parent), _) = self.parent(at) {
+            at = parent;
+        }
+        at
+    }
+
     /// Entries of a line, in order.
     pub(super) fn entries(&self, line: LineIdx) -> &[NodeId] {
         &self.lines[line as usize].entries

@@ -1,5 +1,7 @@
 //! Reading a document: values, JSON, history, other versions, raw entries.
 
+use std::collections::HashMap;
+
 use automerge as am;
 use automerge::ReadDoc;
 use commonhold_sync::id::EntryId;
@@ -7,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use super::edit::{EditError, not_found, refusal};
-use super::graph::NodeId;
+use super::graph::{LineIdx, NodeId};
 use super::ids::Ids;
 use super::patch::MarkSpan;
 use super::value::{ObjId, ObjKind, Prop, Value, hydrated_json};
@@ -176,9 +178,19 @@ impl View {
             _ => Vec::new(),
         };
         let (graph, renaming) = (&self.graph, &self.renaming);
-        changes.into_iter().filter_map(|change| {
+        // The library knows the author of the actor that number 1 went under.
+        let mut authors: HashMap<LineIdx, Vec<u8>> = HashMap::new();
+        changes.into_iter().filter_map(move |change| {
             let at = renaming.node(graph, &change.hash)?;
             let node = graph.node(at);
+            let mut author = change.author.map(|author| author.as_bytes().to_vec());
+            if !renaming.naming().is_empty() {
+                let first = graph.root_of(node.line);
+                match &author {
+                    Some(author) => _ = authors.entry(first).or_insert_with(|| author.clone()),
+                    None => author = authors.get(&first).cloned(),
+                }
+            }
             Some(ChangeInfo {
                 id: graph.id(at),
                 actor: graph.name(node.line).to_vec(),
@@ -188,7 +200,7 @@ impl View {
                 deps: change.deps.iter().map(|dep| renaming.id(graph, dep)).collect(),
                 time: change.timestamp,
                 message: change.message.filter(|message| !message.is_empty()).map(|message| message.into_owned()),
-                author: change.author.map(|author| author.as_bytes().to_vec()),
+                author,
             })
         })
     }

@@ -136,10 +136,7 @@ impl World {
                 continue;
             }
             self.peers[at].holds.insert(position);
-            let Entry { .. } = {
-                self.pool.push(Entry { id: entry.id, bytes: entry.bytes, chain: entry.actor, seq: entry.seq, past });
-                &self.pool[position]
-            };
+            self.pool.push(Entry { id: entry.id, bytes: entry.bytes, chain: entry.actor, seq: entry.seq, past });
         }
     }
 
@@ -181,7 +178,10 @@ impl World {
 
     fn exchange(&mut self, at: usize) {
         let from = self.dice.below(self.pool.len());
-        let past = self.pool[from].past.clone();
+        let mut past = self.pool[from].past.clone();
+        if self.dice.one_in(3) {
+            past = (0..self.pool.len()).collect();
+        }
         let peer = &self.peers[at];
         if peer.lies && self.forks(&peer.holds.union(&past).copied().collect(), peer.chain) {
             return;
@@ -237,8 +237,8 @@ impl World {
         let honest = self.peers.iter().filter(|peer| !peer.lies).count();
         let at = self.dice.below(honest);
         match self.dice.below(40) {
-            0 => self.fork(),
-            1..=8 => self.exchange(at),
+            0..=1 => self.fork(),
+            2..=9 => self.exchange(at),
             _ => {
                 self.edit(at);
                 if self.dice.one_in(2) {
@@ -307,7 +307,12 @@ impl Peer {
         for (handle, uid) in &self.handles {
             let inner = ids.object(handle).expect("the object is held");
             let found = view::with_doc!(self.view, doc => am::ReadDoc::get_all(doc, &inner, "uid").unwrap());
-            assert!(found.iter().any(|(value, _)| value.to_i64() == Some(*uid)), "{handle:?} is another object");
+            assert!(
+                found
+                    .iter()
+                    .any(|(value, _)| matches!(value, am::Value::Scalar(n) if **n == am::ScalarValue::Int(*uid))),
+                "{handle:?} is another object"
+            );
         }
         let list = self.view.json_at(&path(&["u"])).unwrap_or_default();
         let list: Vec<i64> = list.as_array().into_iter().flatten().filter_map(Json::as_i64).collect();
@@ -333,7 +338,7 @@ fn random_edit(edit: &mut Edit<'_>, dice: &mut Dice, uid: i64) -> Result<Option<
         let len = edit.len(&list);
         match len > 0 && dice.one_in(3) {
             true => edit.delete(&list, dice.below(len))?,
-            false => edit.insert(&list, dice.below(len + 1), uid * 100 + dice.below(100) as i64)?,
+            false => edit.insert(&list, dice.below(len + 1), uid * 10_000_000 + dice.below(10_000_000) as i64)?,
         }
         return Ok(None);
     }
