@@ -262,7 +262,10 @@ impl Check<'_> {
         match op.action {
             // Nothing may name these two later: a deletion leaves no trace but on what it deletes, and what an increment
             // changes is the counter.
-            legacy::OpType::Delete => self.index.note_deletion(role),
+            legacy::OpType::Delete => {
+                let key = if let legacy::Key::Map(key) = &op.key { Some(key.as_str()) } else { None };
+                self.index.note_deletion(obj, role, key);
+            }
             legacy::OpType::Increment(_) => self.index.note_increment(),
             _ => self.index.push(id, obj, role),
         }

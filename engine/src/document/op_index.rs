@@ -69,11 +69,22 @@ pub(super) struct OpIndex {
     batch: Option<Suspects>,
 }
 
+/// Whether the patches of a batch are to be doubted.
+#[derive(Debug, Default)]
+pub(super) struct Doubt {
+    /// They are.
+    pub(super) certain: bool,
+    /// They are if something stands under one of these keys, from each of which something was deleted. By the operation that
+    /// made the map; none for the root.
+    pub(super) keys: Vec<(Option<OpRef>, Box<str>)>,
+}
+
 /// See `patch::doubtful`.
 #[derive(Debug, Default)]
 struct Suspects {
     increment: bool,
     deleted: Vec<OpRef>,
+    keys: Vec<(ObjIdx, Box<str>)>,
 }
 
 impl Default for OpIndex {
@@ -174,10 +185,13 @@ impl OpIndex {
         self.batch = Some(Suspects::default());
     }
 
-    /// Notes a deletion, which is not kept.
-    pub(super) fn note_deletion(&mut self, role: Role) {
-        if let (Some(batch), Role::Update(element)) = (&mut self.batch, role) {
-            batch.deleted.push(element);
+    /// Notes a deletion in an object, which is not kept. `key` is the key where the object is a map.
+    pub(super) fn note_deletion(&mut self, obj: ObjIdx, role: Role, key: Option<&str>) {
+        let Some(batch) = &mut self.batch else { return };
+        match (role, key) {
+            (Role::Update(element), _) => batch.deleted.push(element),
+            (_, Some(key)) => batch.keys.push((obj, key.into())),
+            _ => {}
         }
     }
 
@@ -189,9 +203,10 @@ impl OpIndex {
     }
 
     /// Whether Automerge's patches of the batch that ends here cannot be trusted (see `patch::doubtful`).
-    pub(super) fn end_batch(&mut self) -> bool {
+    pub(super) fn end_batch(&mut self) -> Doubt {
         let batch = self.batch.take().unwrap_or_default();
-        batch.increment || batch.deleted.iter().any(|element| self.updated.contains(element))
+        let certain = batch.increment || batch.deleted.iter().any(|element| self.updated.contains(element));
+        Doubt { certain, keys: batch.keys.into_iter().map(|(obj, key)| (self.object_id(obj), key)).collect() }
     }
 
     /// Where the index stands now, for operations of one line to come.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use automerge as am;
+use automerge::ReadDoc;
 use automerge::transaction::OwnedTransaction;
 use commonhold_sync::change;
 use commonhold_sync::id::EntryId;
@@ -13,7 +14,7 @@ use super::compare::{compare, compare_documents};
 use super::edit::Command;
 use super::graph::{ChainIdx, Graph, NodeId};
 use super::local::{ChainAuthor, LocalEntry};
-use super::op_index::OpIndex;
+use super::op_index::{Doubt, OpIndex, OpRef};
 use super::patch::{self, Patch};
 use super::renaming::Renaming;
 use crate::contain::contain;
@@ -198,7 +199,7 @@ impl View {
 
     /// What the view costs.
     pub fn cost(&self) -> Cost {
-        let stats = with_doc!(self, doc => am::ReadDoc::stats(doc));
+        let stats = with_doc!(self, doc => ReadDoc::stats(doc));
         let (changes, ops) = (self.graph.len(), stats.num_ops as usize);
         let own = self.graph.bytes_estimate()
             + self.renaming.bytes_estimate()
@@ -223,7 +224,7 @@ impl View {
         let known = self.graph.len() as NodeId;
         self.index.get_or_insert_default().begin_batch();
         let good = self.admit_batch(entries, &mut out);
-        let doubtful = self.index.as_mut().is_some_and(OpIndex::end_batch);
+        let doubt = self.index.as_mut().map(OpIndex::end_batch).unwrap_or_default();
         if good.is_empty() {
             return out;
         }
@@ -237,12 +238,12 @@ impl View {
             }
         }
         let shown = match forked {
-            None => self.show(good, &before, doubtful),
+            None => self.show(good, &before, doubt),
             // An entry that is shown gets another name.
             Some(first) if first < known => self.reveal(good),
             Some(_) => {
                 self.renaming.extend(&self.graph);
-                self.show(good, &before, doubtful)
+                self.show(good, &before, doubt)
             }
         };
         match shown {
@@ -311,7 +312,7 @@ impl View {
         &mut self,
         entries: Vec<(NodeId, am::Change)>,
         before: &[am::ChangeHash],
-        doubtful: bool,
+        doubt: Doubt,
     ) -> Result<Vec<Patch>, Broken> {
         let trap = self.traps(&entries);
         let watching = self.watching;
@@ -328,7 +329,13 @@ impl View {
                 return Ok(Vec::new());
             }
             let patches = doc.make_patches(&mut log);
-            if doubtful || patches.iter().any(patch::doubtful) {
+            let stands = |(map, key): &(Option<OpRef>, Box<str>)| {
+                let map = map.map_or(am::ROOT, |op| {
+                    am::ObjId::Id(u64::from(op.counter), renaming.naming().actor(graph, op), usize::MAX)
+                });
+                doc.get(map, &**key).is_ok_and(|found| found.is_some())
+            };
+            if doubt.certain || doubt.keys.iter().any(stands) || patches.iter().any(patch::doubtful) {
                 return Ok(compare(doc, before, patches));
             }
             Ok(patches.into_iter().map(Patch::from_am).collect())
@@ -501,7 +508,7 @@ impl View {
                 assert!(!changes.iter().any(|(node, _)| Some(*node) == trap), "injected");
                 trial.apply_changes(changes.iter().map(|(_, change)| change.clone())).map_err(|_| Broken)?;
                 let hashes: Vec<am::ChangeHash> = changes.iter().map(|(_, change)| change.hash()).collect();
-                if am::ReadDoc::get_missing_deps(&trial, &hashes).is_empty() { Ok(()) } else { Err(Broken) }
+                if ReadDoc::get_missing_deps(&trial, &hashes).is_empty() { Ok(()) } else { Err(Broken) }
             })
             .map(|()| trial)
         };

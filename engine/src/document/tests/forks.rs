@@ -3,6 +3,7 @@
 mod world;
 
 use super::*;
+use proptest::prelude::*;
 use serde_json::json;
 use world::{World, cases, told};
 
@@ -415,6 +416,82 @@ fn of_branches_that_begin_alike_the_one_with_the_greater_id_is_refused() {
         }
     }
     admit::TWIN_BYTES.set(16);
+}
+
+proptest! {
+    /// Whatever is said of branches, all judge it alike, and what passes lives.
+    #[test]
+    fn lies_about_branches_are_judged_alike_by_all(
+        told_in in prop::collection::vec((0usize..3, prop::collection::vec(liars::lie(), 1..4)), 1..3), seed in any::<u64>()
+    ) {
+        let forked = Forked::new();
+        let mut changes = vec![
+            forked.upon_both(|edit| {
+                let (text, list) = (edit.resolve(&path(&["t"]))?, edit.resolve(&path(&["l"]))?);
+                edit.splice_text(&text, 1, 5, "both")?;
+                edit.mark(&text, 0, 9, Expand::Both, "m", true)?;
+                (0..4).try_for_each(|at| edit.put(&list, at, 9))
+            }),
+            change(&forked.on_left.1).decode(),
+            change(&forked.right.1).decode(),
+        ];
+        let name = |n: u8| match n {
+            2 => locator(&forked.left),
+            3 => locator(&forked.right),
+            4 => am::ActorId::from([2; 16]),
+            _ => am::ActorId::from([1; 16]),
+        };
+        for (n, lies) in &told_in {
+            lies.iter().for_each(|lie| liars::tell(&mut changes[*n], lie, &name));
+        }
+        let mut all = forked.all();
+        all.extend(changes.into_iter().map(wire));
+        let mut dice = world::Dice(seed);
+        let mut verdict = None;
+        for _ in 0..3 {
+            dice.shuffle(&mut all);
+            let mut view = View::new();
+            view.watch(true);
+            let mut shown = json!({});
+            let mut invalid = std::collections::BTreeSet::new();
+            for at in 0..2 * all.len() {
+                // Twice, because what came too early is not kept.
+                let some = &all[at % all.len()..(at % all.len() + 1 + dice.below(3)).min(all.len())];
+                let out = give(&mut view, some);
+                out.patches.iter().for_each(|patch| patch::apply(&mut shown, patch).unwrap());
+                prop_assert_eq!(&shown, &view.to_json());
+                invalid.extend(out.invalid.into_iter().map(|(id, _)| id));
+            }
+            let out = give(&mut view, &all);
+            out.patches.iter().for_each(|patch| patch::apply(&mut shown, patch).unwrap());
+            invalid.extend(out.invalid.into_iter().map(|(id, _)| id));
+            let found = (invalid, told(&view));
+            prop_assert_eq!(verdict.get_or_insert_with(|| found.clone()), &found);
+            lives(&mut view);
+        }
+    }
+}
+
+#[test]
+fn many_heads_of_a_forked_document_are_joined() {
+    let forked = Forked::new();
+    let mut all = forked.all();
+    for n in 20..90 {
+        let upon: Vec<Item> = if n % 2 == 0 {
+            forked.lefts().to_vec()
+        } else {
+            [forked.base.clone()].into_iter().chain(forked.rights()).collect()
+        };
+        all.push(write(n, &upon, |edit| edit.put(&ObjId::ROOT, format!("k{n}"), u64::from(n))));
+    }
+    let mut view = shown_by(&all);
+    view.set_chain(author(9)).unwrap();
+    view.edit(|edit| edit.set_json(&path(&["t"]), &json!("new"))).unwrap();
+    let made = view.flush().unwrap();
+    assert!(made.len() > 1 && made.iter().all(|entry| entry.deps.len() <= 64));
+    all.extend(made.into_iter().map(|entry| (entry.id, entry.bytes)));
+    assert_eq!(told(&shown_by(&all)), told(&view));
+    lives(&mut view);
 }
 
 fn give_log(to: &mut View, entries: &[Item], log: &[Item]) -> Applied {
