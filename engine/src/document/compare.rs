@@ -50,7 +50,7 @@ fn texts(doc: &am::Automerge, obj: &am::ObjId, path: &mut Vec<Prop>, each: &mut 
     };
     if matches!(kind, Ok(am::ObjType::List)) {
         let values: Vec<_> = doc.values(obj).collect();
-        values.into_iter().enumerate().for_each(|(at, (value, id))| inside(at.into(), value.into(), id));
+        values.into_iter().enumerate().for_each(|(at, (value, id))| inside(at.into(), value, id));
         return;
     }
     for key in doc.keys(obj) {

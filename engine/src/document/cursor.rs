@@ -134,8 +134,8 @@ impl View {
             (holder, Role::Element { .. }) if holder == named => {}
             _ => return None,
         }
-        let at = |index_: usize| {
-            let (_, id) = with_doc!(self, doc => doc.get(obj, index_).ok().flatten())?;
+        let at = |place: usize| {
+            let (_, id) = with_doc!(self, doc => doc.get(obj, place).ok().flatten())?;
             let am::ObjId::Id(counter, actor, _) = id else { return None };
             let op = ids.op(&ids.name(counter, &actor))?;
             match list(op)?.1 {

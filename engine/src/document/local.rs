@@ -190,7 +190,7 @@ impl View {
 
     /// Takes a change that was made in the view.
     fn record(&mut self, change: &am::Change) {
-        match self.renaming.to_wire(&self.graph, change) {
+        match self.renaming.written(&self.graph, change) {
             None => _ = self.record_wire(change),
             Some(wire) => {
                 if let Some(node) = self.record_wire(&wire) {
@@ -326,7 +326,7 @@ impl View {
             let node = self.record_wire(&change);
             let Doc::Idle(doc) = &mut self.doc else { unreachable!("no transaction is open") };
             let applied = guarded(|| {
-                let change = self.renaming.to_view(&mut self.graph, node.ok_or(Broken)?, change)?;
+                let change = self.renaming.applied(&mut self.graph, node.ok_or(Broken)?, change)?;
                 doc.apply_changes([change]).map_err(|_| Broken)
             });
             self.broken |= applied.is_err();

@@ -46,6 +46,7 @@ impl Renaming {
     }
 
     /// Entries that were written anew.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.by_node.len()
     }
@@ -98,7 +99,7 @@ impl Renaming {
     }
 
     /// What the view applies for an entry of the graph. Its dependencies come first.
-    pub(super) fn to_view(
+    pub(super) fn applied(
         &mut self,
         graph: &mut Graph,
         node: NodeId,
@@ -145,7 +146,7 @@ impl Renaming {
     }
 
     /// The wire form of a change that was made in the view; none where that is its form already.
-    pub(super) fn to_wire(&self, graph: &Graph, change: &am::Change) -> Option<am::Change> {
+    pub(super) fn written(&self, graph: &Graph, change: &am::Change) -> Option<am::Change> {
         if self.naming.is_empty() {
             return None;
         }

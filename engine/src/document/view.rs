@@ -656,7 +656,7 @@ fn rewrite(
     graph: &mut Graph,
     entries: impl IntoIterator<Item = (NodeId, am::Change)>,
 ) -> Result<Vec<am::Change>, Broken> {
-    entries.into_iter().map(|(node, change)| renaming.to_view(graph, node, change)).collect()
+    entries.into_iter().map(|(node, change)| renaming.applied(graph, node, change)).collect()
 }
 
 /// Why an entry of a batch is not applied.

@@ -89,7 +89,7 @@ impl World {
         let mut world = World { dice, pool: Vec::new(), peers: Vec::new(), liars, edits: 0, forked_edits: 0, uid: 0 };
         names.truncate(honest);
         names.into_iter().for_each(|n| world.add(name(n), false));
-        world.peers[0].view.edit(|edit| begin(edit)).unwrap();
+        world.peers[0].view.edit(begin).unwrap();
         world.flush(0);
         let all: BTreeSet<usize> = (0..world.pool.len()).collect();
         (1..world.peers.len()).for_each(|at| world.receive(at, &all));
@@ -132,7 +132,9 @@ impl World {
             for dep in &entry.deps {
                 past.extend(&self.pool.iter().find(|known| known.id == *dep).expect("dependencies are wire ids").past);
             }
-            if self.pool.iter().any(|known| known.id == entry.id) {
+            // Two selves of a liar may say the same.
+            if let Some(known) = self.pool.iter().position(|known| known.id == entry.id) {
+                self.peers[at].holds.insert(known);
                 continue;
             }
             self.peers[at].holds.insert(position);
