@@ -44,15 +44,21 @@ const PREDS_PER_OP: u64 = 4;
 /// The author footer: its tag, the length of a device id, the device id.
 const FOOTER: [u8; 2] = [1, 32];
 
-/// An actor id: 16 bytes, or 24 for a renamed branch of a forked chain. Ordered by bytes, as Automerge orders them.
+/// A name in a change: a chain, 16 bytes, or the locator of a branch of a forked chain, 32: the chain, and half of the id of the
+/// entry that begins the branch. Changes are made under chains only. Ordered by bytes, as Automerge orders them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Actor {
     len: u8,
-    bytes: [u8; 24],
+    bytes: [u8; 32],
 }
 
 impl Actor {
-    /// The chain of this name, unless it is the name of a branch.
+    /// The actor of a change.
+    fn author(id: &[u8]) -> Result<Self, Fault> {
+        Actor::try_from(id).ok().filter(|actor| actor.chain().is_some()).ok_or(Fault::ActorLength)
+    }
+
+    /// The chain of this name, unless it is a locator.
     pub fn chain(&self) -> Option<ChainId> {
         ChainId::try_from(&self[..]).ok()
     }
@@ -62,9 +68,9 @@ impl TryFrom<&[u8]> for Actor {
     type Error = Fault;
 
     fn try_from(id: &[u8]) -> Result<Self, Fault> {
-        let mut bytes = [0; 24];
+        let mut bytes = [0; 32];
         match id.len() {
-            len @ (16 | 24) => {
+            len @ (16 | 32) => {
                 bytes[..len].copy_from_slice(id);
                 Ok(Actor { len: len as u8, bytes })
             }
@@ -180,7 +186,7 @@ pub fn walk(bytes: &[u8], rules: &Rules) -> Result<ChangeHead, Fault> {
     if frame.other_actors >= rules.actors_max as u64 {
         return Err(Fault::Actors);
     }
-    let actor = Actor::try_from(frame.actor)?;
+    let actor = Actor::author(frame.actor)?;
     let mut other_actors = Vec::with_capacity(frame.other_actors as usize);
     let mut actor_bytes = frame.other_actor_bytes;
     while !actor_bytes.is_empty() {

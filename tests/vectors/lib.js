@@ -329,7 +329,7 @@ export function change(bytes) {
   if (deps.length > 64) refuse('S2.deps')
   if (deps.some((dep, at) => at > 0 && hex(deps[at - 1]) >= hex(dep))) refuse('S3.deps-order')
   if (seq === 0) refuse('S4.seq')
-  if (actor.length !== 16 && actor.length !== 24) refuse('S2.actor-length')
+  if (actor.length !== 16) refuse('S2.actor-length')
   return { id, deps, actor, seq, startOp }
 }
 

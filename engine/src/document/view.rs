@@ -1,21 +1,22 @@
 //! The view itself: the document, what it holds, and the way that other people's entries take into it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use automerge as am;
+use automerge::ReadDoc;
 use automerge::transaction::OwnedTransaction;
+use commonhold_sync::change;
 use commonhold_sync::id::EntryId;
 use commonhold_sync::limits::Rules;
 
 use super::admit::{self, Fault, Trust};
-use super::compare::compare;
+use super::compare::{compare, compare_documents};
 use super::edit::Command;
-use super::graph::{Graph, NodeId};
+use super::graph::{ChainIdx, Graph, NodeId};
 use super::local::{ChainAuthor, LocalEntry};
-use super::op_index::OpIndex;
+use super::op_index::{Doubt, OpIndex, OpRef};
 use super::patch::{self, Patch};
-use super::read;
-use super::snapshot;
+use super::renaming::Renaming;
 use crate::contain::contain;
 
 /// Invalid entries remembered, so that what builds on them is known to be invalid too. 2 MiB at most; beyond it the newest
@@ -23,7 +24,8 @@ use crate::contain::contain;
 const REFUSED_MAX: usize = 1 << 16;
 
 /// A reader of the log of a document: calls back with the raw bytes of every entry that the view holds, but for local changes
-/// not flushed yet, in any order. A view that hits a fault of the CRDT library is rebuilt from it.
+/// not flushed yet, in any order. A view that hits a fault of the CRDT library is rebuilt from it; so is one that is to show other
+/// entries.
 pub type ReadLog<'a> = dyn FnMut(&mut dyn FnMut(&[u8])) + 'a;
 
 /// The document cannot be shown: even its log does not build. All edits and entries are refused.
@@ -50,6 +52,23 @@ pub struct Applied {
     /// Patches of local edits that were pending when the batch came. They come before `patches`.
     pub local_patches: Vec<Patch>,
     /// Patches of the batch. Only made while watching.
+    pub patches: Vec<Patch>,
+}
+
+/// What became of a view that was made again.
+#[derive(Debug, Default)]
+pub struct Reloaded {
+    /// Local changes, not flushed, that were made upon entries which the log does not give any more: they are lost.
+    pub dropped: Vec<EntryId>,
+    /// Entries of the log that can never be shown, with the reason.
+    pub invalid: Vec<(EntryId, Fault)>,
+    /// Entries on which the CRDT library failed, or did once.
+    pub quarantined: Vec<EntryId>,
+    /// Entries of the log whose past it does not give.
+    pub missing: Vec<EntryId>,
+    /// Patches of local edits that were pending. They come before `patches`.
+    pub local_patches: Vec<Patch>,
+    /// Patches from what was shown to what is. Only made while watching.
     pub patches: Vec<Patch>,
 }
 
@@ -105,6 +124,7 @@ pub(super) fn blank() -> am::Automerge {
 pub struct View {
     pub(super) doc: Doc,
     pub(super) graph: Graph,
+    pub(super) renaming: Renaming,
     /// Built when the first entry has to be checked; a document that is only read does not pay for it.
     pub(super) index: Option<OpIndex>,
     pub(super) rules: &'static Rules,
@@ -139,6 +159,7 @@ impl View {
         View {
             doc: Doc::Idle(Box::new(doc)),
             graph,
+            renaming: Renaming::default(),
             index,
             rules: &Rules::V1,
             chain: None,
@@ -178,9 +199,11 @@ impl View {
 
     /// What the view costs.
     pub fn cost(&self) -> Cost {
-        let stats = with_doc!(self, doc => am::ReadDoc::stats(doc));
+        let stats = with_doc!(self, doc => ReadDoc::stats(doc));
         let (changes, ops) = (self.graph.len(), stats.num_ops as usize);
-        let own = self.graph.bytes_estimate() + self.index.as_ref().map_or(0, OpIndex::bytes_estimate);
+        let own = self.graph.bytes_estimate()
+            + self.renaming.bytes_estimate()
+            + self.index.as_ref().map_or(0, OpIndex::bytes_estimate);
         Cost { changes, ops, actors: self.graph.chains(), bytes_estimate: own + 1_000 * changes + 20 * ops }
     }
 
@@ -197,23 +220,41 @@ impl View {
             out.bad_base = Some(bad);
             return out;
         }
-        let before = self.graph.heads();
+        let before = self.renaming.hashes(&self.graph, &self.graph.heads());
+        let known = self.graph.len() as NodeId;
         self.index.get_or_insert_default().begin_batch();
         let good = self.admit_batch(entries, &mut out);
-        let doubtful = self.index.as_mut().is_some_and(OpIndex::end_batch);
+        let doubt = self.index.as_mut().map(OpIndex::end_batch).unwrap_or_default();
         if good.is_empty() {
             return out;
         }
-        let admitted: Vec<EntryId> = good.iter().map(|change| EntryId(change.hash().0)).collect();
-        match self.apply_checked(good, &before, doubtful) {
+        let admitted: Vec<NodeId> = good.iter().map(|(node, _)| *node).collect();
+        let forked = self.graph.take_forked();
+        if forked.is_some() {
+            let twins = self.twins();
+            if !twins.is_empty() {
+                self.leave_out(&twins, &good, &mut out);
+                return out;
+            }
+        }
+        let shown = match forked {
+            None => self.show(good, &before, doubt),
+            // An entry that is shown gets another name.
+            Some(first) if first < known => self.reveal(good),
+            Some(_) => {
+                self.renaming.extend(&self.graph);
+                self.show(good, &before, doubt)
+            }
+        };
+        match shown {
             Ok(patches) => (out.applied, out.patches) = (admitted.len(), patches),
-            Err(Broken) => self.recover(&before, entries, &admitted, log, &mut out),
+            Err(Broken) => self.recover(known, entries, &admitted, log, &mut out),
         }
         out
     }
 
     /// Rule M1, dependencies first. Good entries are in graph and index when this returns.
-    fn admit_batch(&mut self, entries: &[(EntryId, &[u8])], out: &mut Applied) -> Vec<am::Change> {
+    fn admit_batch(&mut self, entries: &[(EntryId, &[u8])], out: &mut Applied) -> Vec<(NodeId, am::Change)> {
         let mut batch = Batch::default();
         for (id, bytes) in entries {
             if self.contains(id) || batch.at.contains_key(id) {
@@ -227,20 +268,18 @@ impl View {
             let (id, parsed) = &mut batch.items[at];
             let id = *id;
             let verdict = match parsed.take().expect("each item is taken once") {
-                Ok(change) => self.admit_one(id, &change).map(|()| change),
+                Ok(change) => self.admit_one(id, &change).map(|node| (node, change)),
                 Err(fault) => Err(Refusal::Invalid(fault)),
             };
             match verdict {
-                Ok(change) => good.push(change),
+                Ok(entry) => good.push(entry),
                 Err(Refusal::Missing) => out.missing.push(id),
                 Err(Refusal::Quarantined) => {
                     self.quarantine.insert(id);
                     out.quarantined.push(id);
                 }
                 Err(Refusal::Invalid(fault)) => {
-                    if self.refused.len() < REFUSED_MAX {
-                        self.refused.insert(id);
-                    }
+                    self.refuse(id);
                     out.invalid.push((id, fault));
                 }
             }
@@ -248,7 +287,13 @@ impl View {
         good
     }
 
-    fn admit_one(&mut self, id: EntryId, change: &am::Change) -> Result<(), Refusal> {
+    fn refuse(&mut self, id: EntryId) {
+        if self.refused.len() < REFUSED_MAX {
+            self.refused.insert(id);
+        }
+    }
+
+    fn admit_one(&mut self, id: EntryId, change: &am::Change) -> Result<NodeId, Refusal> {
         let ids = change.deps().iter().map(|dep| EntryId(dep.0));
         if ids.clone().any(|dep| self.refused.contains(&dep)) {
             return Err(Refusal::Invalid(Fault::PastInvalid));
@@ -259,79 +304,220 @@ impl View {
         let deps: Option<Vec<NodeId>> = ids.map(|dep| self.graph.find(&dep)).collect();
         let deps = deps.ok_or(Refusal::Missing)?;
         let index = self.index.get_or_insert_default();
-        admit::admit(&mut self.graph, index, self.rules, change, &deps).map(drop).map_err(Refusal::Invalid)
+        admit::admit(&mut self.graph, index, self.rules, change, &deps).map_err(Refusal::Invalid)
     }
 
     /// Rule M2, first half: one batch, behind a guard, and no word is believed but the heads.
-    fn apply_checked(
+    fn show(
         &mut self,
-        changes: Vec<am::Change>,
-        before: &[EntryId],
-        doubtful: bool,
+        entries: Vec<(NodeId, am::Change)>,
+        before: &[am::ChangeHash],
+        doubt: Doubt,
     ) -> Result<Vec<Patch>, Broken> {
-        let Doc::Idle(doc) = &mut self.doc else { unreachable!("committed before a batch") };
-        #[cfg(test)]
-        let trap = self.panic_on;
+        let trap = self.traps(&entries);
         let watching = self.watching;
-        let heads = self.graph.heads();
+        let View { doc: Doc::Idle(doc), graph, renaming, .. } = self else { unreachable!("committed before a batch") };
         guarded(|| {
-            #[cfg(test)]
-            assert!(!changes.iter().any(|change| Some(EntryId(change.hash().0)) == trap), "injected");
+            assert!(!trap, "injected");
+            let changes = rewrite(renaming, graph, entries)?;
             let mut log = am::PatchLog::new(watching);
             doc.apply_changes_log_patches(changes, &mut log).map_err(|_| Broken)?;
-            if read::heads(doc) != heads {
+            if doc.get_heads() != renaming.hashes(graph, &graph.heads()) {
                 return Err(Broken);
             }
             if !watching {
                 return Ok(Vec::new());
             }
             let patches = doc.make_patches(&mut log);
-            if doubtful || patches.iter().any(patch::doubtful) {
-                return Ok(compare(doc, &read::hashes(before), patches));
+            let stands = |(map, key): &(Option<OpRef>, Box<str>)| {
+                let map = map.map_or(am::ROOT, |op| {
+                    am::ObjId::Id(u64::from(op.counter), renaming.naming().actor(graph, op), usize::MAX)
+                });
+                doc.get(map, &**key).is_ok_and(|found| found.is_some())
+            };
+            if doubt.certain || doubt.keys.iter().any(stands) || patches.iter().any(patch::doubtful) {
+                return Ok(compare(doc, before, patches));
             }
             Ok(patches.into_iter().map(Patch::from_am).collect())
         })
     }
 
-    /// Rule M2, second half: from the log again, then the entries of the batch, without the guilty ones.
+    /// Applies a batch by which entries that are shown get other names: makes the document again, from itself.
+    fn reveal(&mut self, entries: Vec<(NodeId, am::Change)>) -> Result<Vec<Patch>, Broken> {
+        let mut all = guarded(|| Ok(self.wire_changes(&[])))?;
+        all.extend(entries);
+        let (doc, renaming) = self.build(all)?;
+        let patches = match (self.watching, &self.doc) {
+            (true, Doc::Idle(old)) => guarded(|| Ok(compare_documents(old, &doc)))?,
+            _ => Vec::new(),
+        };
+        (self.doc, self.renaming) = (Doc::Idle(Box::new(doc)), renaming);
+        Ok(patches)
+    }
+
+    /// A document of entries of the graph, under the names that the graph asks for. All of the graph, if its heads are to be right.
+    fn build(&mut self, mut entries: Vec<(NodeId, am::Change)>) -> Result<(am::Automerge, Renaming), Broken> {
+        entries.sort_unstable_by_key(|(node, _)| *node);
+        let trap = self.traps(&entries);
+        let graph = &mut self.graph;
+        guarded(|| {
+            assert!(!trap, "injected");
+            let mut renaming = Renaming::of(graph);
+            let changes = rewrite(&mut renaming, graph, entries)?;
+            let mut doc = blank();
+            doc.apply_changes(changes).map_err(|_| Broken)?;
+            let heads = renaming.hashes(graph, &graph.heads());
+            if doc.get_heads() == heads { Ok((doc, renaming)) } else { Err(Broken) }
+        })
+    }
+
+    /// Whether a test wants these entries to fail.
+    #[cfg(test)]
+    fn traps(&self, entries: &[(NodeId, am::Change)]) -> bool {
+        entries.iter().any(|(node, _)| Some(self.graph.id(*node)) == self.panic_on)
+    }
+
+    #[cfg(not(test))]
+    fn traps(&self, _: &[(NodeId, am::Change)]) -> bool {
+        false
+    }
+
+    /// Entries that begin a branch whose name another one has, of a smaller id.
+    fn twins(&self) -> Vec<EntryId> {
+        let chains = 0..self.graph.chains() as ChainIdx;
+        let mut twins = Vec::new();
+        for siblings in chains.flat_map(|chain| self.graph.forks_of(chain)) {
+            for start in siblings.iter().map(|start| self.graph.id(*start)) {
+                let smaller: Vec<NodeId> =
+                    siblings.iter().copied().filter(|other| self.graph.id(*other) < start).collect();
+                twins.extend(admit::twin(&self.graph, &smaller, &start).map(|_| start));
+            }
+        }
+        twins
+    }
+
+    /// Makes the view again without some entries that it took, and what builds on them.
+    fn leave_out(&mut self, ids: &[EntryId], batch: &[(NodeId, am::Change)], out: &mut Applied) {
+        for id in ids {
+            self.refuse(*id);
+            out.invalid.push((*id, Fault::Twin));
+        }
+        let all = guarded(|| Ok(self.wire_changes(&[]))).unwrap_or_default();
+        let all = all.iter().chain(batch).map(|(node, change)| (self.graph.id(*node), change.raw_bytes().to_vec()));
+        let all: Vec<(EntryId, Vec<u8>)> = all.filter(|(id, _)| !ids.contains(id)).collect();
+        let batch: Vec<EntryId> = batch.iter().map(|(node, _)| self.graph.id(*node)).collect();
+        match self.remake(&all) {
+            Ok((again, patches)) => {
+                out.applied = batch.iter().filter(|id| self.contains(id)).count();
+                out.invalid.extend(again.invalid);
+                out.quarantined.extend(again.quarantined);
+                out.patches = patches;
+            }
+            Err(Broken) => out.broken = true,
+        }
+    }
+
+    /// Makes everything again from these entries, which have to be all that is to be shown. Gives the patches from what was
+    /// shown, while watching.
+    fn remake(&mut self, entries: &[(EntryId, Vec<u8>)]) -> Result<(Applied, Vec<Patch>), Broken> {
+        let mut fresh = View::new();
+        (fresh.quarantine, fresh.refused) = (std::mem::take(&mut self.quarantine), std::mem::take(&mut self.refused));
+        #[cfg(test)]
+        (fresh.panic_on = self.panic_on);
+        let entries: Vec<(EntryId, &[u8])> = entries.iter().map(|(id, bytes)| (*id, &bytes[..])).collect();
+        // What a fresh view holds before its first batch is nothing, and so is its log.
+        let out = fresh.apply_remote(&entries, &mut |_| {});
+        (self.quarantine, self.refused) = (fresh.quarantine, fresh.refused);
+        if out.broken {
+            self.broken = true;
+            return Err(Broken);
+        }
+        let old = std::mem::replace(&mut self.doc, fresh.doc);
+        (self.graph, self.renaming, self.index) = (fresh.graph, fresh.renaming, fresh.index);
+        self.commands.clear();
+        let was_broken = std::mem::replace(&mut self.broken, false);
+        let patches = match (&old, &self.doc) {
+            _ if !self.watching => Vec::new(),
+            (Doc::Idle(old), Doc::Idle(new)) if !was_broken => {
+                guarded(|| Ok(compare_documents(old, new))).unwrap_or_else(|Broken| vec![Patch::reset(self.to_json())])
+            }
+            _ => vec![Patch::reset(self.to_json())],
+        };
+        Ok((out, patches))
+    }
+
+    /// Rule M2, second half: from the log again, then the entries of the batch, without the guilty ones. The document that failed
+    /// is not looked at any more.
     fn recover(
         &mut self,
-        before: &[EntryId],
+        known: NodeId,
         entries: &[(EntryId, &[u8])],
-        admitted: &[EntryId],
+        admitted: &[NodeId],
         log: &mut ReadLog<'_>,
         out: &mut Applied,
     ) {
-        let bytes: HashMap<EntryId, &[u8]> = entries.iter().copied().collect();
-        let mut rest: Vec<am::Change> = admitted.iter().filter_map(|id| admit::parse(*id, bytes[id]).ok()).collect();
-        let Ok(mut doc) = self.read_log(log, true) else {
+        self.doc = Doc::Idle(Box::new(blank()));
+        if self.recovered(known, entries, admitted, log, out).is_err() {
             self.broken = true;
-            out.broken = true;
-            return;
-        };
-        if read::heads(&doc) != before {
-            self.broken = true;
-            out.broken = true;
-            return;
+            (out.broken, out.applied, out.patches) = (true, 0, Vec::new());
         }
+    }
+
+    fn recovered(
+        &mut self,
+        known: NodeId,
+        entries: &[(EntryId, &[u8])],
+        admitted: &[NodeId],
+        log: &mut ReadLog<'_>,
+        out: &mut Applied,
+    ) -> Result<(), Broken> {
+        let mut logged = self.read_log(log, true)?;
+        // It may hold more: what is refused, or about to come.
+        logged.retain(|(id, _)| self.graph.find(id).is_some_and(|node| node < known));
+        let bytes: HashMap<EntryId, &[u8]> = entries.iter().copied().collect();
+        let parse = |id: EntryId, bytes: &[u8]| admit::parse(id, bytes).map_err(|_| Broken);
+        let mut base: BTreeMap<NodeId, am::Change> = BTreeMap::new();
+        for (id, bytes) in &logged {
+            let node = self.graph.find(id).ok_or(Broken)?;
+            base.insert(node, parse(*id, bytes)?);
+        }
+        if base.len() != known as usize {
+            return Err(Broken);
+        }
+        let mut batch: Vec<(NodeId, am::Change)> = Vec::with_capacity(admitted.len());
+        for node in admitted {
+            let id = self.graph.id(*node);
+            batch.push((*node, parse(id, bytes[&id])?));
+        }
+        // Names as if all of the batch could stay.
+        let graph = &mut self.graph;
+        let (base, mut rest, renaming) = guarded(|| {
+            let mut renaming = Renaming::of(graph);
+            let mut base_doc = blank();
+            base_doc.apply_changes(rewrite(&mut renaming, graph, base)?).map_err(|_| Broken)?;
+            let nodes: Vec<NodeId> = batch.iter().map(|(node, _)| *node).collect();
+            let rest: Vec<am::Change> = rewrite(&mut renaming, graph, batch)?;
+            Ok((base_doc, nodes.into_iter().zip(rest).collect::<Vec<_>>(), renaming))
+        })?;
         #[cfg(test)]
-        let trap = self.panic_on;
-        let applies = |doc: &am::Automerge, changes: &[am::Change]| {
-            let (mut trial, changes) = (doc.clone(), changes.to_vec());
+        let trap = self.panic_on.and_then(|id| self.graph.find(&id));
+        let applies = |doc: &am::Automerge, changes: &[(NodeId, am::Change)]| {
+            let mut trial = doc.clone();
             guarded(|| {
                 #[cfg(test)]
-                assert!(!changes.iter().any(|change| Some(EntryId(change.hash().0)) == trap), "injected");
-                trial.apply_changes(changes.iter().cloned()).map_err(|_| Broken)?;
-                let all =
-                    am::ReadDoc::get_missing_deps(&trial, &changes.iter().map(am::Change::hash).collect::<Vec<_>>());
-                if all.is_empty() { Ok(()) } else { Err(Broken) }
+                assert!(!changes.iter().any(|(node, _)| Some(*node) == trap), "injected");
+                trial.apply_changes(changes.iter().map(|(_, change)| change.clone())).map_err(|_| Broken)?;
+                let hashes: Vec<am::ChangeHash> = changes.iter().map(|(_, change)| change.hash()).collect();
+                if ReadDoc::get_missing_deps(&trial, &hashes).is_empty() { Ok(()) } else { Err(Broken) }
             })
             .map(|()| trial)
         };
+        let mut doc = base.clone();
+        let mut out_of_view: BTreeSet<NodeId> = BTreeSet::new();
         // The entries are sorted, so each prefix applies or fails on its own account.
         while !rest.is_empty() {
             if let Ok(done) = applies(&doc, &rest) {
-                (out.applied, doc) = (out.applied + rest.len(), done);
+                doc = done;
                 break;
             }
             let (mut fine, mut fails) = (0, rest.len());
@@ -342,53 +528,55 @@ impl View {
             if fine > 0
                 && let Ok(done) = applies(&doc, &rest[..fine])
             {
-                (out.applied, doc) = (out.applied + fine, done);
+                doc = done;
             }
-            let guilty = EntryId(rest[fine].hash().0);
-            let mut out_of_view = BTreeSet::from([guilty]);
+            out_of_view.insert(rest[fine].0);
             rest = rest.split_off(fine + 1);
-            rest.retain(|change| {
-                let held = change.deps().iter().any(|dep| out_of_view.contains(&EntryId(dep.0)));
+            rest.retain(|(node, _)| {
+                let held = self.graph.deps(*node).iter().any(|dep| out_of_view.contains(dep));
                 if held {
-                    out_of_view.insert(EntryId(change.hash().0));
+                    out_of_view.insert(*node);
                 }
                 !held
             });
-            self.quarantine.extend(out_of_view.iter().copied());
-            out.quarantined.extend(out_of_view);
         }
-        if self.watching {
-            out.patches = compare(&doc, &read::hashes(before), Vec::new());
+        let mut guilty: Vec<EntryId> = out_of_view.iter().map(|node| self.graph.id(*node)).collect();
+        guilty.sort_unstable();
+        self.quarantine.extend(guilty.iter().copied());
+        let stays: Vec<EntryId> =
+            admitted.iter().map(|node| self.graph.id(*node)).filter(|id| guilty.binary_search(id).is_err()).collect();
+        out.quarantined.extend(guilty);
+        if out_of_view.is_empty() {
+            if self.watching {
+                out.patches = guarded(|| Ok(compare_documents(&base, &doc)))?;
+            }
+            (self.doc, self.renaming, out.applied) = (Doc::Idle(Box::new(doc)), renaming, stays.len());
+            return Ok(());
         }
-        self.adopt(doc);
+        // What stays may go by other names, and the tables hold the guilty.
+        drop(doc);
+        self.doc = Doc::Idle(Box::new(base));
+        let mut all = logged;
+        all.extend(stays.iter().map(|id| (*id, bytes[id].to_vec())));
+        let (again, patches) = self.remake(&all)?;
+        out.quarantined.extend(again.quarantined);
+        out.patches = patches;
+        out.applied = stays.iter().filter(|id| self.contains(id)).count();
+        Ok(())
     }
 
-    /// A document made of the log, and of what is not flushed if that is wanted.
-    fn read_log(&self, log: &mut ReadLog<'_>, with_queue: bool) -> Result<am::Automerge, Broken> {
-        let mut changes: Vec<am::Change> = Vec::new();
+    /// The entries of the log, and those that are not flushed if they are wanted.
+    fn read_log(&self, log: &mut ReadLog<'_>, with_queue: bool) -> Result<Vec<(EntryId, Vec<u8>)>, Broken> {
+        let mut entries = Vec::new();
         let mut bad = false;
-        log(&mut |bytes| match am::Change::try_from(bytes) {
-            Ok(change) => changes.push(change),
+        log(&mut |bytes| match change::id(bytes) {
+            Ok(id) => entries.push((id, bytes.to_vec())),
             Err(_) => bad = true,
         });
         if with_queue {
-            changes.extend(self.queue.iter().filter_map(|entry| am::Change::try_from(&entry.bytes[..]).ok()));
+            entries.extend(self.queue.iter().map(|entry| (entry.id, entry.bytes.clone())));
         }
-        if bad {
-            return Err(Broken);
-        }
-        let mut doc = blank();
-        guarded(|| doc.apply_changes(changes).map_err(|_| Broken))?;
-        Ok(doc)
-    }
-
-    fn adopt(&mut self, doc: am::Automerge) {
-        match snapshot::graph_of(&doc) {
-            Ok((graph, _)) => (self.graph, self.index, self.broken) = (graph, None, false),
-            Err(_) => self.broken = true,
-        }
-        self.commands.clear();
-        self.doc = Doc::Idle(Box::new(doc));
+        if bad { Err(Broken) } else { Ok(entries) }
     }
 
     /// Makes the document again from its log, without what was not flushed and without flushed entries that the log does
@@ -397,12 +585,45 @@ impl View {
         self.queue.clear();
         self.local_patches.clear();
         self.chain = None;
-        let doc = self.read_log(log, false).inspect_err(|_| self.broken = true)?;
-        self.adopt(doc);
-        if self.broken {
-            return Err(Broken);
+        self.doc = Doc::Idle(Box::new(blank()));
+        let watching = std::mem::replace(&mut self.watching, false);
+        let made = self.read_log(log, false).and_then(|entries| self.remake(&entries));
+        self.watching = watching;
+        self.broken |= made.is_err();
+        made?;
+        Ok(if watching { vec![Patch::reset(self.to_json())] } else { Vec::new() })
+    }
+
+    /// Makes the view again because its log gives other entries than it shows: some were hidden, because of a fork or a revocation,
+    /// and others may have come. Local changes stay, pending edits become one, unless they build on what is gone; the
+    /// chain stays, unless entries of its own that were flushed are gone. After an error the view shows what it showed, and is
+    /// broken.
+    pub fn reload(&mut self, log: &mut ReadLog<'_>) -> Result<Reloaded, Broken> {
+        // Where it fails, the edits are lost as with every such failure.
+        let _ = self.commit();
+        let local_patches = self.take_local_patches();
+        let flushed = self.own_flushed();
+        let entries = self.read_log(log, true).inspect_err(|_| self.broken = true)?;
+        let (out, patches) = self.remake(&entries)?;
+        let queue = std::mem::take(&mut self.queue);
+        let (kept, lost): (Vec<LocalEntry>, Vec<LocalEntry>) = queue.into_iter().partition(|e| self.contains(&e.id));
+        self.queue = kept;
+        if self.own_flushed() < flushed {
+            // To go on would be to write a number twice.
+            self.chain = None;
         }
-        Ok(if self.watching { vec![Patch::reset(self.to_json())] } else { Vec::new() })
+        let dropped: Vec<EntryId> = lost.into_iter().map(|entry| entry.id).collect();
+        let missing = out.missing.into_iter().filter(|id| !dropped.contains(id)).collect();
+        let Applied { invalid, quarantined, .. } = out;
+        Ok(Reloaded { dropped, invalid, quarantined, missing, local_patches, patches })
+    }
+
+    /// Entries of our own chain that are not in the queue.
+    fn own_flushed(&self) -> usize {
+        let Some(ChainAuthor { actor, .. }) = self.chain else { return 0 };
+        let lines = self.graph.chain(&actor).map_or(&[][..], |chain| self.graph.lines_of(chain));
+        let held: usize = lines.iter().map(|line| self.graph.entries(*line).len()).sum();
+        held.saturating_sub(self.queue.iter().filter(|entry| entry.actor == actor).count())
     }
 
     /// Checks rule M1 for everything that came with a snapshot; done at most once, by itself before the first remote entry.
@@ -417,16 +638,25 @@ impl View {
         for change in &changes {
             let id = EntryId(change.hash().0);
             let node = self.graph.find(&id).expect("the graph was made of this document");
-            let actor = self.graph.node(node).actor;
+            let line = self.graph.node(node).line;
             let deps: Vec<NodeId> = self.graph.deps(node).to_vec();
             let clock = self.graph.past(&deps);
-            admit::check_ops(&self.graph, &mut index, self.rules, actor, change, &clock, Trust::Loaded)
+            admit::check_ops(&self.graph, &mut index, self.rules, line, change, &clock, Trust::Loaded)
                 .map_err(|f| (id, f))?;
             self.graph.note(node, clock);
         }
         self.index = Some(index);
         Ok(())
     }
+}
+
+/// What the view applies for these entries, which are in the order of the graph.
+fn rewrite(
+    renaming: &mut Renaming,
+    graph: &mut Graph,
+    entries: impl IntoIterator<Item = (NodeId, am::Change)>,
+) -> Result<Vec<am::Change>, Broken> {
+    entries.into_iter().map(|(node, change)| renaming.applied(graph, node, change)).collect()
 }
 
 /// Why an entry of a batch is not applied.

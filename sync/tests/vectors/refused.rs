@@ -162,6 +162,7 @@ fn refused_changes_match_the_vectors() {
         ("checksum", checksum, "S2.checksum"),
         ("a byte after the end", [&good[..], &[0]].concat(), "S2.length"),
         ("an actor of 8 bytes", Content { actor: &[7; 8], ..plain }.chunk(), "S2.actor-length"),
+        ("the locator of a branch as actor", Content { actor: &[7; 32], ..plain }.chunk(), "S2.actor-length"),
         ("dependencies out of order", Content { deps: &[[2; 32], [1; 32]], ..plain }.chunk(), "S3.deps-order"),
         ("a dependency twice", Content { deps: &[[2; 32], [2; 32]], ..plain }.chunk(), "S3.deps-order"),
         (
