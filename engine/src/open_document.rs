@@ -227,7 +227,15 @@ impl OpenDocument {
                 self.bytes.store(view.cost().bytes_estimate, Ordering::Relaxed);
                 shown.quarantined.extend(made.quarantined);
                 (shown.header, shown.snapshot_bytes, shown.load_ms) = (made.header, made.snapshot_bytes, made.load_ms);
-                shown.each_watcher(Queue::reset);
+                let watched = !shown.watchers.is_empty() && !made.deleted;
+                let patches = match &mut shown.state {
+                    State::Ready(old) if watched => old.patches_to(&mut view),
+                    _ => None,
+                };
+                match patches {
+                    Some(patches) => shown.tell(Origin::Rebuilt, patches, &view.heads()),
+                    None => shown.each_watcher(Queue::reset),
+                }
                 view.watch(!shown.watchers.is_empty());
                 shown.state = match made.deleted {
                     false => State::Ready(Box::new(view)),

@@ -618,6 +618,13 @@ impl View {
         Ok(Reloaded { dropped, invalid, quarantined, missing, local_patches, patches })
     }
 
+    /// The patches from what this view shows to what another one of the same document does. None where one of them is broken.
+    pub fn patches_to(&mut self, other: &mut View) -> Option<Vec<Patch>> {
+        self.commit().and(other.commit()).ok()?;
+        let (Doc::Idle(old), Doc::Idle(new)) = (&self.doc, &other.doc) else { return None };
+        guarded(|| Ok(compare_documents(old, new))).ok()
+    }
+
     /// Entries of our own chain that are not in the queue.
     fn own_flushed(&self) -> usize {
         let Some(ChainAuthor { actor, .. }) = self.chain else { return 0 };

@@ -144,7 +144,7 @@ fn chains_and_tips_match_the_vectors() {
 }
 
 /// Two histories that part after `shared` entries: of the lesser side three entries, of the other two.
-pub fn fork_proof(shared: u64) -> ForkProof {
+pub(super) fn fork_proof(shared: u64) -> ForkProof {
     let ids = |other: u64, own: u64| -> Vec<EntryId> {
         (1..=shared).map(numbered).chain((0..own).map(|i| numbered(other + i))).collect()
     };
