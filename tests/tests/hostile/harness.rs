@@ -352,6 +352,10 @@ impl World {
         view.json_at(&[key.into()]).and_then(|json| json.as_i64())
     }
 
+    pub fn json(&self, host: usize, doc: DocId) -> serde_json::Value {
+        self.hosts[host].views[&doc].to_json()
+    }
+
     pub fn fingerprint(&self, host: usize) -> Fingerprint {
         self.hosts[host].peer.space(&self.space).unwrap().fingerprint
     }
