@@ -19,6 +19,7 @@ mod op_index;
 pub mod patch;
 mod read;
 mod reconcile_json;
+mod remake;
 mod renaming;
 mod snapshot;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use local::{ChainAuthor, LocalEntry};
 pub use patch::{MarkSpan, Patch, PatchAction, PatchMismatch};
 pub use read::{Alternative, ChangeInfo};
 pub use reconcile_json::ScalarString;
+pub use remake::{ReadLog, Reloaded};
 pub use snapshot::{Head, NotNow, SnapshotCaps, SnapshotEntry, SnapshotFault};
 pub use value::{ObjId, ObjKind, Prop, Scalar, Value};
-pub use view::{Applied, Broken, Cost, ReadLog, Reloaded, View};
+pub use view::{Applied, Broken, Cost, View};

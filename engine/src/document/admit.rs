@@ -318,6 +318,10 @@ impl Check<'_> {
             (legacy::OpType::Delete | legacy::OpType::Increment(_), _) if op.insert || op.pred.is_empty() => {
                 Err(Fault::Operation(n, "deletion or increment of nothing"))
             }
+            // Automerge panics at the next deletion where such a place has two values, as two authors make it have.
+            (action, Role::Update(_)) if kind == ObjKind::Text && !matches!(action, legacy::OpType::Delete) => {
+                Err(Fault::Operation(n, "value in place of an element of a text"))
+            }
             // Automerge panics on whatever is put into one; the walker of `sync` refuses it as well.
             (legacy::OpType::Make(am::ObjType::Table), _) => Err(Fault::Operation(n, "table")),
             (legacy::OpType::Make(am::ObjType::List | am::ObjType::Text), _) if kind == ObjKind::Text => {

@@ -467,6 +467,17 @@ proptest! {
             invalid.extend(out.invalid.into_iter().map(|(id, _)| id));
             let found = (invalid, told(&view));
             prop_assert_eq!(verdict.get_or_insert_with(|| found.clone()), &found);
+            // An honest edit of what was lied about.
+            view.set_chain(author(9)).unwrap();
+            let edited: Result<(), EditError> = view.edit(|edit| {
+                let text = edit.resolve(&path(&["t"]))?;
+                edit.splice_text(&text, edit.len(&text) / 2, 1, "honest")?;
+                edit.update_text(&text, "what reads otherwise")
+            });
+            edited.unwrap();
+            view.commit().unwrap();
+            view.take_local_patches().iter().for_each(|patch| patch::apply(&mut shown, patch).unwrap());
+            prop_assert_eq!(&shown, &view.to_json());
             lives(&mut view);
         }
     }
