@@ -89,6 +89,12 @@ impl Naming {
         self.parts.is_empty()
     }
 
+    /// Whether a branch has forked again.
+    #[cfg(test)]
+    pub(super) fn is_nested(&self) -> bool {
+        self.lines.keys().any(|name| name.to_bytes().len() > LOCATOR_BYTES)
+    }
+
     /// Whether the chain of that name has forked, or it is a locator.
     pub(super) fn concerns(&self, graph: &Graph, name: &am::ActorId) -> bool {
         let name = name.to_bytes();

@@ -54,16 +54,19 @@ fn agree(mut world: World) {
 
 #[test]
 fn whatever_forks_and_in_whatever_order_all_views_agree() {
-    let forked = std::cell::Cell::new(0);
+    let forked = std::cell::Cell::new((0, 0, 0));
     each_seed(1, 150, |seed| {
         let mut world = World::new(seed);
         let steps = 8 + world.dice.below(50);
         (0..steps).for_each(|_| world.step());
         world.flush_all();
-        forked.set(forked.get() + u64::from(world.forked_chains() > 0));
+        let (one, several, nested) = forked.get();
+        let chains = world.forked_chains();
+        let deep = u64::from(world.delivered().renaming.naming().is_nested());
+        forked.set((one + u64::from(chains > 0), several + u64::from(chains > 1), nested + deep));
         agree(world);
     });
-    println!("{} cases with forks", forked.get());
+    println!("cases with forks, with several forked chains, with nested forks: {:?}", forked.get());
 }
 
 #[test]
