@@ -210,6 +210,33 @@ fn a_chain_that_parts_inside_a_snapshot_is_closed_once_that_is_read() {
     assert!(same(&held) && held.log.digest() == elsewhere.log.digest());
 }
 
+#[test]
+fn a_hundred_thousand_branches_of_one_chain_are_not_kept_and_not_verified() {
+    let (trunk, left, right) = two_ways();
+    let mut held = Held::new();
+    held.takes(left.from(1));
+    held.takes(right.from(1));
+    // A signature that verifies nothing: who looked at it would refuse, and not only leave it.
+    let tip = Tip { n: 3, rights: vec![], signature: [7; 64] };
+    let branch = |n: u32| {
+        let mut dep = [0; 32];
+        dep[..4].copy_from_slice(&n.to_be_bytes());
+        let entry = change(&trunk.opening.actor(&SPACE, &DOC), 3, 1, &[EntryId(dep), trunk.last()]);
+        Segment { doc: DOC, opening: trunk.opening.clone(), first: 3, entries: vec![entry], tip: tip.clone() }
+    };
+    let before = held.log.memory_bytes();
+    let began = std::time::Instant::now();
+    for n in 0..100_000 {
+        assert!(matches!(held.need(branch(n), Need::Pushed), Admission::Idle));
+    }
+    println!("100,000 branches: {:?}", began.elapsed());
+    assert_eq!(held.log.memory_bytes(), before);
+    let mut other = Chain::new(2, 2);
+    other.on(1, &[left.last()]);
+    held.takes(other.from(1));
+    assert!(held.counts(&left.last()), "honest work goes on");
+}
+
 /// A history of entries of a few chains, some forked, whose dependencies are any entries before.
 #[derive(Debug)]
 struct Made {
