@@ -121,6 +121,11 @@ impl OpenDocument {
         self.leave(|inbox| _ = inbox.reload.get_or_insert(Reload::Keep));
     }
 
+    /// Other entries count than before.
+    pub(crate) fn reshow(&self) {
+        self.leave(|inbox| inbox.reshow(Instant::now()));
+    }
+
     pub(crate) fn opening(&self, opening: Opening) {
         self.leave(|inbox| inbox.opening = Some(opening));
     }

@@ -133,7 +133,12 @@ impl Driver {
                     Done::Merged { op, result }
                 });
             }
-            Event::Snapshot { space, doc } | Event::Reshown { space, doc } => {
+            Event::Reshown { space, doc } => {
+                if let Some(open) = self.shared.open_document(space, doc) {
+                    open.reshow();
+                }
+            }
+            Event::Snapshot { space, doc } => {
                 if let Some(open) = self.shared.open_document(space, doc) {
                     open.reload();
                 }
