@@ -239,6 +239,7 @@ fn asked() -> std::array::IntoIter<Needed, 4> {
     [Right::Relay.into(), Right::Write.into(), Right::Admin.into(), gateway].into_iter()
 }
 
+#[allow(clippy::disallowed_methods, reason = "a test, which is started by hand")]
 fn cases() -> u64 {
     std::env::var("COMMONHOLD_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000)
 }
