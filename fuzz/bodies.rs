@@ -8,7 +8,7 @@ use commonhold_sync::chain::{Kind, Opening, Segment, Tip};
 use commonhold_sync::change::{self, DocumentCaps, walk, walk_document};
 use commonhold_sync::id::{DeviceId, DocId, EntryId, SpaceId};
 use commonhold_sync::limits::{Limits, Rules};
-use commonhold_sync::log::{Admission, Header, Image, Log};
+use commonhold_sync::log::{Admission, Header, Image, Log, Need};
 use commonhold_sync::merkle::Frontier;
 use commonhold_sync::message::Message;
 use commonhold_sync::secure::Channel;
@@ -111,7 +111,7 @@ pub fn admission(data: &[u8]) {
         frontier.push(&id);
         let tip = Tip::sign(&key, &space, &doc, &opening, n, &frontier.head(), vec![]);
         let segment = Segment { doc, opening: opening.clone(), first: n, entries: vec![bytes], tip };
-        if !matches!(log.admit(&Rules::V1, &Limits::default(), segment), Admission::Admitted(_)) {
+        if !matches!(log.admit(&Rules::V1, &Limits::default(), segment, Need::Asked), Admission::Admitted(_)) {
             assert_ne!(n, 1, "the first is honest");
             return;
         }

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use commonhold_sync::clock::Ends;
 use commonhold_sync::id::{DocId, SpaceId};
 use commonhold_sync::record::Genesis;
 use commonhold_sync::space::SpaceRow;
@@ -176,11 +177,11 @@ fn unpack(bytes: &[u8]) -> Result<(Arc<dyn Store>, SpaceId, Genesis), Error> {
 async fn take(node: &Node, store: Arc<dyn Store>, space: SpaceId, genesis: Genesis) -> Result<ImportReport, Error> {
     let carried = Storage::new(store.clone()).carried(&space)?;
     let documents = carried.iter().filter(|log| log.doc != space.authority());
-    let lengths = documents.clone().flat_map(|log| log.clock.0.values()).filter_map(|branches| branches.last());
+    let lengths = documents.clone().flat_map(|log| log.clock.0.values()).map(Ends::length);
     let report = ImportReport {
         space: Some(space),
         documents: documents.clone().map(|log| log.doc).collect(),
-        entries: lengths.map(|(n, _)| n).sum(),
+        entries: lengths.sum(),
     };
     node.hold_space(space, genesis).await?;
     let config = Config { store: Some(Arc::new(move || Ok(store.clone()))), ..Config::default() };

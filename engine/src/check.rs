@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use commonhold_sync::chain::{Opening, Tip};
-use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
+use commonhold_sync::id::{ChainId, DocId, EntryId, SpaceId};
 use commonhold_sync::log::{Image, Log, StoredSegment};
 use commonhold_sync::merkle::Frontier;
 use commonhold_sync::peer::{Load, Loaded};
 use commonhold_sync::record::Record;
+use commonhold_sync::space::RightRow;
 
 use crate::storage::{DocumentQuery, Storage};
 use crate::store::StoreError;
@@ -97,14 +98,10 @@ fn read(storage: &Storage, space: &SpaceId, doc: DocId, raw: bool) -> Result<Fou
 }
 
 /// The log of records of a space: all of it is there raw.
-fn records(
-    space: &SpaceId,
-    image: &Image,
-    segments: &[StoredSegment],
-    rights: &[(DeviceId, Vec<u8>)],
-) -> Result<u64, String> {
+fn records(space: &SpaceId, image: &Image, segments: &[StoredSegment], rights: &[RightRow]) -> Result<u64, String> {
     let doc = space.authority();
-    let rights: BTreeSet<(DeviceId, &[u8])> = rights.iter().map(|(by, bytes)| (*by, &bytes[..])).collect();
+    let rights: BTreeSet<(ChainId, u64, &[u8])> =
+        rights.iter().map(|right| (right.chain, right.n, &right.bytes[..])).collect();
     let mut trees: BTreeMap<ChainId, Frontier> = BTreeMap::new();
     for segment in segments.iter().map(|stored| &stored.segment) {
         let device = segment.opening.device;
@@ -115,9 +112,9 @@ fn records(
         }
         for bytes in &segment.entries {
             tree.push(&Record::id(space, &device, bytes));
-            let grant = matches!(Record::from_bytes(bytes), Ok(Record::Grant { .. }));
-            if grant && !rights.contains(&(device, bytes)) {
-                return Err("a grant is missing among the rights".into());
+            let right = Record::from_bytes(bytes).is_ok_and(|record| record.is_authority());
+            if right && !rights.contains(&(chain, tree.len(), bytes)) {
+                return Err("a record is missing among the rights".into());
             }
         }
     }
@@ -197,6 +194,7 @@ fn signed(space: &SpaceId, doc: DocId, opening: &Opening, tip: &Tip, tree: &Fron
 
 #[cfg(test)]
 mod tests {
+    use commonhold_sync::id::DeviceId;
     use commonhold_sync::space::SpaceRow;
     use serde_json::json;
 
@@ -280,7 +278,7 @@ mod tests {
             let rows = storage.store().scan(Table::Records, &space.0, None, 10, 1 << 20).unwrap().rows;
             rows.into_iter().for_each(|(key, _)| batch.delete(Table::Records, key));
         });
-        assert_eq!(found.await, ["a grant is missing among the rights"]);
+        assert_eq!(found.await, ["a record is missing among the rights"]);
 
         let (node, space) = self::node().await;
         let found = faults(&node, move |storage, batch| {

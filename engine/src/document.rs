@@ -4,18 +4,23 @@
 //! ours. Nothing here does I/O, knows of peers, or checks tips and rights: `commonhold_sync` has done that before.
 //!
 //! The way in for others' entries: [`View::apply_remote`] → `admit` (rule M1, over `graph` and `op_index`) → one guarded batch
-//! (rule M2). The way out for edits: [`View::edit`] → [`View::flush`]. `snapshot` packs a whole view and unpacks it without trust.
+//! (rule M2). Where chains have forked, `naming` and `renaming` stand before the library, so that it sees no fork. The way out for edits: [`View::edit`] → [`View::flush`]. `snapshot` packs a whole view and unpacks it without trust.
 
 mod admit;
 mod compare;
+mod cursor;
 mod diff;
 mod edit;
 mod graph;
+mod ids;
 mod local;
+mod naming;
 mod op_index;
 pub mod patch;
 mod read;
 mod reconcile_json;
+mod remake;
+mod renaming;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -23,11 +28,13 @@ mod value;
 mod view;
 
 pub use admit::Fault;
+pub use cursor::{Cursor, NotACursor};
 pub use edit::{Edit, EditError, Expand};
 pub use local::{ChainAuthor, LocalEntry};
 pub use patch::{MarkSpan, Patch, PatchAction, PatchMismatch};
 pub use read::{Alternative, ChangeInfo};
 pub use reconcile_json::ScalarString;
-pub use snapshot::{Head, SnapshotCaps, SnapshotEntry, SnapshotFault};
+pub use remake::{ReadLog, Reloaded};
+pub use snapshot::{Head, NotNow, SnapshotCaps, SnapshotEntry, SnapshotFault};
 pub use value::{ObjId, ObjKind, Prop, Scalar, Value};
-pub use view::{Applied, Broken, Cost, ReadLog, View};
+pub use view::{Applied, Broken, Cost, View};

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
-use crate::document::{ChangeInfo, Edit, EditError, Prop, View};
+use crate::document::{ChangeInfo, Cursor, Edit, EditError, Prop, View};
 use crate::error::{EditFailure, Error};
 use crate::open_document::OpenDocument;
 use crate::shared::{Shared, locked};
@@ -176,6 +176,18 @@ impl Document {
     pub async fn json_at(&self, path: impl Into<Path>) -> Result<Option<Json>, Error> {
         let path = path.into();
         self.open.read(|view| view.json_at(&path.0)).await
+    }
+
+    /// A cursor at an index of the list or text at a path, which stays at its element while others edit around it; at the
+    /// length of the list or text, one that stays behind the last.
+    pub async fn cursor(&self, path: impl Into<Path>, index: usize) -> Result<Cursor, Error> {
+        let path = path.into();
+        Ok(self.open.read_mut(|view| view.cursor(&path.0, index)).await??)
+    }
+
+    /// Where a cursor stands now; where its element was, if that is deleted. `None` if the document does not hold it.
+    pub async fn position(&self, cursor: &Cursor) -> Result<Option<usize>, Error> {
+        self.open.read(|view| view.position(cursor)).await
     }
 
     /// The document as it was at a version; `None` if that version is not held.

@@ -463,7 +463,7 @@ impl Driver {
             id: *id,
             ready: space.rules().is_some(),
             writers: space.genesis().map(|genesis| genesis.writers),
-            root: space.genesis().map(|genesis| genesis.root),
+            root: space.genesis().map(|genesis| genesis.root.device()),
             right: space.right_of(&self.shared.device),
             documents: space.logs.saturating_sub(authority),
             seq: space.seq,

@@ -143,7 +143,7 @@ mod tests {
 
     fn invite() -> Invite {
         let genesis = Genesis {
-            root: DeviceId([1; 32]),
+            root: DeviceId([1; 32]).into(),
             privacy: Privacy::Public,
             writers: Writers::Anyone,
             rules: 1,

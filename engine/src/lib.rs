@@ -41,7 +41,7 @@ pub use bundle::{ExportReport, ImportReport};
 pub use check::CheckReport;
 pub use config::{Config, OpenStore};
 pub use contain::panics_are_contained;
-pub use document::{ChangeInfo, Edit, EditError, ObjId, ObjKind, Patch, PatchAction, Prop, Scalar, View};
+pub use document::{ChangeInfo, Cursor, Edit, EditError, ObjId, ObjKind, Patch, PatchAction, Prop, Scalar, View};
 pub use document_handle::{Document, Path, Version};
 pub use error::{EditFailure, Error, OpenError};
 pub use invite::{Invite, InviteError};

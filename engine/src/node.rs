@@ -116,7 +116,7 @@ impl Node {
     pub async fn create_space(&self, writers: Writers) -> Result<SpaceId, Error> {
         self.shared().running()?;
         let nonce = random()?;
-        let genesis = Genesis { root: self.device(), privacy: Privacy::Public, writers, rules: 1, nonce };
+        let genesis = Genesis { root: self.device().into(), privacy: Privacy::Public, writers, rules: 1, nonce };
         let space = genesis.space();
         self.hold(space, Some(genesis), None).await?;
         Ok(space)
@@ -200,7 +200,7 @@ impl Node {
 
     /// Gives a device a right in a space. `gateway`: it may vouch for unsigned changes of others.
     pub async fn grant(&self, space: SpaceId, device: DeviceId, right: Right, gateway: bool) -> Result<(), Error> {
-        self.say(space, vec![Record::Grant { device, right, gateway }]).await.map(drop)
+        self.say(space, vec![Record::Grant { subject: device.into(), right, gateway, again: 0 }]).await.map(drop)
     }
 
     /// Returns when the genesis of a space is known: at once, or when a peer that holds it has been reached.

@@ -121,6 +121,11 @@ impl OpenDocument {
         self.leave(|inbox| _ = inbox.reload.get_or_insert(Reload::Keep));
     }
 
+    /// Other entries count than before.
+    pub(crate) fn reshow(&self) {
+        self.leave(|inbox| inbox.reshow(Instant::now()));
+    }
+
     pub(crate) fn opening(&self, opening: Opening) {
         self.leave(|inbox| inbox.opening = Some(opening));
     }
@@ -227,7 +232,15 @@ impl OpenDocument {
                 self.bytes.store(view.cost().bytes_estimate, Ordering::Relaxed);
                 shown.quarantined.extend(made.quarantined);
                 (shown.header, shown.snapshot_bytes, shown.load_ms) = (made.header, made.snapshot_bytes, made.load_ms);
-                shown.each_watcher(Queue::reset);
+                let watched = !shown.watchers.is_empty() && !made.deleted;
+                let patches = match &mut shown.state {
+                    State::Ready(old) if watched => old.patches_to(&mut view),
+                    _ => None,
+                };
+                match patches {
+                    Some(patches) => shown.tell(Origin::Rebuilt, patches, &view.heads()),
+                    None => shown.each_watcher(Queue::reset),
+                }
                 view.watch(!shown.watchers.is_empty());
                 shown.state = match made.deleted {
                     false => State::Ready(Box::new(view)),

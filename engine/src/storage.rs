@@ -16,13 +16,14 @@ use commonhold_sync::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
 use commonhold_sync::log::{Header, Image, StoredSegment};
 use commonhold_sync::message::Cursor;
 use commonhold_sync::peer::{Load, Loaded, PageRow, StoreOp};
-use commonhold_sync::space::SpaceRow;
+use commonhold_sync::proof::PROOF_BYTES_MAX;
+use commonhold_sync::space::{RightRow, SpaceRow};
 
 use crate::store::{Batch, Store, StoreError, Table};
 pub(crate) use copy::Carried;
 use keys::{ends_with, split, under};
 pub(crate) use rows::SnapshotHead;
-use rows::{BodyRow, DocumentRow, InviteRow, LogRow, RightRow};
+use rows::{BodyRow, DocumentRow, InviteRow, Kind, LogRow};
 
 /// Entries that stay raw behind a snapshot, so that who was briefly away gets entries and not the snapshot: as many as a
 /// document gathers before its next one is made.
@@ -47,7 +48,7 @@ const INVITES_MAX: usize = 16;
 pub struct Stored {
     /// Spaces, with their records about rights.
     #[allow(clippy::type_complexity, reason = "the shape that the core defines")]
-    pub spaces: Vec<(SpaceId, SpaceRow, Vec<(DeviceId, Vec<u8>)>)>,
+    pub spaces: Vec<(SpaceId, SpaceRow, Vec<RightRow>)>,
     /// How far other stores are held.
     pub cursors: Vec<(SpaceId, DeviceId, Cursor)>,
 }
@@ -96,6 +97,8 @@ pub struct DocumentQuery {
 /// A document's rows, for making a view.
 #[derive(Debug)]
 pub(crate) struct Held {
+    pub(crate) space: SpaceId,
+    pub(crate) doc: DocId,
     pub(crate) image: Image,
     pub(crate) snapshot: Option<(SnapshotHead, Vec<u8>)>,
     /// Whether the snapshot needs no check of rule M1: it was made here, or was checked since it came.
@@ -212,13 +215,13 @@ impl Storage {
     pub fn start(&self) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();
         let (mut damaged, mut lost, mut unread) = (Vec::new(), Vec::new(), Vec::new());
-        let mut rights: BTreeMap<SpaceId, Vec<(DeviceId, Vec<u8>)>> = BTreeMap::new();
+        let mut rights: BTreeMap<SpaceId, Vec<RightRow>> = BTreeMap::new();
         self.walk(
             Table::Records,
             &[],
             |key, value| {
                 if let (Some((space, _)), Some(row)) = (split(&key), rows::from_slice::<RightRow>(&value)) {
-                    rights.entry(SpaceId(space)).or_default().push((row.device, row.bytes.into()));
+                    rights.entry(SpaceId(space)).or_default().push(row);
                 }
             },
             &mut damaged,
@@ -275,12 +278,17 @@ impl Storage {
             }
             StoreOp::Segment { space, source, stored } => {
                 let (doc, seq) = (stored.segment.doc, stored.seq);
-                batch.put(Table::Log, keys::log(&space, seq), LogRow { snapshot: false, doc, source }.to_bytes());
+                batch.put(Table::Log, keys::log(&space, seq), LogRow { kind: Kind::Segment, doc, source }.to_bytes());
                 batch.put(Table::Bodies, keys::body(&space, &doc, seq), rows::to_vec(&BodyRow::new(stored, source)));
             }
-            StoreOp::Right { space, id, device, bytes } => {
-                let row = RightRow { device, bytes: bytes.into() };
-                batch.put(Table::Records, [space.0, id.0].concat(), rows::to_vec(&row));
+            StoreOp::Right { space, right } => {
+                batch.put(Table::Records, keys::right(&space, &right.chain, right.n), rows::to_vec(&right));
+            }
+            StoreOp::Proofs { space, doc, seq, before, source } => {
+                if before > 0 {
+                    batch.delete(Table::Log, keys::log(&space, before));
+                }
+                batch.put(Table::Log, keys::log(&space, seq), LogRow { kind: Kind::Proofs, doc, source }.to_bytes());
             }
             StoreOp::Snapshot { space, doc, seq, source, ends, bytes } => {
                 self.write_snapshot(batch, space, doc, SnapshotHead { seq, source, ends }, bytes)?;
@@ -335,7 +343,7 @@ impl Storage {
             head.seq = place;
         }
         if head.seq > 0 {
-            let row = LogRow { snapshot: true, doc, source: head.source };
+            let row = LogRow { kind: Kind::Snapshot, doc, source: head.source };
             batch.put(Table::Log, keys::log(&space, head.seq), row.to_bytes());
         }
         batch.put(Table::Snapshots, key.clone(), rows::to_vec(&head));
@@ -511,7 +519,7 @@ impl Storage {
         limits: &PageLimits,
         damaged: &mut Vec<(Table, Vec<u8>)>,
     ) -> Result<Option<(PageRow, usize)>, StoreError> {
-        if !row.snapshot {
+        if row.kind == Kind::Segment {
             let body = self.get::<BodyRow>(Table::Bodies, &keys::body(space, &row.doc, seq), damaged)?;
             return Ok(body.map(|body| {
                 let stored = body.into_stored(row.doc, seq);
@@ -520,6 +528,10 @@ impl Storage {
             }));
         }
         let Some(image) = self.image(space, &row.doc, damaged)? else { return Ok(None) };
+        if row.kind == Kind::Proofs {
+            let bytes = PROOF_BYTES_MAX * image.proofs().count();
+            return Ok(Some((PageRow::Proofs { doc: row.doc, image: Box::new(image) }, bytes)));
+        }
         let fits = image.covered.as_ref().is_some_and(|c| c.bytes <= limits.bytes as u64);
         let key = keys::snapshot_bytes(&keys::document(space, &row.doc));
         let bytes = if limits.snapshots && fits { self.bytes(Table::Snapshots, &key, damaged)? } else { None };
@@ -549,7 +561,7 @@ impl Storage {
             }
             _ => true,
         };
-        Ok(Some(Read { value: Held { image, snapshot, checked, segments }, damaged }))
+        Ok(Some(Read { value: Held { space: *space, doc: *doc, image, snapshot, checked, segments }, damaged }))
     }
 
     /// Keeps that the snapshot read keeps rule M1, so that it is not checked again at the next opening.

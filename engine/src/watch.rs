@@ -21,6 +21,9 @@ pub enum Origin {
     Local,
     /// Entries that this peer delivered (the last of several).
     Remote(DeviceId),
+    /// Nobody's in particular: the view was made again, because other entries count than before (a device signed two
+    /// histories, or a right was taken back), or because entries came in a snapshot.
+    Rebuilt,
     /// None: the patch is the whole document, at the beginning and whenever single patches were not at hand.
     Reset,
 }

@@ -1,12 +1,14 @@
 //! Work that loads documents: making views, checking and making snapshots, looking deep into them. It runs on the blocking
 //! pool, takes as long as the document is large, and may fail; a panic inside ends as an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use commonhold_sync::chain::Opening;
 use commonhold_sync::change;
 use commonhold_sync::id::{ChainId, DocId, EntryId, SpaceId};
 use commonhold_sync::limits::Limits;
+use commonhold_sync::lines::Line;
 use commonhold_sync::log::{DeepEntry, Header};
 use commonhold_sync::peer::{ContentHead, SnapshotContent, SnapshotFault as Refusal};
 
@@ -28,6 +30,8 @@ pub(crate) struct Made {
     pub(crate) quarantined: Vec<EntryId>,
     /// Every entry of the snapshot keeps rule M1.
     checked: bool,
+    /// All of every chain counts.
+    open: bool,
 }
 
 /// A snapshot of exactly what is held of a document.
@@ -91,7 +95,7 @@ fn lacks_rows(space: &SpaceId, doc: &DocId, held: &Held) -> bool {
     if held.image.deleted {
         return false;
     }
-    let mut ends: BTreeMap<(ChainId, u8), u64> = BTreeMap::new();
+    let mut ends: BTreeMap<(ChainId, u16), u64> = BTreeMap::new();
     for stored in &held.segments {
         let segment = &stored.segment;
         let end = ends.entry((segment.opening.chain(space, doc), stored.branch)).or_default();
@@ -99,7 +103,7 @@ fn lacks_rows(space: &SpaceId, doc: &DocId, held: &Held) -> bool {
     }
     let lines = held.image.lines.iter().flat_map(|line| {
         let chain = line.opening.chain(space, doc);
-        line.branches.iter().enumerate().map(move |(at, branch)| ((chain, at as u8), branch))
+        line.branches.iter().enumerate().map(move |(at, branch)| ((chain, at as u16), branch))
     });
     lines.into_iter().any(|(at, branch)| ends.get(&at).copied().unwrap_or(0) < branch.len() - branch.base.len())
         || held.image.covered.is_some() && held.snapshot.is_none()
@@ -111,10 +115,21 @@ fn view_of(held: &Held, quarantined: &[EntryId]) -> Result<Made, String> {
     let mut view = base()?;
     let mut checked = held.checked;
     view.quarantine(quarantined.iter().copied());
-    let shown = held.segments.iter().filter(|stored| stored.branch == 0).flat_map(|stored| &stored.segment.entries);
     let mut entries: Vec<(EntryId, &[u8])> = Vec::new();
-    for bytes in shown {
-        entries.push((change::id(bytes).map_err(|fault| fault.to_string())?, bytes));
+    for stored in &held.segments {
+        let counted = held.image.counted(&stored.segment.opening, stored.branch);
+        let shown = (counted + 1).saturating_sub(stored.segment.first);
+        for bytes in stored.segment.entries.iter().take(shown as usize) {
+            entries.push((change::id(bytes).map_err(|fault| fault.to_string())?, bytes));
+        }
+    }
+    let unpacked = parted(held)?;
+    if let Some(inside) = &unpacked {
+        // What the snapshot holds behind the end of a chain is not to be shown: entry by entry, without it.
+        entries.splice(..0, inside.iter().map(|(id, bytes)| (*id, &bytes[..])));
+        view = View::new();
+        view.quarantine(quarantined.iter().copied());
+        checked = true;
     }
     let mut applied = Applied::default();
     if !entries.is_empty() || !checked {
@@ -150,7 +165,27 @@ fn view_of(held: &Held, quarantined: &[EntryId]) -> Result<Made, String> {
         hidden,
         quarantined: applied.quarantined,
         checked,
+        open: held.image.lines.iter().all(Line::is_open),
     })
+}
+
+/// The entries of the snapshot that are to be shown, if not all are.
+#[allow(clippy::type_complexity, reason = "ids and bytes, as everywhere")]
+fn parted(held: &Held) -> Result<Option<Vec<(EntryId, Vec<u8>)>>, String> {
+    let Some((_, bytes)) = &held.snapshot else { return Ok(None) };
+    let lines = held.image.lines.iter().filter(|line| line.counted(0) < line.branches[0].base.len());
+    let ends: Vec<(&Opening, u64)> = lines.map(|line| (&line.opening, line.counted(0))).collect();
+    if ends.is_empty() {
+        return Ok(None);
+    }
+    let ends: BTreeMap<Vec<u8>, u64> =
+        ends.into_iter().map(|(opening, n)| (opening.actor(&held.space, &held.doc), n)).collect();
+    let (mut view, inside) = View::from_snapshot(bytes, &own_caps()).map_err(|fault| fault.to_string())?;
+    let hidden = inside.iter().filter(|entry| ends.get(&entry.actor[..]).is_some_and(|end| entry.seq > *end));
+    let hidden: BTreeSet<EntryId> = hidden.map(|entry| entry.id).collect();
+    let mut entries = view.entries_since(&[]);
+    entries.retain(|(id, _)| !hidden.contains(id));
+    Ok(Some(entries))
 }
 
 fn unpacked(bytes: &[u8]) -> Result<View, String> {
@@ -264,7 +299,8 @@ pub(crate) fn deep(storage: &Storage, space: &SpaceId, doc: &DocId) -> Vec<DeepE
 /// replace raw entries.
 pub(crate) fn compact(storage: &Storage, space: &SpaceId, doc: &DocId) -> Result<Option<Packed>, String> {
     let Some(made) = load(storage, space, doc, &[])? else { return Ok(None) };
-    if made.deleted || !made.hidden.is_empty() || !made.quarantined.is_empty() {
+    // A document with a closed chain travels raw from there on: a snapshot holds whole chains, and shows all of them.
+    if made.deleted || !made.open || !made.hidden.is_empty() || !made.quarantined.is_empty() {
         return Ok(None);
     }
     guarded(|| {

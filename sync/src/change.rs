@@ -26,7 +26,7 @@ pub use self::document::{DocumentCaps, DocumentCost, walk_document};
 pub use self::fault::Fault;
 pub use self::ops::{Action, Key, Op, OpId, Ops, Preds, Value, ValueKind};
 use self::read::Reader;
-use crate::id::{ChainId, EntryId};
+use crate::id::{ChainId, DeviceId, EntryId};
 use crate::limits::Rules;
 
 /// First bytes of every chunk.
@@ -44,15 +44,21 @@ const PREDS_PER_OP: u64 = 4;
 /// The author footer: its tag, the length of a device id, the device id.
 const FOOTER: [u8; 2] = [1, 32];
 
-/// An actor id: 16 bytes, or 24 for a renamed branch of a forked chain. Ordered by bytes, as Automerge orders them.
+/// A name in a change: a chain, 16 bytes, or the locator of a branch of a forked chain, 32: the chain, and half of the id of the
+/// entry that begins the branch. Changes are made under chains only. Ordered by bytes, as Automerge orders them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Actor {
     len: u8,
-    bytes: [u8; 24],
+    bytes: [u8; 32],
 }
 
 impl Actor {
-    /// The chain of this name, unless it is the name of a branch.
+    /// The actor of a change.
+    fn author(id: &[u8]) -> Result<Self, Fault> {
+        Actor::try_from(id).ok().filter(|actor| actor.chain().is_some()).ok_or(Fault::ActorLength)
+    }
+
+    /// The chain of this name, unless it is a locator.
     pub fn chain(&self) -> Option<ChainId> {
         ChainId::try_from(&self[..]).ok()
     }
@@ -62,9 +68,9 @@ impl TryFrom<&[u8]> for Actor {
     type Error = Fault;
 
     fn try_from(id: &[u8]) -> Result<Self, Fault> {
-        let mut bytes = [0; 24];
+        let mut bytes = [0; 32];
         match id.len() {
-            len @ (16 | 24) => {
+            len @ (16 | 32) => {
                 bytes[..len].copy_from_slice(id);
                 Ok(Actor { len: len as u8, bytes })
             }
@@ -180,7 +186,7 @@ pub fn walk(bytes: &[u8], rules: &Rules) -> Result<ChangeHead, Fault> {
     if frame.other_actors >= rules.actors_max as u64 {
         return Err(Fault::Actors);
     }
-    let actor = Actor::try_from(frame.actor)?;
+    let actor = Actor::author(frame.actor)?;
     let mut other_actors = Vec::with_capacity(frame.other_actors as usize);
     let mut actor_bytes = frame.other_actor_bytes;
     while !actor_bytes.is_empty() {
@@ -239,6 +245,37 @@ fn open(bytes: &[u8], kind: u8) -> Result<&[u8], Fault> {
     }
     let data = input.prefixed()?;
     if input.is_empty() { Ok(data) } else { Err(Fault::Length) }
+}
+
+/// A change without operations, the first of its actor, that builds on `deps`: it says that they belong to what its author
+/// holds, and nothing else. `start_op` is one more than the highest operation of its past.
+pub fn joining(actor: &[u8; 16], author: &DeviceId, deps: &[EntryId], start_op: u64) -> Vec<u8> {
+    let mut deps: Vec<EntryId> = deps.to_vec();
+    deps.sort_unstable();
+    let mut data = Vec::with_capacity(128);
+    unsigned(&mut data, deps.len() as u64);
+    deps.iter().for_each(|dep| data.extend_from_slice(&dep.0));
+    data.push(actor.len() as u8);
+    data.extend_from_slice(actor);
+    unsigned(&mut data, 1);
+    unsigned(&mut data, start_op);
+    // Time, message, other actors, columns: none. Then the author.
+    data.extend_from_slice(&[0, 0, 0, 0]);
+    data.extend_from_slice(&FOOTER);
+    data.extend_from_slice(&author.0);
+    let mut body = vec![CHANGE];
+    unsigned(&mut body, data.len() as u64);
+    body.extend_from_slice(&data);
+    let hash = Sha256::digest(&body);
+    [&MAGIC[..], &hash[..4], &body].concat()
+}
+
+fn unsigned(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
 }
 
 /// The parts of a change's content, borrowed, with no more checks than finding their ends needs.

@@ -12,43 +12,80 @@ pub const CLOCK_CHAINS_MAX: u64 = 65_536;
 /// Branches that one clock may name for one chain.
 pub const CLOCK_BRANCHES_MAX: u64 = 64;
 
-/// Chain → sorted branch heads (number, head). An honest chain has one branch. Encoded in that order, and refused in any
-/// other.
+/// How far a peer holds one chain.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Clock(pub BTreeMap<ChainId, Vec<(u64, Head)>>);
+pub struct Ends {
+    /// The first number at which the chain is proven to part, if it is. Then what counts of it is what stands before that,
+    /// and what entries of other chains build upon.
+    pub closed: Option<u64>,
+    /// Ends of its branches (number, head), sorted. An honest chain has one. Of a closed chain only what counts; none where
+    /// nothing does.
+    pub heads: Vec<(u64, Head)>,
+}
+
+impl Ends {
+    /// Number of entries of the longest branch.
+    pub fn length(&self) -> u64 {
+        self.heads.last().map_or(0, |(n, _)| *n)
+    }
+
+    /// Whether a proof is known that closes the chain earlier than in `other`.
+    pub fn closes_before(&self, other: Option<&Ends>) -> bool {
+        let before = |at: u64| other.and_then(|other| other.closed).is_none_or(|theirs| at < theirs);
+        self.closed.is_some_and(before)
+    }
+}
+
+/// Chain → how far it is held: exactly which entries a peer holds of a log. Encoded in the order of the chains, and refused
+/// in any other.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Clock(pub BTreeMap<ChainId, Ends>);
 
 impl Clock {
     /// Adds the head of a branch.
     pub fn insert(&mut self, chain: ChainId, n: u64, head: Head) {
-        let branches = self.0.entry(chain).or_default();
-        if let Err(at) = branches.binary_search(&(n, head)) {
-            branches.insert(at, (n, head));
+        let heads = &mut self.0.entry(chain).or_default().heads;
+        if let Err(at) = heads.binary_search(&(n, head)) {
+            heads.insert(at, (n, head));
         }
     }
 
     /// Number of entries of the longest branch of `chain`; 0 if unknown.
     pub fn length(&self, chain: &ChainId) -> u64 {
-        self.0.get(chain).and_then(|b| b.last()).map_or(0, |(n, _)| *n)
+        self.0.get(chain).map_or(0, Ends::length)
     }
 
-    /// Whether some branch of `other` is missing here or longer than any branch here, as far as heads tell.
+    /// Whether some branch of `other` is missing here or longer than any branch here, or its chain closed later or not at
+    /// all, as far as heads tell.
     pub fn lacks_something_of(&self, other: &Clock) -> bool {
+        let none = Ends::default();
         other.0.iter().any(|(chain, theirs)| {
-            let ours = self.0.get(chain).map_or(&[][..], Vec::as_slice);
-            theirs.iter().any(|branch| {
-                let longest = ours.last().map_or(0, |(n, _)| *n);
-                !ours.contains(branch) && (branch.0 >= longest || theirs.len() > 1 || ours.len() > 1)
-            })
+            let ours = self.0.get(chain).unwrap_or(&none);
+            let several = theirs.heads.len() > 1 || ours.heads.len() > 1;
+            let lacking = |end: &(u64, Head)| !ours.heads.contains(end) && (end.0 >= ours.length() || several);
+            theirs.closes_before(Some(ours))
+                || ours.closed.is_none_or(|_| theirs.closed.is_some()) && theirs.heads.iter().any(lacking)
         })
     }
 
-    /// BLAKE3 over the chains in order: id, number of branches, then number and head of each.
+    /// Numbers of pairs in it, for bounds on memory.
+    pub fn pairs(&self) -> usize {
+        self.0.values().map(|ends| ends.heads.len().max(1)).sum()
+    }
+
+    /// BLAKE3 over the chains in order: id, number of branches, then number and head of each. Of a closed chain the
+    /// highest bit of the number of branches is set, and where it is closed comes before them.
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"commonhold clock 1");
-        for (chain, branches) in &self.0 {
-            hasher.update(&chain.0).update(&(branches.len() as u32).to_be_bytes());
-            for (n, head) in branches {
+        for (chain, ends) in &self.0 {
+            let count = ends.heads.len() as u32;
+            hasher.update(&chain.0);
+            match ends.closed {
+                None => hasher.update(&count.to_be_bytes()),
+                Some(at) => hasher.update(&(count | 1 << 31).to_be_bytes()).update(&at.to_be_bytes()),
+            };
+            for (n, head) in &ends.heads {
                 hasher.update(&n.to_be_bytes()).update(&head.0);
             }
         }
@@ -59,10 +96,13 @@ impl Clock {
 impl<C> Encode<C> for Clock {
     fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, c: &mut C) -> Result<(), encode::Error<W::Error>> {
         e.map(self.0.len() as u64)?;
-        for (chain, branches) in &self.0 {
+        for (chain, ends) in &self.0 {
             chain.encode(e, c)?;
-            e.array(branches.len() as u64 * 2)?;
-            for (n, head) in branches {
+            e.array(ends.heads.len() as u64 * 2 + u64::from(ends.closed.is_some()))?;
+            if let Some(at) = ends.closed {
+                e.u64(at)?;
+            }
+            for (n, head) in &ends.heads {
                 e.u64(*n)?.bytes(&head.0)?;
             }
         }
@@ -81,17 +121,22 @@ impl<'b, C> Decode<'b, C> for Clock {
             if clock.0.last_key_value().is_some_and(|(last, _)| *last >= chain) {
                 return Err(fault("the chains of a clock ascend"));
             }
-            let items = d.array()?.filter(|n| *n <= 2 * CLOCK_BRANCHES_MAX && n % 2 == 0 && *n > 0);
+            let items = d.array()?.filter(|n| *n <= 2 * CLOCK_BRANCHES_MAX + 1 && *n > 0);
             let items = items.ok_or_else(|| fault("a chain has 1 to 64 branches of two fields"))?;
-            let mut branches: Vec<(u64, Head)> = Vec::new();
+            // An odd number of fields: where the chain is closed comes first.
+            let closed = (items % 2 == 1).then(|| d.u64()).transpose()?;
+            if closed == Some(0) {
+                return Err(fault("a chain is closed at 1 or later"));
+            }
+            let mut heads: Vec<(u64, Head)> = Vec::new();
             for _ in 0..items / 2 {
-                let branch = (d.u64()?, Head::decode(d, c)?);
-                if branches.last().is_some_and(|last| *last >= branch) {
+                let head = (d.u64()?, Head::decode(d, c)?);
+                if heads.last().is_some_and(|last| *last >= head) {
                     return Err(fault("the branches of a chain ascend"));
                 }
-                branches.push(branch);
+                heads.push(head);
             }
-            clock.0.insert(chain, branches);
+            clock.0.insert(chain, Ends { closed, heads });
         }
         Ok(clock)
     }
@@ -191,19 +236,36 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_survives_its_encoding_and_knows_what_it_lacks() {
+    fn a_clock_survives_its_encoding_and_its_digest_shows_branches_and_ends() {
+        let chain = ChainId([1; 16]);
         let mut clock = Clock::default();
-        clock.insert(ChainId([1; 16]), 5, Head([1; 32]));
-        let mut ahead = clock.clone();
-        assert!(!clock.lacks_something_of(&ahead));
-        ahead.0.insert(ChainId([1; 16]), vec![(7, Head([2; 32]))]);
-        assert!(clock.lacks_something_of(&ahead) && !ahead.lacks_something_of(&clock));
+        clock.insert(chain, 5, Head([1; 32]));
         let mut forked = clock.clone();
-        forked.insert(ChainId([1; 16]), 5, Head([9; 32]));
-        assert!(clock.lacks_something_of(&forked));
-        let bytes = minicbor::to_vec(&forked).unwrap();
-        assert_eq!(Decoder::new(&bytes).decode::<Clock>().unwrap(), forked);
-        assert_ne!(clock.digest(), forked.digest());
+        forked.insert(chain, 5, Head([9; 32]));
+        let closed = |clock: &Clock, at| {
+            let mut clock = clock.clone();
+            clock.0.get_mut(&chain).unwrap().closed = Some(at);
+            clock
+        };
+        let nothing = Clock([(chain, Ends { closed: Some(1), heads: vec![] })].into());
+        let all = [closed(&clock, 4), closed(&clock, 3), closed(&forked, 3), nothing, clock, forked];
+        assert!(all[5].lacks_something_of(&all[0]) && !all[0].lacks_something_of(&all[5]));
+        assert!(all[4].lacks_something_of(&all[5]) && !all[5].lacks_something_of(&all[4]));
+        assert!(all[0].lacks_something_of(&all[1]) && !all[1].lacks_something_of(&all[0]));
+        let digests: std::collections::BTreeSet<[u8; 32]> = all.iter().map(Clock::digest).collect();
+        assert_eq!(digests.len(), all.len());
+        for clock in all {
+            let bytes = minicbor::to_vec(&clock).unwrap();
+            assert_eq!(Decoder::new(&bytes).decode::<Clock>().unwrap(), clock);
+        }
+    }
+
+    #[test]
+    fn of_two_ends_of_a_chain_the_earlier_closes_first() {
+        let ends = |closed| Ends { closed, heads: vec![] };
+        assert!(ends(Some(4)).closes_before(None) && ends(Some(4)).closes_before(Some(&ends(None))));
+        assert!(ends(Some(4)).closes_before(Some(&ends(Some(5)))));
+        assert!(!ends(Some(4)).closes_before(Some(&ends(Some(4)))) && !ends(None).closes_before(None));
     }
 
     /// A clock that names these chains, each with these branches of it, in this order.

@@ -4,6 +4,7 @@
 //! seed come in as arguments, work to be done leaves as [`peer::Output`]. It never interprets a document: it walks the
 //! bytes of a change within bounds, and leaves meaning to `commonhold-engine`.
 
+pub mod authority;
 pub mod chain;
 pub mod change;
 pub mod clock;
@@ -14,6 +15,7 @@ pub mod log;
 pub mod merkle;
 pub mod message;
 pub mod peer;
+pub mod proof;
 pub mod reconcile;
 pub mod record;
 pub mod secure;

@@ -16,11 +16,20 @@ use crate::change::{self, ChangeHead};
 use crate::clock::Clock;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::limits::{Limits, Rules};
-use crate::lines::{Line, Lines, Place};
+use crate::lines::{Closing, Line, Lines, Place};
 use crate::merkle::Frontier;
+use crate::proof::ForkProof;
 use crate::violation::Violation;
 
-use self::past::{Follows, Graph, Spot};
+use self::past::{Follows, Graph, Past, Spot};
+
+/// Bytes of entries of a log that count for nothing yet, and are kept because they may: what others will turn out to have
+/// built upon. As much as may wait of one deliverer.
+const HIDDEN_BYTES_MAX: u64 = 4 << 20;
+/// The same of what nothing here waits for.
+const HIDDEN_ASKED_MAX: u64 = 256 << 10;
+/// Branches that count, of one chain: each is built upon by another chain at least.
+const BRANCHES_MAX: usize = 4_096;
 
 /// Pairs in the pasts of a snapshot's heads, in all: 24 MiB in memory. Heads beyond are treated like the rest of the
 /// snapshot's inside: what builds on them has it loaded. A document with 16 heads may have all its chains in each.
@@ -60,12 +69,26 @@ pub struct Image {
     /// What the snapshot covers, if there is one.
     #[n(3)]
     pub covered: Option<Covered>,
+    /// The place in the sequence where the proofs of its closed chains stand; 0 if there are none.
+    #[cbor(n(4), default)]
+    pub proofs_seq: u64,
 }
 
 impl Image {
     /// A document of which only the header is known.
     pub fn of_header(header: Header) -> Image {
-        Image { header, deleted: false, lines: Vec::new(), covered: None }
+        Image { header, deleted: false, lines: Vec::new(), covered: None, proofs_seq: 0 }
+    }
+
+    /// The proofs of its closed chains.
+    pub fn proofs(&self) -> impl Iterator<Item = &ForkProof> {
+        self.lines.iter().filter_map(|line| line.closed.as_ref())
+    }
+
+    /// How many entries of a branch of a chain count.
+    pub fn counted(&self, opening: &Opening, branch: u16) -> u64 {
+        let line = self.lines.iter().find(|line| line.opening == *opening);
+        line.map_or(0, |line| line.counted(usize::from(branch)))
     }
 
     /// Exactly which entries it stands for.
@@ -133,7 +156,7 @@ pub struct StoredSegment {
     /// Place in the sequence of the store.
     pub seq: u64,
     /// Branch of its chain; 0 unless the chain is forked.
-    pub branch: u8,
+    pub branch: u16,
     /// The segment.
     pub segment: Segment,
 }
@@ -170,8 +193,23 @@ pub enum Admission {
     NeedsDeep,
     /// Local policy: too many live chains or branches.
     NotHeld(&'static str),
+    /// Behind the end of a closed chain, and nothing here builds upon it: not kept now.
+    Idle,
+    /// An entry breaks a rule of which its author alone is guilty; the text says which.
+    Invalid(&'static str),
     /// The deliverer is at fault.
     Refused(Violation),
+}
+
+/// Why a segment came.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Need {
+    /// Somebody pushed it.
+    Pushed,
+    /// It was asked for.
+    Asked,
+    /// Something here waits for it, or this device made it.
+    Awaited,
 }
 
 /// The new part of an admitted segment.
@@ -179,12 +217,33 @@ pub enum Admission {
 pub struct Admitted {
     /// The chain.
     pub chain: ChainId,
-    /// Its branch; anything but 0 is evidence of a fork, and not shown.
-    pub branch: u8,
+    /// Its branch.
+    pub branch: u16,
     /// The segment without the entries that were held before.
     pub segment: Segment,
     /// Ids of its entries.
     pub ids: Vec<EntryId>,
+    /// Entries up to this number count, and are to be shown.
+    pub counted: u64,
+    /// What is to be shown changed otherwise than by these entries.
+    pub reshown: bool,
+    /// The proof that they gave, if they closed the chain, or closed it earlier.
+    pub proof: Option<Box<ForkProof>>,
+}
+
+/// What became of a fork proof.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProofAdmission {
+    /// The chain is closed by it. True if something is not to be shown any more.
+    Closed(bool),
+    /// Nothing new.
+    Known,
+    /// The chain is closed inside the snapshot: the index must be deepened, then the proof offered again.
+    NeedsDeep,
+    /// Local policy: too many chains.
+    NotHeld,
+    /// It proves nothing: the deliverer is at fault.
+    Refused,
 }
 
 /// One document's log in memory.
@@ -198,6 +257,9 @@ pub struct Log {
     lines: Lines,
     graph: Graph,
     deep: bool,
+    proofs_seq: u64,
+    /// Bytes of entries that do not count.
+    hidden: u64,
     /// Entry bytes after the snapshot, and their number: what compaction looks at.
     loose: (u64, u64),
 }
@@ -209,6 +271,7 @@ impl Log {
         let mut lines = image.lines;
         for branch in lines.iter_mut().flat_map(|l| &mut l.branches) {
             branch.ids.clear();
+            branch.inside.clear();
         }
         let mut log = Log {
             space,
@@ -219,6 +282,8 @@ impl Log {
             lines: Lines::from_stored(&space, &doc, lines),
             graph: Graph::default(),
             deep: false,
+            proofs_seq: image.proofs_seq,
+            hidden: 0,
             loose: (0, 0),
         };
         log.graph.cover(log.covered.as_ref().map_or(&[], |covered| &covered.heads));
@@ -243,13 +308,17 @@ impl Log {
             let max_op = head.max_op();
             self.graph.push(spot, head.id, max_op, head.deps, before.as_ref());
             self.lines.restore(line, usize::from(stored.branch), head.id);
+            // What stood on the first branch when the chain was closed is not charged: it would crowd out the others.
+            if stored.branch > 0 && n > self.lines.all()[line].counted(usize::from(stored.branch)) {
+                self.hidden += bytes.len() as u64;
+            }
             self.loose = (self.loose.0 + bytes.len() as u64, self.loose.1 + 1);
         }
         Some(())
     }
 
     /// The id of an entry that no snapshot covers.
-    fn id_at(&self, line: usize, branch: u8, n: u64) -> Option<EntryId> {
+    fn id_at(&self, line: usize, branch: u16, n: u64) -> Option<EntryId> {
         self.lines.all().get(line)?.branches.get(usize::from(branch))?.id_at(n).copied()
     }
 
@@ -260,6 +329,7 @@ impl Log {
             deleted: self.deleted,
             lines: self.lines.all().to_vec(),
             covered: self.covered.clone(),
+            proofs_seq: self.proofs_seq,
         }
     }
 
@@ -293,6 +363,16 @@ impl Log {
         self.covered.as_ref()
     }
 
+    /// The highest operation up to an entry, if it is in the index.
+    pub fn max_op(&self, id: &EntryId) -> Option<u64> {
+        self.graph.get(id).map(|meta| meta.max_op)
+    }
+
+    /// Bytes of entries that do not count.
+    pub fn hidden_bytes(&self) -> u64 {
+        self.hidden
+    }
+
     /// Bytes and number of the entries that no snapshot covers.
     pub fn loose(&self) -> (u64, u64) {
         self.loose
@@ -312,37 +392,56 @@ impl Log {
         self.loose = (0, 0);
     }
 
-    /// Admits a segment whose device has the right to write. `known_tip` is true for segments that this very device
-    /// has just made.
-    pub fn admit(&mut self, rules: &Rules, limits: &Limits, segment: Segment) -> Admission {
+    /// Admits a segment whose device has the right to write.
+    pub fn admit(&mut self, rules: &Rules, limits: &Limits, segment: Segment, need: Need) -> Admission {
         let chain = segment.opening.chain(&self.space, &self.doc);
         let ids: Result<Vec<_>, _> = segment.entries.iter().map(|e| change::id(e)).collect();
         let ids = match ids {
             Ok(ids) => ids,
             Err(fault) => return Admission::Refused(fault.into()),
         };
-        let place = self.lines.place(&self.space, &self.doc, &chain, &segment, &ids, limits.branches_per_chain);
+        // Before anything is verified: of a closed chain, a device can sign as much as it likes.
+        if self.lines.is_behind_the_end(&chain, &segment, &ids) && !self.keeps_idle(&chain, &segment, limits, need) {
+            return Admission::Idle;
+        }
+        let place = self.lines.place(&self.space, &self.doc, &chain, &segment, &ids);
         // Line and branch of the new entries, and the branch on which the entry before them stands.
         let (line, branch, from, skip) = match &place {
             Place::Duplicate => return Admission::Duplicate,
             Place::Gap => return Admission::WaitsForPrefix,
             Place::NeedsWhole => return Admission::NeedsWhole,
             Place::BadTip => return Admission::Refused(Violation::BadTip),
-            Place::TooManyBranches | Place::LeavesBase => return Admission::NotHeld("branches"),
-            Place::Extends { line, branch, skip, .. } => (*line, *branch as u8, *branch, *skip),
+            Place::LeavesBase if self.is_shallow() => return Admission::NeedsDeep,
+            Place::LeavesBase => return Admission::NotHeld("branches"),
+            Place::Extends { line, branch, skip, .. } => (*line, *branch as u16, *branch, *skip),
             Place::Forks { line, from, skip, .. } => {
-                (*line, self.lines.all()[*line].branches.len() as u8, *from, *skip)
+                (*line, self.lines.all()[*line].branches.len() as u16, *from, *skip)
             }
         };
+        if usize::from(branch) >= BRANCHES_MAX {
+            return Admission::NotHeld("branches");
+        }
         let opens = line == self.lines.all().len();
         if opens && line >= limits.chains_per_log {
             return Admission::NotHeld("chains");
         }
+        let proof = match &place {
+            Place::Forks { .. } => match self.lines.proof(&place, &segment, &ids) {
+                Some(proof) => Some(Box::new(proof)).filter(|proof| self.closes(&chain, proof)),
+                // Ids of the branch that it leaves are inside the snapshot.
+                None if self.is_shallow() => return Admission::NeedsDeep,
+                None => return Admission::NotHeld("branches"),
+            },
+            _ => None,
+        };
         let spot = Spot { line: line as u32, branch, n: segment.first + skip as u64 };
         let heads = match self.walk_entries(rules, &segment, &ids, spot, from, skip) {
             Ok(heads) => heads,
             Err(admission) => return admission,
         };
+        if let Err(admission) = self.check_forks(&segment, &ids[skip..], &heads, spot, from) {
+            return admission;
+        }
         if opens {
             let deps = heads.first().map_or(&[][..], |head| &head.deps);
             match self.has_room_for_chain(&segment.opening, deps, limits) {
@@ -353,6 +452,15 @@ impl Log {
         }
         if opens && self.is_own_actor(&segment.opening.kind) {
             return Admission::NotHeld("foreign-claim");
+        }
+        // What counts is found before anything is changed: that may need what is inside the snapshot.
+        let counts_to = self.lines.all().get(line).map_or(u64::MAX, Line::counts_to);
+        let counts_to = counts_to.min(proof.as_ref().map_or(u64::MAX, |proof| proof.at() - 1));
+        let roots = heads.iter().zip(spot.n..).filter(|(_, n)| *n <= counts_to);
+        let deps: Vec<EntryId> = roots.flat_map(|(head, _)| &head.deps).copied().collect();
+        let Ok(mut found) = self.newly_counted(&deps) else { return Admission::NeedsDeep };
+        if proof.is_some() && self.is_shallow() && counts_to < self.lines.all()[line].branches[0].base.len() {
+            return Admission::NeedsDeep;
         }
         self.lines.apply(chain, place, &segment, &ids);
         for (head, n) in heads.into_iter().zip(spot.n..) {
@@ -365,7 +473,223 @@ impl Log {
         segment.first += skip as u64;
         self.loose.0 += segment.body_bytes() as u64;
         self.loose.1 += segment.entries.len() as u64;
-        Admission::Admitted(Admitted { chain, branch, segment, ids: ids[skip..].to_vec() })
+        let mut reshown = !found.is_empty();
+        if let Some(proof) = &proof {
+            let before = self.counted();
+            self.lines.close(&self.space, (**proof).clone());
+            reshown |= self.recount(&before);
+        } else {
+            if !self.lines.all()[line].is_open() {
+                let already = self.lines.all()[line].counted(usize::from(branch));
+                found.push(((line as u32, branch), segment.tip.n.min(counts_to).max(already)));
+            }
+            found.into_iter().for_each(|((line, branch), n)| self.lines.count(line as usize, usize::from(branch), n));
+        }
+        let counted = self.lines.all()[line].counted(usize::from(branch));
+        let hidden = (segment.first..).zip(&segment.entries).filter(|(n, _)| *n > counted);
+        self.hidden += hidden.map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+        let ids = ids[skip..].to_vec();
+        Admission::Admitted(Admitted { chain, branch, segment, ids, counted, reshown, proof })
+    }
+
+    /// Whether a segment behind the end of its chain is kept all the same.
+    fn keeps_idle(&self, chain: &ChainId, segment: &Segment, limits: &Limits, need: Need) -> bool {
+        let idle = self.lines.get(chain).map_or(0, |(_, line)| line.idle_branches());
+        let bytes = self.hidden + segment.body_bytes() as u64;
+        match need {
+            Need::Pushed => false,
+            Need::Asked => bytes <= HIDDEN_ASKED_MAX && idle < limits.branches_per_chain,
+            Need::Awaited => bytes <= HIDDEN_BYTES_MAX,
+        }
+    }
+
+    /// Whether a proof closes the chain, or closes it earlier.
+    fn closes(&self, chain: &ChainId, proof: &ForkProof) -> bool {
+        let known = self.lines.get(chain).and_then(|(_, line)| line.closed.as_ref());
+        known.is_none_or(|known| proof.at() < known.at())
+    }
+
+    /// Closes a chain by a proof from elsewhere.
+    pub fn close(&mut self, proof: &ForkProof, limits: &Limits) -> ProofAdmission {
+        let chain = proof.chain(&self.space);
+        if !self.closes(&chain, proof) {
+            return ProofAdmission::Known;
+        }
+        let line = self.lines.get(&chain).map(|(_, line)| line);
+        if line.is_none() && self.lines.all().len() >= limits.chains_per_log {
+            return ProofAdmission::NotHeld;
+        }
+        if !proof.verifies(&self.space) {
+            return ProofAdmission::Refused;
+        }
+        if self.is_shallow() && line.is_some_and(|line| proof.at() <= line.branches[0].base.len()) {
+            return ProofAdmission::NeedsDeep;
+        }
+        let before = self.counted();
+        match self.lines.close(&self.space, proof.clone()) {
+            Closing::Closed => ProofAdmission::Closed(self.recount(&before)),
+            Closing::Known => ProofAdmission::Known,
+        }
+    }
+
+    /// Sets how far the rights of its device cover each chain. `Some(true)` if what is to be shown changed; `None` if the
+    /// index must be deepened first.
+    pub fn cut(&mut self, covers: impl Fn(&DeviceId, &ChainId) -> Option<u64>) -> Option<bool> {
+        let cuts = self.lines.all().iter().map(|line| {
+            let cut = covers(&line.opening.device, &line.opening.chain(&self.space, &self.doc));
+            (cut, cut.is_some_and(|cut| cut < line.branches[0].base.len()))
+        });
+        let cuts: Vec<(Option<u64>, bool)> = cuts.collect();
+        if self.is_shallow() && cuts.iter().any(|(_, inside)| *inside) {
+            return None;
+        }
+        let before = self.counted();
+        let changes = cuts.into_iter().enumerate().filter(|(line, (cut, _))| self.lines.cut(*line, *cut));
+        if changes.count() == 0 {
+            return Some(false);
+        }
+        Some(self.recount(&before))
+    }
+
+    /// Whether all of it counts.
+    pub fn is_open(&self) -> bool {
+        self.lines.all().iter().all(Line::is_open)
+    }
+
+    /// Notes where the proofs stand in the sequence; gives the place before.
+    pub fn place_proofs(&mut self, seq: u64) -> u64 {
+        core::mem::replace(&mut self.proofs_seq, seq)
+    }
+
+    /// How much of each branch of each line counts.
+    fn counted(&self) -> Vec<Vec<u64>> {
+        let of = |line: &Line| (0..line.branches.len()).map(|branch| line.counted(branch)).collect();
+        self.lines.all().iter().map(of).collect()
+    }
+
+    /// Finds anew what counts: of each chain what stands before its end, and everything that this was built upon. True if
+    /// of what was there `before`, something counted that does not any more, or the other way round.
+    fn recount(&mut self, before: &[Vec<u64>]) -> bool {
+        let seeds = self.lines.all().iter().zip(0u32..).flat_map(|(line, at)| {
+            let ends = line.branches.iter().zip(0u16..).map(move |(branch, number)| {
+                let n = branch.len().min(line.counts_to());
+                Spot { line: at, branch: number, n }
+            });
+            ends.filter(|spot| spot.n > 0 && (spot.branch == 0 || line.is_open()))
+        });
+        let past = self.graph.reach(&self.lines, seeds.collect());
+        for line in 0..self.lines.all().len() {
+            if self.lines.all()[line].is_open() {
+                continue;
+            }
+            for branch in 0..self.lines.all()[line].branches.len() {
+                let held = &self.lines.all()[line];
+                let n = past.reached.get(&(line as u32, branch as u16)).copied().unwrap_or(0);
+                let n = n.max(held.branches[branch].len().min(held.counts_to()));
+                self.lines.count(line, branch, n);
+            }
+        }
+        let now = self.counted();
+        let changed = |(before, now): (&Vec<u64>, &Vec<u64>)| before.iter().zip(now).any(|(before, now)| before != now);
+        before.iter().zip(&now).any(changed)
+    }
+
+    /// What counts besides, once entries with these dependencies do: ends of branches. An error if that is inside the
+    /// snapshot.
+    fn newly_counted(&self, deps: &[EntryId]) -> Result<Vec<((u32, u16), u64)>, ()> {
+        let mut new: BTreeMap<(u32, u16), u64> = BTreeMap::new();
+        if self.is_open() {
+            return Ok(Vec::new());
+        }
+        let mut todo: Vec<Spot> = deps.iter().filter_map(|dep| self.graph.get(dep)).map(|meta| meta.spot).collect();
+        while let Some(spot) = todo.pop() {
+            let key = (spot.line, spot.branch);
+            let Some(line) = self.lines.all().get(spot.line as usize).filter(|line| !line.is_open()) else { continue };
+            let known = line.counted(usize::from(spot.branch)).max(new.get(&key).copied().unwrap_or(0));
+            if spot.n <= known {
+                continue;
+            }
+            if self.is_shallow() && known < line.branches[0].base.len() && spot.branch == 0 {
+                return Err(());
+            }
+            new.insert(key, spot.n);
+            todo.extend(self.graph.behind(known + 1, spot));
+            let branch = &line.branches[usize::from(spot.branch)];
+            if spot.branch > 0 {
+                todo.push(Spot { branch: branch.parent, n: branch.shared, ..spot });
+            }
+        }
+        Ok(new.into_iter().collect())
+    }
+
+    /// Rule S7 on new entries: nobody builds on a forked chain behind the point where it parts, once their past shows that it
+    /// does. The device itself may do so in the first entry of another chain, on one branch; a chain never goes on after
+    /// its own fork. So each chain lets one branch live, at most.
+    fn check_forks(
+        &self,
+        segment: &Segment,
+        ids: &[EntryId],
+        heads: &[ChangeHead],
+        spot: Spot,
+        from: usize,
+    ) -> Result<(), Admission> {
+        let forked = |line: u32| self.lines.all().get(line as usize).is_some_and(|line| line.branches.len() > 1);
+        if !(0..self.lines.all().len() as u32).any(forked) && from == 0 && spot.branch == 0 {
+            return Ok(());
+        }
+        let mut past: Vec<EntryId> = Vec::new();
+        for (at, head) in heads.iter().enumerate() {
+            let held = head.deps.iter().filter(|dep| !ids[..at].contains(dep));
+            let new: Vec<EntryId> = held.copied().collect();
+            past.extend(&new);
+            let on: Vec<Spot> = new.iter().filter_map(|dep| self.graph.get(dep)).map(|meta| meta.spot).collect();
+            let before = match at.checked_sub(1) {
+                Some(last) => ids.get(last).copied(),
+                None => self.id_at(spot.line as usize, from as u16, spot.n - 1),
+            };
+            // What follows nothing but the entry before it sees no more than that one.
+            let follows = before.is_some_and(|before| head.deps == [before]);
+            let own = (forked(spot.line) || spot.branch > 0) && !follows;
+            if follows || !own && !on.iter().any(|dep| forked(dep.line)) {
+                continue;
+            }
+            let shown = self.graph.past(&self.lines, &past);
+            if shown.missing.is_some() && self.is_shallow() {
+                return Err(Admission::NeedsDeep);
+            }
+            // Its own chain: the new entries stand on the branch that they leave or go on with.
+            let mut on_own = shown.reached.iter().filter(|((line, _), _)| *line == spot.line);
+            if own && (self.parts(&shown, spot.line).is_some() || on_own.any(|(_, n)| *n >= spot.n)) {
+                return Err(Admission::Invalid("S7: a chain goes on after its own fork"));
+            }
+            let first = spot.n + at as u64 == 1;
+            let mut branches: BTreeMap<u32, u16> = BTreeMap::new();
+            for dep in on {
+                if self.parts(&shown, dep.line).is_none_or(|parts| dep.n <= parts) {
+                    continue;
+                }
+                let line = &self.lines.all()[dep.line as usize];
+                let same = line.opening.kind == Kind::Own && line.opening.device == segment.opening.device;
+                if !(first && same) || *branches.entry(dep.line).or_insert(dep.branch) != dep.branch {
+                    return Err(Admission::Invalid("S7: an entry builds on a chain that its past shows to be forked"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many entries of a chain are in the past before it shows two histories, if it does.
+    fn parts(&self, past: &Past, line: u32) -> Option<u64> {
+        let held = self.lines.all().get(line as usize)?;
+        let reached = |branch: u16| past.reached.get(&(line, branch)).copied().unwrap_or(0);
+        let leaves = |at: usize| (held.branches[at].parent, held.branches[at].shared);
+        let present: Vec<usize> =
+            (1..held.branches.len()).filter(|at| reached(*at as u16) > held.branches[*at].shared).collect();
+        let parts = present.iter().filter(|at| {
+            let (parent, shared) = leaves(**at);
+            reached(parent) > shared || present.iter().any(|other| other != *at && leaves(*other) == (parent, shared))
+        });
+        parts.map(|at| held.branches[*at].shared).min()
     }
 
     /// Rules S1–S6 on the new entries of a segment whose tip has been verified. `from` is the branch that holds the entry
@@ -407,7 +731,7 @@ impl Log {
             let builds = n == 1 || (at > skip && head.deps.contains(&ids[at - 1]));
             if !builds {
                 let before =
-                    if at > skip { Some(ids[at - 1]) } else { self.id_at(spot.line as usize, from as u8, n - 1) };
+                    if at > skip { Some(ids[at - 1]) } else { self.id_at(spot.line as usize, from as u16, n - 1) };
                 let held = before.and_then(|id| self.graph.get(&id));
                 // Without a place of its own it is inside the snapshot, which covers nothing but first branches.
                 let inside = (at == skip).then_some((Spot { branch: 0, n: n - 1, ..spot }, 0));
@@ -448,7 +772,8 @@ impl Log {
 
     /// A chain is live until another chain of the same device has its end in its past. `deps` are those of the first entry.
     fn has_room_for_chain(&self, opening: &Opening, deps: &[EntryId], limits: &Limits) -> Result<bool, Admission> {
-        let of_device = self.lines.all().iter().zip(0u32..).filter(|(l, _)| l.opening.device == opening.device);
+        let lines = self.lines.all().iter().zip(0u32..);
+        let of_device = lines.filter(|(l, _)| l.opening.device == opening.device && l.closed.is_none());
         if opening.kind != Kind::Own || of_device.clone().count() < limits.live_chains_per_device {
             return Ok(true);
         }
@@ -478,7 +803,8 @@ impl Log {
         // Only an end inside the snapshot can be reached through it.
         let n = held.branches[0].len();
         let target = Spot { line: line as u32, branch: 0, n };
-        held.branches[0].id_at(n).is_none()
+        n > 0
+            && held.branches[0].id_at(n).is_none()
             && matches!(self.graph.follows(&self.lines, &first.deps, target, 0), Follows::Unknown(_))
     }
 
@@ -530,11 +856,18 @@ impl Log {
             .enumerate()
             .map(|(i, l)| (l.opening.actor(&self.space, &self.doc), i as u32))
             .collect();
+        let mut inside: BTreeMap<u32, Vec<EntryId>> = BTreeMap::new();
         for entry in entries {
             let Some(line) = lines.get(&entry.actor).copied() else { continue };
+            inside.entry(line).or_default().push(entry.id);
             self.graph.push_deep(Spot { line, branch: 0, n: entry.n }, entry.id, entry.max_op, entry.deps);
         }
+        inside.into_iter().for_each(|(line, ids)| self.lines.deepen(line as usize, ids));
         self.deep = true;
+        if !self.is_open() {
+            // A snapshot that came meanwhile may hold what builds on a closed chain.
+            self.recount(&[]);
+        }
     }
 
     /// Takes note of a snapshot that the engine has made or checked. `chains` are the openings, the trees up to the

@@ -65,6 +65,27 @@ impl Frontier {
         Head(peaks.fold(*last, |right, left| parent(left, &right)))
     }
 
+    /// The head of a tree of `n` entries that begins with this one's, goes on with `entry`, and of which `right` are the
+    /// nodes to the right of that entry's path, from the leaf up (the rest of an audit path of RFC 9162 §2.1.3; what is
+    /// on the left are the peaks). `None` if the numbers do not fit.
+    pub fn head_with(&self, entry: &EntryId, right: &[[u8; 32]], n: u64) -> Option<Head> {
+        let (mut at, mut last) = (self.n, n.checked_sub(1)?);
+        if at > last {
+            return None;
+        }
+        let (mut left, mut right) = (self.peaks.iter().rev(), right.iter());
+        let mut node = leaf(entry);
+        while last > 0 {
+            if at & 1 == 1 {
+                node = parent(left.next()?, &node);
+            } else if at < last {
+                node = parent(&node, right.next()?);
+            }
+            (at, last) = (at >> 1, last >> 1);
+        }
+        (left.next().is_none() && right.next().is_none()).then_some(Head(node))
+    }
+
     /// `n` (8 bytes, big-endian) and the peaks.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = self.n.to_be_bytes().to_vec();
@@ -95,6 +116,32 @@ impl<'b, C> Decode<'b, C> for Frontier {
     fn decode(d: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
         Frontier::from_bytes(d.bytes()?).ok_or_else(|| minicbor::decode::Error::message("peaks do not fit the size"))
     }
+}
+
+/// The nodes to the right of the path of entry `first` in a tree of `first - 1 + ids.len()` entries, from the leaf up. `ids`
+/// are the entries from `first` on.
+pub fn right_nodes(first: u64, ids: &[EntryId]) -> Vec<[u8; 32]> {
+    let mut nodes = Vec::new();
+    let at = first - 1;
+    let (mut start, mut end) = (0, at + ids.len() as u64);
+    while end - start > 1 {
+        let middle = start + (end - start).next_power_of_two() / 2;
+        if at >= middle {
+            start = middle;
+            continue;
+        }
+        nodes.push(root(&ids[(middle - at) as usize..(end - at) as usize]));
+        end = middle;
+    }
+    nodes.reverse();
+    nodes
+}
+
+/// The root over some entries, taken as a tree of their own.
+fn root(entries: &[EntryId]) -> [u8; 32] {
+    let mut frontier = Frontier::default();
+    entries.iter().for_each(|entry| frontier.push(entry));
+    frontier.head().0
 }
 
 fn leaf(entry: &EntryId) -> [u8; 32] {
@@ -134,6 +181,24 @@ mod tests {
             assert_eq!(frontier.head().0, by_definition(&entries[..n]), "size {n}");
             assert_eq!(Frontier::from_bytes(&frontier.to_bytes()).as_ref(), Some(&frontier));
             frontier.push(&entries[n]);
+        }
+    }
+
+    #[test]
+    fn a_head_follows_from_the_entries_before_one_and_the_nodes_to_its_right() {
+        let entries: Vec<EntryId> = (0..70u8).map(|i| EntryId([i; 32])).collect();
+        for n in 1..=entries.len() {
+            let head = Head(by_definition(&entries[..n]));
+            for first in 1..=n {
+                let mut before = Frontier::default();
+                entries[..first - 1].iter().for_each(|entry| before.push(entry));
+                let right = right_nodes(first as u64, &entries[first - 1..n]);
+                let found = |entry, right: &[_], n| before.head_with(entry, right, n as u64);
+                assert_eq!(found(&entries[first - 1], &right, n), Some(head), "{first} of {n}");
+                assert_ne!(found(&EntryId([99; 32]), &right, n), Some(head));
+                assert_eq!(found(&entries[first - 1], &[&right[..], &[[0; 32]]].concat(), n), None);
+                assert_eq!(found(&entries[first - 1], &right, first - 1), None);
+            }
         }
     }
 

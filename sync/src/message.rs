@@ -11,6 +11,7 @@ use crate::chain::{Opening, Tip};
 use crate::clock::{Clock, Fingerprint};
 use crate::id::{DocId, StoreId};
 use crate::limits::Limits;
+use crate::proof::ForkProof;
 
 /// Bodies shorter than this are never compressed.
 const COMPRESS_FROM: usize = 512;
@@ -20,6 +21,8 @@ const COMPRESSED: u8 = 0x80;
 pub const SPACES_MAX: usize = 4_096;
 /// Documents in one list of a message.
 pub const LIST_MAX: usize = 16_384;
+/// Fork proofs in one message.
+pub const PROOFS_MAX: usize = 64;
 /// Bytes of a list of clocks or spaces in one message.
 pub const RUN_BYTES: usize = 512 << 10;
 /// Bytes of one item of a list: with the rest of its message it stays below `message_bytes_max`.
@@ -194,6 +197,36 @@ pub struct Data {
     /// Wanted documents that the sender does not hold.
     #[n(6)]
     pub absent: Vec<DocId>,
+    /// Proofs that close chains. They are read before the entries.
+    #[n(7)]
+    pub proofs: Option<Proofs>,
+}
+
+/// Fork proofs, at least one and at most [`PROOFS_MAX`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proofs(pub Vec<ForkProof>);
+
+impl Proofs {
+    /// In messages of their own, as many in each as one may hold.
+    pub fn cut(proofs: Vec<ForkProof>) -> impl Iterator<Item = Proofs> {
+        let mut rest = proofs.into_iter();
+        core::iter::from_fn(move || {
+            let some: Vec<ForkProof> = rest.by_ref().take(PROOFS_MAX).collect();
+            (!some.is_empty()).then_some(Proofs(some))
+        })
+    }
+}
+
+impl<C> Encode<C> for Proofs {
+    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, c: &mut C) -> Result<(), encode::Error<W::Error>> {
+        self.0.encode(e, c)
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Proofs {
+    fn decode(d: &mut Decoder<'b>, c: &mut C) -> Result<Self, decode::Error> {
+        list::<_, _, PROOFS_MAX>(d, c).map(Proofs)
+    }
 }
 
 /// A document and exactly which of its entries the sender holds.
@@ -646,6 +679,7 @@ mod tests {
                 fingerprint: None,
                 asked: true,
                 absent: vec![],
+                proofs: None,
             });
             let bytes = message.to_bytes();
             assert_eq!(Message::from_bytes(&bytes, &Limits::default()), Ok(message));

@@ -21,6 +21,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use self::connections::Connections;
+use self::receive::From;
 use self::repair::SetCache;
 use crate::chain::{Kind, Opening, Tip};
 use crate::clock::Fingerprint;
@@ -29,8 +30,9 @@ use crate::limits::Limits;
 use crate::log::{DeepEntry, Header, Image, Log, SnapshotOf, StoredSegment};
 use crate::merkle::Frontier;
 use crate::message::{Cursor, Since};
+use crate::proof::ForkProof;
 use crate::record::{Genesis, Record};
-use crate::space::{Space, SpaceRow};
+use crate::space::{RightRow, Space, SpaceRow};
 use crate::waiting::{Waiter, Waiting};
 
 /// A moment, in milliseconds since the driver's epoch. Never compared between peers.
@@ -283,16 +285,26 @@ pub enum StoreOp {
         /// What.
         stored: StoredSegment,
     },
+    /// The image of a log has new proofs of closed chains: it is put at this place in the sequence, and no longer at the
+    /// one before.
+    Proofs {
+        /// In which space.
+        space: SpaceId,
+        /// Of which log.
+        doc: DocId,
+        /// The place.
+        seq: u64,
+        /// The place before; 0 if there was none.
+        before: u64,
+        /// The store that they came from; `None` if the fork was found here.
+        source: Option<StoreId>,
+    },
     /// A record about rights, kept apart so that it is at hand at start.
     Right {
         /// In which space.
         space: SpaceId,
-        /// Its id.
-        id: EntryId,
-        /// Who said it.
-        device: DeviceId,
-        /// Its bytes.
-        bytes: Vec<u8>,
+        /// What, and where in the authority log.
+        right: RightRow,
     },
     /// A snapshot that covers the named chain ends. Raw segments inside it may go, but for the most recent.
     Snapshot {
@@ -407,6 +419,13 @@ pub enum Loaded {
 pub enum PageRow {
     /// A segment.
     Segment(StoredSegment),
+    /// Chains of a log are closed.
+    Proofs {
+        /// Which log.
+        doc: DocId,
+        /// Its image, with the proofs.
+        image: Box<Image>,
+    },
     /// A snapshot stands for everything of the document up to here.
     Snapshot {
         /// Which document.
@@ -460,7 +479,7 @@ pub enum Event {
         /// Which.
         doc: DocId,
     },
-    /// Entries were admitted, in causal order of segments. Those of a branch other than 0 are not to be shown.
+    /// Entries to be shown were admitted, in causal order of segments.
     Entries {
         /// In which space.
         space: SpaceId,
@@ -468,8 +487,6 @@ pub enum Event {
         doc: DocId,
         /// In which chain.
         chain: ChainId,
-        /// In which branch.
-        branch: u8,
         /// Number of the last.
         n: u64,
         /// (id, bytes).
@@ -560,6 +577,14 @@ pub enum Event {
         /// The bytes.
         bytes: Vec<u8>,
     },
+    /// What is to be shown of a document changed otherwise than by more entries: a proof or a right hides some, or somebody
+    /// was found to have built upon hidden ones. The store says what ([`Image::counted`]).
+    Reshown {
+        /// In which space.
+        space: SpaceId,
+        /// Of which document.
+        doc: DocId,
+    },
     /// A received snapshot is part of the document now: a view must be built anew.
     Snapshot {
         /// In which space.
@@ -641,7 +666,7 @@ pub struct Start {
     /// Bounds.
     pub limits: Limits,
     /// The spaces held, with their rights records.
-    pub spaces: Vec<(SpaceId, SpaceRow, Vec<(DeviceId, Vec<u8>)>)>,
+    pub spaces: Vec<(SpaceId, SpaceRow, Vec<RightRow>)>,
     /// Cursors over other peers' stores.
     pub cursors: Vec<(SpaceId, DeviceId, Cursor)>,
 }
@@ -689,12 +714,40 @@ enum Purpose {
 /// What is told once a store operation is durable.
 #[derive(Debug)]
 enum After {
-    Saved { ticket: Ticket, records: Vec<EntryId>, end: Option<(ChainId, u64)> },
-    Push { space: SpaceId, stored: StoredSegment },
-    Ack { conn: ConnId, number: u64, prompt: bool },
-    Ask { conn: ConnId, since: Since },
-    Level { conn: ConnId, peer: DeviceId, space: SpaceId, whole: bool },
-    Check { conn: ConnId, space: SpaceId, answer: bool },
+    Saved {
+        ticket: Ticket,
+        records: Vec<EntryId>,
+        end: Option<(ChainId, u64)>,
+    },
+    Push {
+        space: SpaceId,
+        stored: StoredSegment,
+    },
+    /// A proof that was found by means of an own entry.
+    PushProof {
+        space: SpaceId,
+        proof: Box<ForkProof>,
+    },
+    Ack {
+        conn: ConnId,
+        number: u64,
+        prompt: bool,
+    },
+    Ask {
+        conn: ConnId,
+        since: Since,
+    },
+    Level {
+        conn: ConnId,
+        peer: DeviceId,
+        space: SpaceId,
+        whole: bool,
+    },
+    Check {
+        conn: ConnId,
+        space: SpaceId,
+        answer: bool,
+    },
 }
 
 /// A snapshot that the engine made: document, bytes, heads, chain ends by actor.
@@ -769,6 +822,12 @@ pub struct Peer {
     rechecks: Vec<(OpId, Checking, Result<SnapshotContent, SnapshotFault>)>,
     snapshots_ready: Vec<(ConnId, SpaceId, DocId, Vec<u8>)>,
     made: Vec<Made>,
+    /// Proofs that close a chain inside a snapshot, until its inside is read.
+    proofs: BTreeMap<(SpaceId, DocId), Vec<(From, ForkProof)>>,
+    /// When a closed chain was last closed earlier, by log.
+    reclosed: BTreeMap<(SpaceId, DocId), Now>,
+    /// Logs in which this device has chains to bring to an end.
+    heals: BTreeSet<(SpaceId, DocId)>,
     pushed: BTreeSet<(ConnId, SpaceId)>,
     sealing: BTreeSet<ConnId>,
     /// Cursors that ride with the next commit.
@@ -835,6 +894,9 @@ impl Peer {
             rechecks: Vec::new(),
             snapshots_ready: Vec::new(),
             made: Vec::new(),
+            proofs: BTreeMap::new(),
+            reclosed: BTreeMap::new(),
+            heals: BTreeSet::new(),
             pushed: BTreeSet::new(),
             sealing: BTreeSet::new(),
             late: Vec::new(),
@@ -925,6 +987,7 @@ impl Peer {
         self.run_inboxes();
         self.run_retries();
         self.run_rechecks();
+        self.run_heals();
         self.run_snapshots();
         self.run_made();
         self.run_offers();
@@ -1060,6 +1123,7 @@ impl Peer {
                         }
                     };
                     self.put_slot(space, doc, slot);
+                    self.note_own_forks(space, doc);
                 }
             }
             (Purpose::Page { conn }, Loaded::Page { rows, upto, end }) => {
@@ -1146,6 +1210,7 @@ impl Peer {
             match after {
                 After::Saved { ticket, records, end } => self.emit(Event::Saved { ticket, records, end }),
                 After::Push { space, stored } => self.push(space, &stored, None),
+                After::PushProof { space, proof } => self.push_proof(space, &proof, None),
                 After::Ack { conn, number, prompt } => self.note_stored(conn, number, prompt),
                 After::Ask { conn, since } => self.ask(conn, since),
                 After::Check { conn, space, answer } => self.check(conn, space, answer),

@@ -8,12 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
-use crate::chain::{Opening, Segment};
+use crate::authority::{Authority, Judgement, Limit, Needed, RecordAt};
+use crate::chain::{Kind, Opening, RIGHTS_HEADS_MAX, Segment};
 use crate::clock::{Clock, Fingerprint};
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::limits::{Limits, Rules};
 use crate::lines::{Line, Lines, Place};
 use crate::log::Admitted;
+use crate::merkle::Head;
 use crate::record::{Genesis, Record, Right, Writers};
 use crate::violation::Violation;
 
@@ -41,7 +43,25 @@ pub struct SpaceRow {
     pub filter: Option<Vec<DocId>>,
 }
 
-/// A grant in force.
+/// A stored record about rights, with its place in the authority log.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(map)]
+pub struct RightRow {
+    /// Who said it.
+    #[n(0)]
+    pub device: DeviceId,
+    /// In which chain.
+    #[n(1)]
+    pub chain: ChainId,
+    /// As which entry of it.
+    #[n(2)]
+    pub n: u64,
+    /// Its bytes.
+    #[n(3)]
+    pub bytes: ByteVec,
+}
+
+/// What a device was given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Granted {
     /// The record that gives it.
@@ -63,6 +83,9 @@ pub enum RecordAdmission {
     WaitsForPrefix,
     /// The device has no right that this peer knows of yet.
     WaitsForRight,
+    /// All of it is beyond what a revocation, rotation or closing leaves of its chain: not held, and nobody's fault who
+    /// delivers it.
+    Cut,
     /// A second history of an authority chain, or too many chains.
     NotHeld(&'static str),
     /// The deliverer is at fault.
@@ -75,9 +98,9 @@ pub struct Space {
     id: SpaceId,
     genesis: Option<Genesis>,
     lines: Lines,
-    grants: BTreeMap<DeviceId, Granted>,
-    /// Every grant admitted, those included that a greater one has replaced: a tip may name any of them.
-    known: BTreeSet<EntryId>,
+    authority: Authority,
+    /// What others leave of chains that they cut, as of a generation of the authority.
+    ends: (u64, BTreeMap<ChainId, u64>),
     /// Last sequence number given out.
     pub seq: u64,
     /// Over all logs.
@@ -100,8 +123,8 @@ impl Space {
             id,
             genesis: None,
             lines: Lines::default(),
-            grants: BTreeMap::new(),
-            known: BTreeSet::new(),
+            authority: Authority::new(id),
+            ends: (0, BTreeMap::new()),
             seq: 0,
             fingerprint: Fingerprint::default(),
             logs: 0,
@@ -109,12 +132,11 @@ impl Space {
         }
     }
 
-    /// From its stored row and its stored rights records.
-    pub fn load(id: SpaceId, row: SpaceRow, rights: Vec<(DeviceId, Vec<u8>)>) -> Space {
+    /// From its stored row and its stored rights records, in any order.
+    pub fn load(id: SpaceId, row: SpaceRow, mut rights: Vec<RightRow>) -> Space {
         let mut lines = Lines::from_stored(&id, &id.authority(), row.lines);
         lines.forget_ids();
         let mut space = Space {
-            genesis: row.genesis.and_then(|bytes| Genesis::from_bytes(&bytes).ok()),
             lines,
             seq: row.seq,
             fingerprint: row.fingerprint,
@@ -122,15 +144,47 @@ impl Space {
             filter: row.filter.map(|docs| docs.into_iter().collect()),
             ..Space::unknown(id)
         };
-        // Rows come in the order of their ids. Only the root makes admins, so once its grants are in, no other waits for one.
-        let root = space.genesis.as_ref().map(|g| g.root);
-        let (first, rest): (Vec<_>, Vec<_>) = rights.into_iter().partition(|(device, _)| Some(*device) == root);
-        for (device, bytes) in first.into_iter().chain(rest) {
+        if let Some(genesis) = row.genesis.and_then(|bytes| Genesis::from_bytes(&bytes).ok()) {
+            space.authority.set_genesis(&genesis);
+            space.genesis = Some(genesis);
+        }
+        rights.sort_unstable_by_key(|right| (right.chain, right.n));
+        for RightRow { device, chain, n, bytes } in rights {
             if let Ok(record) = Record::from_bytes(&bytes) {
-                space.note_right(&device, Record::id(&id, &device, &bytes), &record);
+                let at = RecordAt { device, chain, n, id: Record::id(&id, &device, &bytes) };
+                space.authority.note(at, &record);
             }
         }
+        let chains: Vec<(ChainId, DeviceId)> = space.chains().collect();
+        for (chain, device) in chains {
+            space.authority.open(chain, device);
+            space.find_end(chain, &device);
+        }
+        space.ends.0 = space.authority.generation();
         space
+    }
+
+    fn chains(&self) -> impl Iterator<Item = (ChainId, DeviceId)> {
+        self.lines.all().iter().map(|line| (self.authority_chain(&line.opening), line.opening.device))
+    }
+
+    fn find_end(&mut self, chain: ChainId, device: &DeviceId) {
+        match self.authority.holds_upto(&chain, device) {
+            u64::MAX => self.ends.1.remove(&chain),
+            end => self.ends.1.insert(chain, end),
+        };
+    }
+
+    /// Finds anew what is left of the chains of those whose limits have changed.
+    fn find_ends(&mut self) {
+        let now = self.authority.generation();
+        if now == self.ends.0 {
+            return;
+        }
+        let affected = self.authority.affected(self.ends.0);
+        let chains: Vec<(ChainId, DeviceId)> = self.chains().filter(|(_, device)| affected.contains(device)).collect();
+        chains.iter().for_each(|(chain, device)| self.find_end(*chain, device));
+        self.ends.0 = now;
     }
 
     /// The stored form.
@@ -161,6 +215,7 @@ impl Space {
             return Err("the genesis does not hash to the id of the space");
         }
         Rules::of_version(genesis.rules).ok_or("the space follows rules that this version does not know")?;
+        self.authority.set_genesis(&genesis);
         self.genesis = Some(genesis);
         Ok(())
     }
@@ -170,55 +225,81 @@ impl Space {
         Rules::of_version(self.genesis.as_ref()?.rules)
     }
 
-    /// The grant of a device, if it has one.
-    pub fn grant(&self, device: &DeviceId) -> Option<&Granted> {
-        self.grants.get(device)
+    /// Who may do what.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
     }
 
-    /// All grants in force.
-    pub fn grants(&self) -> impl Iterator<Item = (&DeviceId, &Granted)> {
-        self.grants.iter()
+    /// Closes a chain of the authority log at an entry, whose device signed two histories from there on.
+    pub fn close(&mut self, chain: ChainId, n: u64) {
+        self.recount(|space| space.authority.close(chain, n));
     }
 
-    /// What a device may do, as far as is known here.
+    /// The greatest right that a device was given and that nothing ends; none for the root.
+    pub fn grant(&self, device: &DeviceId) -> Option<Granted> {
+        let record = *self.authority.path_of(device).first()?;
+        Some(Granted { record, right: self.authority.right_of(device)?, gateway: self.authority.is_gateway(device) })
+    }
+
+    /// What a device may do from now on, as far as is known here.
     pub fn right_of(&self, device: &DeviceId) -> Option<Right> {
-        let genesis = self.genesis.as_ref()?;
-        if genesis.root == *device {
-            return Some(Right::Admin);
-        }
-        let open = (genesis.writers == Writers::Anyone).then_some(Right::Write);
-        self.grants.get(device).map(|g| g.right).max(open)
+        self.authority.right_of(device)
     }
 
-    /// Whether a device may write, in a document of `creator` if it is about one. False may become true: unknown authority
-    /// means wait.
+    /// Whether a device may write from now on, in a document of `creator` if it is about one. False may become true: unknown
+    /// authority means wait.
     ///
     /// To vouch for a foreign chain is a right of its own, because a foreign actor can be anything, the name of a device's
     /// own chain as well, and what comes second under a name is not shown. Where anyone may write, only the creator of
     /// a document may do it there, who could delete the document too.
     pub fn may_write(&self, opening: &Opening, creator: Option<&DeviceId>) -> bool {
-        let foreign = matches!(opening.kind, crate::chain::Kind::Foreign(_));
-        let vouches = |genesis: &Genesis| {
-            genesis.root == opening.device
-                || (genesis.writers == Writers::Anyone && creator == Some(&opening.device))
-                || self.grants.get(&opening.device).is_some_and(|g| g.gateway)
-        };
-        self.right_of(&opening.device) >= Some(Right::Write) && (!foreign || self.genesis.as_ref().is_some_and(vouches))
+        let needed = self.needed(opening, creator);
+        self.genesis.is_some() && self.authority.may(&opening.device, needed, creator.is_some())
     }
 
-    /// The rights records that a tip of `device` should name: the one that lets it write.
+    /// Up to where the entries count of the chain that `opening` opens in a log: in a document of `creator`, or in the
+    /// authority log.
+    pub fn limit(&self, doc: &DocId, opening: &Opening, creator: Option<&DeviceId>) -> Limit {
+        let chain = opening.chain(&self.id, doc);
+        self.authority.limit(doc, &chain, &opening.device, self.needed(opening, creator))
+    }
+
+    fn needed(&self, opening: &Opening, creator: Option<&DeviceId>) -> Needed {
+        let open = self.genesis.as_ref().is_some_and(|genesis| genesis.writers == Writers::Anyone);
+        let own = opening.kind == Kind::Own || (open && creator == Some(&opening.device));
+        Needed { right: Right::Write, gateway: !own }
+    }
+
+    /// The rights records that a tip of `device` should name: those that let it write.
     pub fn rights_for(&self, device: &DeviceId) -> Vec<EntryId> {
-        self.grants.get(device).map(|g| g.record).into_iter().collect()
+        let mut rights = self.authority.path_of(device);
+        rights.truncate(RIGHTS_HEADS_MAX);
+        rights
     }
 
     /// Whether every rights record that a tip names is known here.
     pub fn knows_rights(&self, named: &[EntryId]) -> bool {
-        named.iter().all(|id| self.known.contains(id))
+        named.iter().all(|id| self.authority.knows(id))
     }
 
     /// The clock of the authority log.
     pub fn clock(&self) -> Clock {
         self.lines.clock()
+    }
+
+    /// The digest of the authority log. A chain that others cut enters it by what they left, without a head, once it has come
+    /// so far: some peers hold what lies beyond, and some do not.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        let mut clock = self.clock();
+        for (chain, end) in &self.ends.1 {
+            if clock.length(chain) >= *end && clock.0.contains_key(chain) {
+                clock.0.remove(chain);
+                if *end > 0 {
+                    clock.insert(*chain, *end, Head([0; 32]));
+                }
+            }
+        }
+        crate::log::digest_of(false, || clock)
     }
 
     /// The chains of the authority log.
@@ -243,16 +324,21 @@ impl Space {
         let doc = self.id.authority();
         let chain = segment.opening.chain(&self.id, &doc);
         let device = segment.opening.device;
-        if !self.may_write(&segment.opening, None) || !self.knows_rights(&segment.tip.rights) {
+        if segment.opening.kind != Kind::Own {
+            return RecordAdmission::NotHeld("authority-foreign");
+        }
+        // Who has no right must not buy a signature check, but for what may bring a right with it.
+        let known = self.authority.ever(&device, Right::Relay) || brings_right(&segment);
+        if self.genesis.is_none() || !known || !self.knows_rights(&segment.tip.rights) {
             return RecordAdmission::WaitsForRight;
         }
         let ids: Vec<EntryId> = segment.entries.iter().map(|bytes| Record::id(&self.id, &device, bytes)).collect();
-        let place = self.lines.place(&self.id, &doc, &chain, &segment, &ids, limits.branches_per_chain);
+        let place = self.lines.place(&self.id, &doc, &chain, &segment, &ids);
         let skip = match &place {
             Place::Duplicate => return RecordAdmission::Duplicate,
             Place::Gap => return RecordAdmission::WaitsForPrefix,
             Place::BadTip if self.lines.get(&chain).is_none() => return RecordAdmission::Refused(Violation::BadTip),
-            Place::BadTip | Place::NeedsWhole | Place::TooManyBranches | Place::LeavesBase | Place::Forks { .. } => {
+            Place::BadTip | Place::NeedsWhole | Place::LeavesBase | Place::Forks { .. } => {
                 return RecordAdmission::NotHeld("authority-fork");
             }
             Place::Extends { line, .. } if *line >= limits.chains_per_log => return RecordAdmission::NotHeld("chains"),
@@ -265,29 +351,35 @@ impl Space {
                 Err(fault) => return RecordAdmission::Refused(fault.into()),
             }
         }
-        // A grant acts on every peer or on none, whatever came first: it waits for the right to give it.
-        if !records.iter().all(|(_, record)| self.may_give(&device, record)) {
-            return RecordAdmission::WaitsForRight;
+        let first = segment.first + skip as u64;
+        match self.authority.judge(&device, &chain, first, &records) {
+            Judgement::Admit => {}
+            Judgement::Wait => return RecordAdmission::WaitsForRight,
+            Judgement::Cut => return RecordAdmission::Cut,
+            Judgement::Full => return RecordAdmission::NotHeld("redeems"),
         }
         self.recount(|space| {
             space.lines.apply(chain, place, &segment, &ids);
             space.lines.forget_ids();
+            for (n, (id, record)) in (first..).zip(&records) {
+                space.authority.note(RecordAt { device, chain, n, id: *id }, record);
+            }
+            space.find_end(chain, &device);
         });
-        for (id, record) in &records {
-            self.note_right(&device, *id, record);
-        }
         let mut segment = segment;
         segment.entries.drain(..skip);
-        segment.first += skip as u64;
-        RecordAdmission::Admitted(Admitted { chain, branch: 0, segment, ids: ids[skip..].to_vec() }, records)
+        segment.first = first;
+        let (counted, ids) = (segment.tip.n, ids[skip..].to_vec());
+        let admitted = Admitted { chain, branch: 0, segment, ids, counted, reshown: false, proof: None };
+        RecordAdmission::Admitted(admitted, records)
     }
 
     /// Changes the authority log and its share of the fingerprint with it.
     fn recount(&mut self, change: impl FnOnce(&mut Space)) {
-        let digest = |space: &Space| crate::log::digest_of(false, || space.clock());
-        let before = digest(self);
+        let before = self.digest();
         change(self);
-        let after = digest(self);
+        self.find_ends();
+        let after = self.digest();
         self.replace(&self.id.authority(), before, after);
     }
 
@@ -306,34 +398,27 @@ impl Space {
         }
     }
 
-    /// Whether a record by `device`, if it is a grant, has effect: the root makes Admins, Admins grant the rest. False may
-    /// become true.
-    pub fn may_give(&self, device: &DeviceId, record: &Record) -> bool {
-        let Record::Grant { right, .. } = record else { return true };
-        let root = self.genesis.as_ref().is_some_and(|g| g.root == *device);
-        root || (*right < Right::Admin && self.right_of(device) == Some(Right::Admin))
-    }
-
-    fn note_right(&mut self, by: &DeviceId, record_id: EntryId, record: &Record) {
-        let Record::Grant { device, right, gateway } = record else { return };
-        self.known.insert(record_id);
-        let rank = |g: &Granted| (g.right, g.gateway, g.record);
-        let granted = Granted { record: record_id, right: *right, gateway: *gateway };
-        let better = self.grants.get(device).is_none_or(|old| rank(old) < rank(&granted));
-        if better && self.may_give(by, record) {
-            self.grants.insert(*device, granted);
-        }
-    }
-
     /// Whether a tombstone by `device` for a document of `creator` has effect. False may become true.
     pub fn may_delete(&self, device: &DeviceId, creator: &DeviceId) -> bool {
         device == creator || self.right_of(device) == Some(Right::Admin)
+    }
+
+    /// Whether the tombstone at a place has effect on a document of `creator`, though its device may not delete any more.
+    pub fn deletes(&self, at: &RecordAt, creator: &DeviceId) -> bool {
+        let needed = if at.device == *creator { Right::Write } else { Right::Admin };
+        self.authority.counts(at, needed)
     }
 
     /// Id of the chain that `opening` opens in the authority log.
     pub fn authority_chain(&self, opening: &Opening) -> ChainId {
         opening.chain(&self.id, &self.id.authority())
     }
+}
+
+/// Whether a segment begins with a record by which a device without a right may come in.
+fn brings_right(segment: &Segment) -> bool {
+    let first = segment.entries.first().filter(|_| segment.first == 1).map(|bytes| Record::from_bytes(bytes));
+    matches!(first, Some(Ok(Record::Redeem { .. } | Record::Identity { .. } | Record::Rotate { .. })))
 }
 
 #[cfg(test)]

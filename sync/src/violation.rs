@@ -15,6 +15,9 @@ pub enum Violation {
     /// A change breaks a structural rule.
     #[error("a change breaks a structural rule: {0}")]
     Change(#[from] Fault),
+    /// A fork proof that proves nothing.
+    #[error("a fork proof does not verify")]
+    BadProof,
     /// The change's actor is not its chain's.
     #[error("a change names another actor than its chain's")]
     WrongActor,
@@ -58,6 +61,7 @@ impl Violation {
         match self {
             Violation::SegmentShape => "T3.shape",
             Violation::BadTip => "T2.tip",
+            Violation::BadProof => "T2.proof",
             Violation::Change(fault) => fault.code(),
             Violation::WrongActor => "S4.actor",
             Violation::WrongSeq => "S4.seq",

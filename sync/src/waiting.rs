@@ -105,6 +105,13 @@ impl Waiting {
         serials.into_iter().filter_map(|serial| self.remove(serial)).collect()
     }
 
+    /// Whether something in a log waits for an entry that is not held.
+    pub fn awaits_entry(&self, space: SpaceId, doc: DocId) -> bool {
+        let from = Blocker::Entry(EntryId([0; 32]));
+        let next = self.by_blocker.range((space, doc, from)..).next();
+        next.is_some_and(|((s, d, blocker), _)| (*s, *d) == (space, doc) && matches!(blocker, Blocker::Entry(_)))
+    }
+
     /// Takes everything that waits in a log.
     pub fn take_all(&mut self, space: SpaceId, doc: DocId) -> Vec<Waiter> {
         let keys = self.by_blocker.range((space, doc, Blocker::Header)..).map(|(key, _)| *key);

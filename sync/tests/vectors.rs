@@ -54,7 +54,7 @@ fn device() -> DeviceId {
 }
 
 fn genesis() -> Genesis {
-    Genesis { root: device(), privacy: Privacy::Public, writers: Writers::Granted, rules: 1, nonce: [3; 16] }
+    Genesis { root: device().into(), privacy: Privacy::Public, writers: Writers::Granted, rules: 1, nonce: [3; 16] }
 }
 
 fn space() -> SpaceId {

@@ -80,7 +80,7 @@ fn an_edit_is_signed_stored_sent_forwarded_stored_shown_and_acknowledged() {
     // waiting for its disk.
     let outputs = ben.handle(now, Input::Frame { conn: FIRST, bytes: pushed.clone() });
     let [
-        Output::Emit(Event::Entries { from: Some(from), n: 1, branch: 0, entries: arrived, .. }),
+        Output::Emit(Event::Entries { from: Some(from), n: 1, entries: arrived, .. }),
         Output::Store { op, ops },
         Output::Send { conn: SECOND, bytes: forwarded },
     ] = &outputs[..]
@@ -294,7 +294,8 @@ impl Row {
         let mut row =
             Row { sides: [ANN, BEN, CLEO].map(Side::new), space: SpaceId([0; 32]), doc: DocId([0; 32]), now: Now(0) };
         let root = row.sides[ANN].peer.device();
-        let genesis = Genesis { root, privacy: Privacy::Public, writers: Writers::Anyone, rules: 1, nonce: [9; 16] };
+        let genesis =
+            Genesis { root: root.into(), privacy: Privacy::Public, writers: Writers::Anyone, rules: 1, nonce: [9; 16] };
         row.space = genesis.space();
         for side in [ANN, BEN, CLEO] {
             row.run(side, Input::Join { space: row.space, genesis: Some(genesis.clone()), filter: None });

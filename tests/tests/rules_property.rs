@@ -20,7 +20,7 @@ use automerge as am;
 use commonhold_engine::document::ObjId;
 use commonhold_sync::id::{DeviceId, DocId, EntryId, SpaceId};
 use commonhold_sync::limits::{Limits, Rules};
-use commonhold_sync::log::{Admission, Header, Image, Log};
+use commonhold_sync::log::{Admission, Header, Image, Log, Need};
 use harness::{Forger, id_of, key, no_log, view_of};
 use proptest::prelude::*;
 
@@ -138,9 +138,9 @@ fn judge(bytes: &[u8]) {
     let header = Header { creator: DeviceId([0; 32]), kind: String::new(), name: String::new() };
     let (mut log, _) = Log::load(SPACE, DOC, Image::of_header(header), &[]);
     let first = ground.author.clone().seal(ground.base.iter().map(|(_, bytes)| bytes.clone()).collect());
-    assert!(matches!(log.admit(&Rules::V1, &Limits::default(), first), Admission::Admitted(_)));
+    assert!(matches!(log.admit(&Rules::V1, &Limits::default(), first, Need::Asked), Admission::Admitted(_)));
     let segment = Forger::new(&key(2), 1, SPACE, DOC).seal(vec![bytes.to_vec()]);
-    if !matches!(log.admit(&Rules::V1, &Limits::default(), segment), Admission::Admitted(_)) {
+    if !matches!(log.admit(&Rules::V1, &Limits::default(), segment, Need::Asked), Admission::Admitted(_)) {
         return;
     }
     ADMITTED.fetch_add(1, Ordering::Relaxed);

@@ -93,16 +93,17 @@ const clock = (value) =>
     ([chain, branches]) =>
       bin(16)(chain) &&
       Array.isArray(branches) &&
-      branches.length >= 2 &&
-      branches.length <= 128 &&
-      branches.length % 2 === 0 &&
-      branches.every((item, at) => (at % 2 ? bin(32)(item) : u64(item)))
+      branches.length >= 1 &&
+      branches.length <= 129 &&
+      branches.every((item, at) => ((at + branches.length) % 2 ? bin(32)(item) : u64(item)) || (at === 0 && u64(item)))
   )
 const tip = tuple(u64, list(bin(32), 8), bin(64))
 const actor = (value) => bin()(value) && value.length >= 1 && value.length <= 64
 const opening = tuple(bin(32), bin(8), either(nil, actor))
 const entry = (value) => bin()(value) && value.length >= 10
 const segment = tuple(either(bin(32), u32, nil, isTrue), either(u32, tuple(u32, opening)), u64, tip, list(entry))
+const side = tuple(tip, bin(32), bin())
+const proof = tuple(bin(32), opening, either(nil, opening), bin(), side, side)
 const cursor = fields({ 0: bin(16), 1: u64 })
 const have = fields({ 0: bin(32), 1: clock })
 const spaceHello = fields({
@@ -115,7 +116,7 @@ export const MESSAGES = {
   1: ['Spaces', fields({ 0: list(spaceHello, 4096) })],
   2: ['GenesisOf', fields({ 0: u32, 1: bin() })],
   3: ['Since', fields({ 0: u32, 1: u64, 2: u64, 3: bool })],
-  4: ['Data', fields({ 0: u32, 1: list(segment), 2: list(have, 16384), 3: optional(u64), 4: optional(bin(32)), 5: bool, 6: list(bin(32), 16384) })],
+  4: ['Data', fields({ 0: u32, 1: list(segment), 2: list(have, 16384), 3: optional(u64), 4: optional(bin(32)), 5: bool, 6: list(bin(32), 16384), 7: optional(list(proof, 64)) })],
   5: ['Want', fields({ 0: u32, 1: list(have), 2: bool })],
   6: ['SnapshotPart', fields({ 0: u32, 1: bin(32), 2: u64, 3: u64, 4: bin(), 5: list(fields({ 0: opening, 1: tip }), 16384) })],
   7: ['Ack', fields({ 0: u64, 1: list(tuple(u32, u64), 32768), 2: list(u64, 32768) })],
@@ -191,7 +192,29 @@ export function genesis(bytes) {
 export const spaceId = (bytes) => blake3(join(text('commonhold genesis 1'), bytes))
 
 const short = (max) => (value) => string(value) && text(value).length <= max
-const RECORDS = { 1: tuple(u32, bin(16), short(64), short(256)), 2: tuple(u32, bin(32), isUint(3), bool), 3: tuple(u32, bin(32)) }
+const atLeast1 = (shape) => (value) => shape(value) && value !== 0 && value.length !== 0
+const ascending = (items) => items.every((item, at) => at === 0 || hex(items[at - 1]) < hex(item))
+/** chain, number, chain, number … */
+const ends = (max) => (value) =>
+  Array.isArray(value) && value.length % 2 === 0 && value.length <= 2 * max &&
+  value.every((item, at) => (at % 2 === 0 ? bin(16) : atLeast1(u64))(item)) && ascending(value.filter((_, at) => at % 2 === 0))
+const hash = bin(32)
+const RECORDS = {
+  1: tuple(u32, bin(16), short(64), short(256)),
+  2: either(tuple(u32, hash, isUint(3), bool), tuple(u32, hash, isUint(3), bool, atLeast1(u32))),
+  3: tuple(u32, hash),
+  4: tuple(u32, hash, hash),
+  5: tuple(u32, hash, hash, hash, ends(16)),
+  6: tuple(u32, hash, hash, short(64), u32),
+  7: (value) => tuple(u32, atLeast1(list(hash, 16)), isUint(16384))(value) && ascending(value[1]),
+  8: (value) => tuple(u32, atLeast1(list(tuple(hash, ends(4096)))))(value) && ascending(value[1].map(([doc]) => doc)),
+  9: (value) => tuple(u32, hash, bin())(value) && record(value[2])[0] === 1,
+  10: tuple(u32, hash, hash),
+  11: tuple(u32, hash, short(256)),
+  12: tuple(u32, hash),
+  13: tuple(u32, hash, isUint(2), atLeast1(isUint(16))),
+  14: tuple(u32, hash, hash, bin(64)),
+}
 
 export function record(bytes) {
   if (bytes.length > 4096) refuse('too long')
@@ -204,6 +227,11 @@ export function record(bytes) {
 }
 
 export const recordId = (space, device, bytes) => blake3(join(text('commonhold record 1'), space, device, bytes))
+
+/** `founding` as decoded: kind, root key, next. */
+export const identityId = (bytes) => blake3(join(text('commonhold identity 1'), bytes))
+
+export const commitment = (key, next) => blake3(join(text('commonhold next root 1'), key, next))
 
 /** `opening` as decoded: device, salt, foreign actor or null. */
 export function chainId(space, doc, [device, salt, foreign]) {
@@ -221,6 +249,30 @@ export function head(ids) {
   return blake3(join([1], head(ids.slice(0, split)), head(ids.slice(split))))
 }
 
+/**
+ * The head over `n` entries of which `shared` (a number and the peaks) stand before `entry`, and `right` are the nodes to
+ * the right of its path, the nearest first.
+ */
+export function headWith(shared, entry, right, n) {
+  const at = Number(number(shared.subarray(0, 8)))
+  const nodes = (bytes) => Array.from({ length: bytes.length / 32 }, (_, i) => bytes.subarray(32 * i, 32 * i + 32))
+  const [peaks, rest] = [nodes(shared.subarray(8)), nodes(right)]
+  const over = (from, to) => {
+    if (to - from === 1) return blake3(join([0], entry))
+    let split = 1
+    while (split * 2 < to - from) split *= 2
+    if (at - from >= split) {
+      const left = peaks.shift() ?? refuse('too few peaks')
+      return blake3(join([1], left, over(from + split, to)))
+    }
+    const left = over(from, from + split)
+    return blake3(join([1], left, rest.shift() ?? refuse('too few nodes')))
+  }
+  const head = over(0, n)
+  if (peaks.length || rest.length) refuse('too many nodes')
+  return head
+}
+
 export function tipBytes(space, doc, [device, salt, foreign], n, treeHead, rights) {
   const kind = foreign ? join([1, foreign.length], foreign) : new Uint8Array([0])
   return join(text('commonhold tip 1'), space, doc, device, salt, kind, uint(n, 8), treeHead, [rights.length], ...rights)
@@ -236,9 +288,10 @@ export function verifies(signature, message, device) {
 }
 
 export function clockDigest(chains) {
-  const parts = chains.flatMap(([chain, branches]) => [
+  const parts = chains.flatMap(([chain, branches, closed]) => [
     chain,
-    uint(branches.length, 4),
+    uint(branches.length + (closed ? 2 ** 31 : 0), 4),
+    ...(closed ? [uint(closed, 8)] : []),
     ...branches.flatMap(([n, treeHead]) => [uint(n, 8), treeHead]),
   ])
   return blake3(join(text('commonhold clock 1'), ...parts))
@@ -276,7 +329,7 @@ export function change(bytes) {
   if (deps.length > 64) refuse('S2.deps')
   if (deps.some((dep, at) => at > 0 && hex(deps[at - 1]) >= hex(dep))) refuse('S3.deps-order')
   if (seq === 0) refuse('S4.seq')
-  if (actor.length !== 16 && actor.length !== 24) refuse('S2.actor-length')
+  if (actor.length !== 16) refuse('S2.actor-length')
   return { id, deps, actor, seq, startOp }
 }
 

@@ -56,6 +56,17 @@ for (const r of records.records) {
   })
 }
 
+test('root keys of a seed', () => {
+  const keys = records.root_keys.keys.map(unhex)
+  const founding = records.records.find((r) => r.what === 'identity')
+  equal(hex(c.identityId(unhex(founding.bytes))), records.root_keys.identity, 'id')
+  const nexts = [new Uint8Array(32)]
+  for (const key of keys.slice(1).reverse()) nexts.unshift(c.commitment(key, nexts[0]))
+  const [, root, next] = c.record(unhex(founding.bytes))
+  equal([hex(root), hex(next)], [hex(keys[0]), hex(nexts[0])], 'founding')
+  equal(hex(c.record(unhex(records.records.find((r) => r.what === 'rotation').bytes))[3]), hex(nexts[1]), 'rotation')
+})
+
 for (const { entries, head, frontier } of read('merkle').heads) {
   test(`head over ${entries} entries`, () => {
     const ids = Array.from({ length: entries }, (_, at) => blake3(c.uint(at + 1, 8)))
@@ -96,13 +107,35 @@ for (const tip of chains.tips) {
   })
 }
 
+const forks = read('proofs')
+for (const proof of forks.proofs) {
+  test(`fork proof at ${proof.at}`, () => {
+    const [space, doc] = [unhex(forks.space), unhex(forks.doc)]
+    const opening = [unhex(forks.device), unhex(forks.salt), null]
+    equal(hex(c.chainId(space, doc, opening)), proof.chain, 'chain')
+    const [foundDoc, foundOpening, other, shared, ...sides] = c.cbor(unhex(proof.cbor))
+    equal([hex(foundDoc), c.shown(foundOpening), other, hex(shared)], [forks.doc, c.shown(opening), null, proof.shared], 'fields')
+    equal(Number(c.number(shared.subarray(0, 8))) + 1, proof.at, 'at')
+    sides.forEach(([[n, rights, signature], entry, right], at) => {
+      const side = proof.sides[at]
+      equal([n, rights.length, hex(entry), hex(signature)], [side.n, 0, side.entry, side.signature], 'side')
+      const head = c.headWith(shared, entry, right, n)
+      equal(c.verifies(signature, c.tipBytes(space, doc, opening, n, head, []), opening[0]), true, 'verifies')
+    })
+    equal(hex(sides[0][1]) < hex(sides[1][1]), true, 'order')
+  })
+}
+
 const clocks = read('clocks')
 for (const clock of clocks.clocks) {
   test(`clock ${clock.digest}`, () => {
-    const chains = clock.chains.map(({ chain, branches }) => [unhex(chain), branches.map(([n, head]) => [n, unhex(head)])])
+    const chains = clock.chains.map(({ chain, branches, closed }) => [unhex(chain), branches.map(([n, head]) => [n, unhex(head)]), closed])
     equal(hex(c.clockDigest(chains)), clock.digest, 'digest')
-    const decoded = [...c.cbor(unhex(clock.cbor))]
-    equal(decoded.map(([chain, flat]) => [chain, flat.map((_, at) => flat.slice(at, at + 2)).filter((_, at) => at % 2 === 0)]), chains, 'cbor')
+    // An odd number of fields: where the chain is closed comes first.
+    const ends = (flat) => (flat.length % 2 ? { closed: flat[0], rest: flat.slice(1) } : { closed: null, rest: flat })
+    const pairs = (flat) => flat.map((_, at) => flat.slice(at, at + 2)).filter((_, at) => at % 2 === 0)
+    const decoded = [...c.cbor(unhex(clock.cbor))].map(([chain, flat]) => [chain, pairs(ends(flat).rest), ends(flat).closed])
+    equal(decoded, chains, 'cbor')
   })
 }
 test('tombstone', () => equal(hex(c.deletedDigest()), clocks.deleted, 'digest'))

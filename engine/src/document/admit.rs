@@ -11,7 +11,7 @@ use automerge::legacy;
 use commonhold_sync::id::EntryId;
 use commonhold_sync::limits::Rules;
 
-use super::graph::{ActorIdx, Clock, Graph, NodeId};
+use super::graph::{BRANCH_BYTES, ChainName, Clock, Graph, LineIdx, NodeId, Place, Span};
 use super::op_index::{ObjIdx, OpIndex, OpRef, Role, all_distinct};
 use super::value::ObjKind;
 use crate::contain::contain;
@@ -19,6 +19,12 @@ use crate::contain::contain;
 /// Runs that the mark-order checks of one change may walk. Part of what makes a change valid, so as fixed as the rules:
 /// 1,000 marks in a text of 16,000 runs (the largest editing trace has 11,000) pass; the bound is under a second.
 const MARK_STEPS: usize = 1 << 24;
+
+#[cfg(test)]
+thread_local! {
+    /// Fewer in a test that wants twins.
+    pub(super) static TWIN_BYTES: std::cell::Cell<usize> = const { std::cell::Cell::new(BRANCH_BYTES) };
+}
 
 /// Why an entry may not be applied. All but `Missing` hold for good, and are the fault of the author.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +50,15 @@ pub enum Fault {
     /// The chain's previous entry is not in the past.
     #[error("previous entry of the chain is not in the past")]
     OwnPast,
+    /// The past shows two branches of the chain that goes on here.
+    #[error("the past shows that the chain has forked")]
+    OwnFork,
+    /// Two branches begin with ids that share so many bytes that they cannot be told apart by name.
+    #[error("a branch that begins like another")]
+    Twin,
+    /// The actor is no chain id.
+    #[error("actor of {0} bytes, chains have 16")]
+    ChainName(usize),
     /// The first operation does not exceed the past, or the last one exceeds the ceiling.
     #[error("operations from {start}, past ends at {past}")]
     StartOp {
@@ -113,13 +128,9 @@ pub(super) fn admit(
     change: &am::Change,
     deps: &[NodeId],
 ) -> Result<NodeId, Fault> {
-    let known = graph.actor(change.actor_id().to_bytes());
-    let found = change.seq();
-    let last = known.and_then(|actor| graph.chain(actor).last().copied());
-    let expected = last.map_or(0, |node| u64::from(graph.node(node).seq)) + 1;
-    if found != expected {
-        return Err(Fault::Number { expected, found });
-    }
+    let name = change.actor_id().to_bytes();
+    let name: &ChainName = name.try_into().map_err(|_| Fault::ChainName(name.len()))?;
+    let (chain, found) = (graph.chain(name), change.seq());
     // The footer is a tag, the length of a device id, and the id (rule S6, as the walker of `sync` has it).
     let footer = change.extra_bytes();
     if !footer.is_empty() && (found > 1 || footer.len() != 34 || footer[..2] != [1, 32]) {
@@ -130,15 +141,41 @@ pub(super) fn admit(
         return Err(Fault::StartOp { start, past });
     }
     let clock = graph.past(deps);
-    if let (Some(actor), Some(node)) = (known, last)
-        && clock.seq(actor) < graph.node(node).seq
+    // An entry continues the branch on which its predecessor lies.
+    let last = chain.map_or(Ok(None), |chain| graph.last_in(chain, &clock)).map_err(|()| Fault::OwnFork)?;
+    let expected = last.map_or(0, |node| u64::from(graph.node(node).seq)) + 1;
+    if found != expected {
+        let held = |line: &LineIdx| {
+            let (_, shared) = graph.parent(*line);
+            let end = u64::from(shared) + graph.entries(*line).len() as u64;
+            found > expected && found <= end + 1
+        };
+        let known = chain.is_some_and(|chain| graph.lines_of(chain).iter().any(held));
+        return Err(if known { Fault::OwnPast } else { Fault::Number { expected, found } });
+    }
+    let place = graph.place_after(chain, last);
+    let id = EntryId(change.hash().0);
+    if let (Some(chain), Place::Beside { parent, shared }) = (chain, place)
+        && twin(graph, &graph.siblings(chain, parent, shared), &id).is_some_and(|twin| graph.id(twin) < id)
     {
-        return Err(Fault::OwnPast);
+        return Err(Fault::Twin);
     }
     // A chain that turns out to have no valid first entry stays in the table, empty. The rules bound chains per device.
-    let actor = graph.intern(change.actor_id().to_bytes());
-    check_ops(graph, index, rules, actor, change, &clock, Trust::None)?;
-    Ok(graph.push(EntryId(change.hash().0), actor, start as u32, change.len() as u32, deps, Some(clock)))
+    let line = graph.line_at(name, place);
+    if let Err(fault) = check_ops(graph, index, rules, line, change, &clock, Trust::None) {
+        graph.drop_empty(line);
+        return Err(fault);
+    }
+    Ok(graph.push(id, line, start as u32, change.len() as u32, deps, Some(clock)))
+}
+
+/// One of these entries whose branch would be named like that of an entry with this id.
+pub(super) fn twin(graph: &Graph, siblings: &[NodeId], id: &EntryId) -> Option<NodeId> {
+    #[cfg(test)]
+    let bytes = TWIN_BYTES.get();
+    #[cfg(not(test))]
+    let bytes = BRANCH_BYTES;
+    siblings.iter().copied().find(|node| graph.id(*node).0[..bytes] == id.0[..bytes])
 }
 
 /// Checks the operations of a change and adds them to the index, or leaves it as it was.
@@ -146,12 +183,12 @@ pub(super) fn check_ops(
     graph: &Graph,
     index: &mut OpIndex,
     rules: &Rules,
-    actor: ActorIdx,
+    line: LineIdx,
     change: &am::Change,
     clock: &Clock,
     trust: Trust,
 ) -> Result<(), Fault> {
-    let mark = index.mark(actor);
+    let mark = index.mark(line);
     let checked = guarded(|| {
         let decoded = change.decode();
         let mut check = Check {
@@ -159,7 +196,9 @@ pub(super) fn check_ops(
             index,
             depth_max: rules.depth_max,
             clock,
-            actor,
+            line,
+            name: change.actor_id(),
+            start: decoded.start_op.get() as u32,
             next: decoded.start_op.get() as u32,
             seen: Vec::new(),
             open_mark: None,
@@ -186,11 +225,14 @@ struct Check<'a> {
     index: &'a mut OpIndex,
     depth_max: u32,
     clock: &'a Clock,
-    actor: ActorIdx,
+    line: LineIdx,
+    name: &'a am::ActorId,
+    /// Counter of the first operation of the change.
+    start: u32,
     /// Counter of the operation at hand.
     next: u32,
-    /// Chains met in this change, and the highest operation of each that it may name.
-    seen: Vec<(am::ActorId, ActorIdx, u32)>,
+    /// Names met in this change, and the operations of its past that they may mean.
+    seen: Vec<(am::ActorId, Vec<Span>)>,
     /// A mark that began with the operation before: itself, its object, and what it was inserted after.
     open_mark: Option<(OpRef, ObjIdx, Option<OpRef>)>,
     steps: usize,
@@ -198,7 +240,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn op(&mut self, op: &legacy::Op) -> Result<(), Fault> {
-        let id = OpRef { actor: self.actor, counter: self.next };
+        let id = OpRef { line: self.line, counter: self.next };
         let n = u64::from(self.next);
         let obj = match &op.obj {
             legacy::ObjectId::Root => 0,
@@ -220,7 +262,10 @@ impl Check<'_> {
         match op.action {
             // Nothing may name these two later: a deletion leaves no trace but on what it deletes, and what an increment
             // changes is the counter.
-            legacy::OpType::Delete => self.index.note_deletion(role),
+            legacy::OpType::Delete => {
+                let key = if let legacy::Key::Map(key) = &op.key { Some(key.as_str()) } else { None };
+                self.index.note_deletion(obj, role, key);
+            }
             legacy::OpType::Increment(_) => self.index.note_increment(),
             _ => self.index.push(id, obj, role),
         }
@@ -273,6 +318,10 @@ impl Check<'_> {
             (legacy::OpType::Delete | legacy::OpType::Increment(_), _) if op.insert || op.pred.is_empty() => {
                 Err(Fault::Operation(n, "deletion or increment of nothing"))
             }
+            // Automerge panics at the next deletion where such a place has two values, as two authors make it have.
+            (action, Role::Update(_)) if kind == ObjKind::Text && !matches!(action, legacy::OpType::Delete) => {
+                Err(Fault::Operation(n, "value in place of an element of a text"))
+            }
             // Automerge panics on whatever is put into one; the walker of `sync` refuses it as well.
             (legacy::OpType::Make(am::ObjType::Table), _) => Err(Fault::Operation(n, "table")),
             (legacy::OpType::Make(am::ObjType::List | am::ObjType::Text), _) if kind == ObjKind::Text => {
@@ -304,10 +353,7 @@ impl Check<'_> {
         if ends_after == begin {
             return true;
         }
-        let graph = self.graph;
-        let newer = |a: OpRef, b: OpRef| {
-            a.counter.cmp(&b.counter).then_with(|| graph.actor_name(a.actor).cmp(graph.actor_name(b.actor)))
-        };
+        let newer = |a: OpRef, b: OpRef| self.graph.op_order(a, b);
         self.index.order(begins_after, ends_after, newer, &mut self.steps) == Some(Ordering::Less)
     }
 
@@ -336,17 +382,17 @@ impl Check<'_> {
     /// The operation of that name, if it is before the one at hand.
     fn resolve(&mut self, id: &legacy::OpId) -> Option<OpRef> {
         let counter = u32::try_from(id.0).ok()?;
-        let at = match self.seen.iter().position(|(name, ..)| *name == id.1) {
+        // The numbers of the past all lie below.
+        if counter >= self.start && id.1 == *self.name {
+            return (counter < self.next).then_some(OpRef { line: self.line, counter });
+        }
+        let at = match self.seen.iter().position(|(name, _)| *name == id.1) {
             Some(at) => at,
             None => {
-                let actor = self.graph.actor(id.1.to_bytes())?;
-                let limit = self.graph.max_op_of(actor, self.clock);
-                self.seen.push((id.1.clone(), actor, limit));
+                self.seen.push((id.1.clone(), self.graph.spans(id.1.to_bytes(), self.clock)));
                 self.seen.len() - 1
             }
         };
-        let (_, actor, limit) = self.seen[at];
-        let before = if actor == self.actor { counter < self.next } else { counter <= limit };
-        before.then_some(OpRef { actor, counter })
+        self.graph.pick(&self.seen[at].1, counter)
     }
 }

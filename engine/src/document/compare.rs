@@ -1,11 +1,15 @@
 //! Patches by comparing two versions of a document: right whatever happened in between, but both versions are read in full. Used where
 //! Automerge's own patches cannot be trusted (see [`patch::doubtful`](super::patch::doubtful)).
 
+use std::collections::BTreeSet;
+
 use automerge as am;
+use automerge::ReadDoc;
 use automerge::hydrate::Value;
+use serde_json::Value as Json;
 
 use super::diff::diff;
-use super::patch::{Patch, PatchAction};
+use super::patch::{MarkSpan, Patch, PatchAction};
 use super::value::{Prop, hydrated_json};
 
 /// The patches from an earlier version to the present. Marks are not compared: those of `own` are taken over.
@@ -15,6 +19,45 @@ pub(super) fn compare(doc: &am::Automerge, before: &[am::ChangeHash], own: Vec<a
     let marks = own.into_iter().filter(|patch| matches!(patch.action, am::PatchAction::Mark { .. }));
     comparison.patches.extend(marks.map(Patch::from_am));
     comparison.patches
+}
+
+/// The patches from one document to another that shows other entries, or the same under other names. Marks are told anew for every
+/// text that has any, or might have had.
+pub(super) fn compare_documents(old: &am::Automerge, new: &am::Automerge) -> Vec<Patch> {
+    let mut comparison = Comparison { path: Vec::new(), patches: Vec::new() };
+    comparison.value(&old.hydrate(None), &new.hydrate(None), false);
+    let mut before = BTreeSet::new();
+    texts(old, &am::ROOT, &mut Vec::new(), &mut |_, text| {
+        let marks = old.marks(text).unwrap_or_default();
+        before.extend(marks.iter().map(|mark| mark.name().to_owned()));
+    });
+    comparison.marks(new, &before);
+    comparison.patches
+}
+
+/// Calls back with every text that shows.
+fn texts(doc: &am::Automerge, obj: &am::ObjId, path: &mut Vec<Prop>, each: &mut impl FnMut(&[Prop], &am::ObjId)) {
+    let kind = doc.object_type(obj);
+    if matches!(kind, Ok(am::ObjType::Text)) {
+        return each(path, obj);
+    }
+    let mut inside = |prop: Prop, value: am::Value<'_>, id: am::ObjId| {
+        if value.is_object() {
+            path.push(prop);
+            texts(doc, &id, path, each);
+            path.pop();
+        }
+    };
+    if matches!(kind, Ok(am::ObjType::List)) {
+        let values: Vec<_> = doc.values(obj).collect();
+        values.into_iter().enumerate().for_each(|(at, (value, id))| inside(at.into(), value, id));
+        return;
+    }
+    for key in doc.keys(obj) {
+        if let Ok(Some((value, id))) = doc.get(obj, key.as_str()) {
+            inside(key.into(), value, id);
+        }
+    }
 }
 
 struct Comparison {
@@ -45,6 +88,18 @@ impl Comparison {
             (old, new) if old != new => self.emit(PatchAction::Put { value: hydrated_json(new), conflict }),
             _ => {}
         }
+    }
+
+    fn marks(&mut self, doc: &am::Automerge, before: &BTreeSet<String>) {
+        texts(doc, &am::ROOT, &mut Vec::new(), &mut |path, text| {
+            let now = doc.marks(text).unwrap_or_default();
+            let end = doc.length(text);
+            let off = |name: &String| MarkSpan { start: 0, end, name: name.clone(), value: Json::Null };
+            let marks: Vec<MarkSpan> = before.iter().map(off).chain(now.iter().map(MarkSpan::from)).collect();
+            if !marks.is_empty() && end > 0 {
+                self.patches.push(Patch { path: path.to_vec(), action: PatchAction::Mark { marks } });
+            }
+        });
     }
 
     fn map(&mut self, old: &am::hydrate::Map, new: &am::hydrate::Map) {

@@ -10,12 +10,13 @@ use automerge::ReadDoc;
 use automerge::transaction::{CommitOptions, OwnedTransaction, Transactable};
 use commonhold_sync::id::EntryId;
 
+use super::admit;
 use super::compare::compare;
 use super::edit::{Command, Edit, EditError};
 use super::graph::NodeId;
+use super::ids::Ids;
 use super::patch::{self, Patch};
 use super::view::{Broken, Doc, View, blank, guarded};
-use super::{admit, read};
 
 /// Heads of a document above which a local change is preceded by empty ones that join them: a change may depend on
 /// [`Rules::deps_max`](commonhold_sync::limits::Rules::deps_max) entries only.
@@ -78,7 +79,8 @@ impl View {
         let Doc::Open(tx) = &mut self.doc else { unreachable!("just opened") };
         let (commands_before, ops_before) = (self.commands.len(), tx.pending_ops());
         let piece_ops = piece_ops(&**tx, self.rules.actors_max);
-        let mut edit = Edit { tx, commands: &mut self.commands, rules: self.rules, piece_ops, torn: false };
+        let ids = Ids { graph: &self.graph, naming: self.renaming.naming() };
+        let mut edit = Edit { tx, commands: &mut self.commands, rules: self.rules, ids, piece_ops, torn: false };
         let outcome = catch_unwind(AssertUnwindSafe(|| f(&mut edit)));
         let torn = edit.torn;
         let Doc::Open(tx) = &self.doc else { unreachable!("closures have no access to it") };
@@ -136,15 +138,6 @@ impl View {
         std::mem::take(&mut self.local_patches)
     }
 
-    /// The document without a transaction. None where it is broken.
-    pub(super) fn settled(&mut self) -> Option<&am::Automerge> {
-        self.commit().ok()?;
-        match &self.doc {
-            Doc::Idle(doc) => Some(doc),
-            Doc::Open(_) => None,
-        }
-    }
-
     fn open(&mut self) -> Result<(), EditError> {
         if self.broken {
             return Err(EditError::Broken);
@@ -152,7 +145,10 @@ impl View {
         if matches!(self.doc, Doc::Open(_)) {
             return Ok(());
         }
-        self.chain.ok_or(EditError::NoChain)?;
+        let author = self.chain.ok_or(EditError::NoChain)?;
+        if self.graph.chain(&author.actor).is_some_and(|chain| !self.graph.forks_of(chain).is_empty()) {
+            return Err(EditError::ChainForked);
+        }
         // A million spare, so that what is open can always be closed.
         if u64::from(self.graph.max_op(&self.graph.head_nodes())) + (1 << 20) >= self.rules.op_counter_end {
             return Err(EditError::Full);
@@ -192,27 +188,40 @@ impl View {
         doc
     }
 
-    /// Takes a change of our own into graph and index. It passes the rules by construction.
+    /// Takes a change that was made in the view.
     fn record(&mut self, change: &am::Change) {
+        match self.renaming.written(&self.graph, change) {
+            None => _ = self.record_wire(change),
+            Some(wire) => {
+                if let Some(node) = self.record_wire(&wire) {
+                    self.renaming.note(node, change.hash(), wire.raw_bytes());
+                }
+            }
+        }
+    }
+
+    /// Takes a change of our own into graph, index and queue. It passes the rules by construction.
+    fn record_wire(&mut self, change: &am::Change) -> Option<NodeId> {
         let chain = self.chain.expect("checked when the edit began");
         let id = EntryId(change.hash().0);
         let deps: Vec<EntryId> = change.deps().iter().map(|dep| EntryId(dep.0)).collect();
         let nodes: Vec<NodeId> = deps.iter().filter_map(|dep| self.graph.find(dep)).collect();
         debug_assert!(change.raw_bytes().len() <= self.rules.change_bytes_max, "{}", change.raw_bytes().len());
         debug_assert!(change.len() as u64 <= self.rules.change_ops_max && deps.len() <= self.rules.deps_max);
-        match &mut self.index {
+        let node = match &mut self.index {
             Some(index) => {
                 let admitted = admit::admit(&mut self.graph, index, self.rules, change, &nodes);
                 debug_assert!(admitted.is_ok(), "own change breaks the rules: {admitted:?}");
                 // Without it in the graph the heads differ at the next batch, which rebuilds; the peers refuse it.
                 self.broken |= admitted.is_err();
+                admitted.ok()
             }
             None => {
-                let actor = self.graph.intern(&chain.actor);
+                let line = self.graph.intern(&chain.actor);
                 let start = change.start_op().get() as u32;
-                self.graph.push(id, actor, start, change.len() as u32, &nodes, None);
+                Some(self.graph.push(id, line, start, change.len() as u32, &nodes, None))
             }
-        }
+        };
         self.queue.push(LocalEntry {
             id,
             bytes: change.raw_bytes().to_vec(),
@@ -222,6 +231,7 @@ impl View {
             ops: change.len() as u64,
             deps,
         });
+        node
     }
 
     /// Undoes the commands from `keep` on: back to the start of the transaction, and the ones before again.
@@ -291,8 +301,8 @@ impl View {
     fn join_heads(&mut self) -> Result<(), Broken> {
         let chain = self.chain.expect("checked when the edit began");
         while self.graph.head_nodes().len() > JOIN_AT {
-            let actor = self.graph.actor(&chain.actor);
-            let last = actor.and_then(|actor| self.graph.chain(actor).last().copied());
+            let line = self.graph.chain(&chain.actor).map(|chain| self.graph.lines_of(chain)[0]);
+            let last = line.and_then(|line| self.graph.entries(line).last().copied());
             let mut deps: Vec<EntryId> = self.graph.heads().into_iter().take(JOIN_AT).collect();
             deps.extend(last.map(|last| self.graph.id(last)));
             deps.sort_unstable();
@@ -309,13 +319,16 @@ impl View {
                 start_op: start_op.try_into().expect("one more than something"),
                 time: self.time,
                 message: None,
-                deps: read::hashes(&deps),
+                deps: deps.iter().map(|dep| am::ChangeHash(dep.0)).collect(),
                 extra_bytes: footer,
                 author: None,
             });
-            self.record(&change);
+            let node = self.record_wire(&change);
             let Doc::Idle(doc) = &mut self.doc else { unreachable!("no transaction is open") };
-            let applied = guarded(|| doc.apply_changes([change]).map_err(|_| Broken));
+            let applied = guarded(|| {
+                let change = self.renaming.applied(&mut self.graph, node.ok_or(Broken)?, change)?;
+                doc.apply_changes([change]).map_err(|_| Broken)
+            });
             self.broken |= applied.is_err();
             applied?;
         }

@@ -1,18 +1,18 @@
 //! What each operation of a document made: enough to say whether a later operation may name it.
 //!
-//! Typing is runs: consecutive operations of one chain, each inserting after the one before. A run is 28 bytes whatever its
+//! Typing is runs: consecutive operations of one line, each inserting after the one before. A run is 28 bytes whatever its
 //! length, so a quarter of a million keystrokes are some hundred kilobytes. Deletions are not kept: nothing may name them.
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
-use super::graph::ActorIdx;
+use super::graph::LineIdx;
 use super::value::ObjKind;
 
-/// An operation: its chain and counter. Counters of one chain never repeat.
+/// An operation: the line of its chain, and its counter. Counters of one line never repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct OpRef {
-    pub(super) actor: ActorIdx,
+    pub(super) line: LineIdx,
     pub(super) counter: u32,
 }
 
@@ -51,7 +51,7 @@ struct Object {
 /// A point to which the index can be cut back; good until something is cut off before it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Mark {
-    actor: ActorIdx,
+    line: LineIdx,
     runs: usize,
     last_len: u32,
     objects: usize,
@@ -69,11 +69,22 @@ pub(super) struct OpIndex {
     batch: Option<Suspects>,
 }
 
+/// Whether the patches of a batch are to be doubted.
+#[derive(Debug, Default)]
+pub(super) struct Doubt {
+    /// They are.
+    pub(super) certain: bool,
+    /// They are if something stands under one of these keys, from each of which something was deleted. By the operation that
+    /// made the map; none for the root.
+    pub(super) keys: Vec<(Option<OpRef>, Box<str>)>,
+}
+
 /// See `patch::doubtful`.
 #[derive(Debug, Default)]
 struct Suspects {
     increment: bool,
     deleted: Vec<OpRef>,
+    keys: Vec<(ObjIdx, Box<str>)>,
 }
 
 impl Default for OpIndex {
@@ -90,6 +101,11 @@ impl Default for OpIndex {
 }
 
 impl OpIndex {
+    /// The operation that made an object; none for the root.
+    pub(super) fn object_id(&self, obj: ObjIdx) -> Option<OpRef> {
+        self.objects[obj as usize].id
+    }
+
     /// The kind of an object; none where nothing may be put into it (a table).
     pub(super) fn kind(&self, obj: ObjIdx) -> Option<ObjKind> {
         self.objects[obj as usize].kind
@@ -120,7 +136,7 @@ impl OpIndex {
         let (run, at) = self.locate(id)?;
         let role = match run.role {
             Role::Element { .. } if at > 0 => {
-                Role::Element { parent: Some(OpRef { actor: id.actor, counter: id.counter - 1 }) }
+                Role::Element { parent: Some(OpRef { line: id.line, counter: id.counter - 1 }) }
             }
             role => role,
         };
@@ -128,27 +144,27 @@ impl OpIndex {
     }
 
     fn locate(&self, id: OpRef) -> Option<(Run, u32)> {
-        let runs = self.runs.get(id.actor as usize)?;
+        let runs = self.runs.get(id.line as usize)?;
         let run = runs[..runs.partition_point(|run| run.start <= id.counter)].last()?;
         let at = id.counter - run.start;
         (at < run.len).then_some((*run, at))
     }
 
-    /// Adds the next operation of a chain.
+    /// Adds the next operation of a line.
     pub(super) fn push(&mut self, id: OpRef, obj: ObjIdx, role: Role) {
-        let actor = id.actor as usize;
-        if self.runs.len() <= actor {
-            self.runs.resize_with(actor + 1, Vec::new);
+        let line = id.line as usize;
+        if self.runs.len() <= line {
+            self.runs.resize_with(line + 1, Vec::new);
         }
         if let Role::Update(element) = role {
             self.updated.insert(element);
         }
-        let runs = &mut self.runs[actor];
+        let runs = &mut self.runs[line];
         if let (Some(last), Role::Element { parent: Some(parent) }) = (runs.last_mut(), role)
             && last.obj == obj
             && matches!(last.role, Role::Element { .. })
             && last.start + last.len == id.counter
-            && parent.actor == id.actor
+            && parent.line == id.line
             && parent.counter + 1 == id.counter
         {
             last.len += 1;
@@ -169,10 +185,13 @@ impl OpIndex {
         self.batch = Some(Suspects::default());
     }
 
-    /// Notes a deletion, which is not kept.
-    pub(super) fn note_deletion(&mut self, role: Role) {
-        if let (Some(batch), Role::Update(element)) = (&mut self.batch, role) {
-            batch.deleted.push(element);
+    /// Notes a deletion in an object, which is not kept. `key` is the key where the object is a map.
+    pub(super) fn note_deletion(&mut self, obj: ObjIdx, role: Role, key: Option<&str>) {
+        let Some(batch) = &mut self.batch else { return };
+        match (role, key) {
+            (Role::Update(element), _) => batch.deleted.push(element),
+            (_, Some(key)) => batch.keys.push((obj, key.into())),
+            _ => {}
         }
     }
 
@@ -184,20 +203,21 @@ impl OpIndex {
     }
 
     /// Whether Automerge's patches of the batch that ends here cannot be trusted (see `patch::doubtful`).
-    pub(super) fn end_batch(&mut self) -> bool {
+    pub(super) fn end_batch(&mut self) -> Doubt {
         let batch = self.batch.take().unwrap_or_default();
-        batch.increment || batch.deleted.iter().any(|element| self.updated.contains(element))
+        let certain = batch.increment || batch.deleted.iter().any(|element| self.updated.contains(element));
+        Doubt { certain, keys: batch.keys.into_iter().map(|(obj, key)| (self.object_id(obj), key)).collect() }
     }
 
-    /// Where the index stands now, for operations of one chain to come.
-    pub(super) fn mark(&self, actor: ActorIdx) -> Mark {
-        let runs = self.runs.get(actor as usize).map_or(&[][..], Vec::as_slice);
-        Mark { actor, runs: runs.len(), last_len: runs.last().map_or(0, |run| run.len), objects: self.objects.len() }
+    /// Where the index stands now, for operations of one line to come.
+    pub(super) fn mark(&self, line: LineIdx) -> Mark {
+        let runs = self.runs.get(line as usize).map_or(&[][..], Vec::as_slice);
+        Mark { line, runs: runs.len(), last_len: runs.last().map_or(0, |run| run.len), objects: self.objects.len() }
     }
 
     /// Forgets the operations pushed since the mark.
     pub(super) fn cut(&mut self, mark: Mark) {
-        if let Some(runs) = self.runs.get_mut(mark.actor as usize) {
+        if let Some(runs) = self.runs.get_mut(mark.line as usize) {
             runs.truncate(mark.runs);
             if let Some(last) = runs.last_mut() {
                 last.len = mark.last_len;
@@ -212,7 +232,7 @@ impl OpIndex {
 
     /// Which of two elements of one list comes first. Elements form a tree (each hangs below the one that it was inserted
     /// after); the list is that tree in depth-first order, the newest child first. `newer` compares two operations as
-    /// the CRDT does: by counter, then by the bytes of the chain's name. None where either is no element, or the walk
+    /// the CRDT does: by counter, then by the bytes of the name that the line has in the view. None where either is no element, or the walk
     /// exceeds `steps` runs.
     pub(super) fn order(
         &self,
@@ -241,7 +261,7 @@ impl OpIndex {
             *steps = steps.checked_sub(1)?;
             let (first, parent) = self.climb(id)?;
             if let Some(counter_a) = above_a.get(&first).copied() {
-                let meet = OpRef { actor: id.actor, counter: counter_a.min(id.counter) };
+                let meet = OpRef { line: id.line, counter: counter_a.min(id.counter) };
                 let step = |counter: u32, below: Option<OpRef>| {
                     if counter > meet.counter { Some(OpRef { counter: meet.counter + 1, ..meet }) } else { below }
                 };
@@ -265,7 +285,7 @@ impl OpIndex {
         let (run, _) = self.locate(id)?;
         match run.role {
             Role::Element { parent } | Role::Mark { parent } => {
-                Some((OpRef { actor: id.actor, counter: run.start }, parent))
+                Some((OpRef { line: id.line, counter: run.start }, parent))
             }
             _ => None,
         }

@@ -104,7 +104,8 @@ pub struct PatchMismatch(pub usize);
 /// Whether Automerge's own patches for a batch cannot be trusted. Version 0.12, where concurrent values stand at a place, says no
 /// more than "conflict" when the winner goes and an older value comes up, and shows a counter that comes up without its increments.
 /// It also loses increments where values conflict, and miscounts positions behind an element that a deletion or an increment leaves
-/// visible; those the patch does not show, but the admission does (`OpIndex::end_batch`). Its
+/// visible, and is silent where the winner under a key goes while a value that does not win comes; those the patches do not show, but
+/// the admission does (`OpIndex::end_batch`). Its
 /// `diff` is no better where elements of lists conflict. Found by the test `whatever_peers_do_they_converge`; all are rare. The way out
 /// is `compare`.
 pub(super) fn doubtful(patch: &am::Patch) -> bool {

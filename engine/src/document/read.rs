@@ -1,5 +1,7 @@
 //! Reading a document: values, JSON, history, other versions, raw entries.
 
+use std::collections::HashMap;
+
 use automerge as am;
 use automerge::ReadDoc;
 use commonhold_sync::id::EntryId;
@@ -7,16 +9,18 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use super::edit::{EditError, not_found, refusal};
+use super::graph::{LineIdx, NodeId};
+use super::ids::Ids;
 use super::patch::MarkSpan;
 use super::value::{ObjId, ObjKind, Prop, Value, hydrated_json};
-use super::view::{View, with_doc};
+use super::view::{Doc, View, with_doc};
 
 /// What is known of an entry besides its operations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeInfo {
     /// The entry.
     pub id: EntryId,
-    /// Its chain: 16 bytes, or 24 for a renamed branch.
+    /// Its chain.
     pub actor: Vec<u8>,
     /// Its number in the chain.
     pub seq: u64,
@@ -41,14 +45,6 @@ pub struct Alternative {
     pub value: Json,
     /// The entry that put it there; none where that is still being edited.
     pub entry: Option<EntryId>,
-}
-
-pub(super) fn heads(doc: &am::Automerge) -> Vec<EntryId> {
-    doc.get_heads().into_iter().map(|hash| EntryId(hash.0)).collect()
-}
-
-pub(super) fn hashes(ids: &[EntryId]) -> Vec<am::ChangeHash> {
-    ids.iter().map(|id| am::ChangeHash(id.0)).collect()
 }
 
 /// The object at a path from the root.
@@ -102,7 +98,8 @@ impl View {
         if !heads.iter().all(|id| self.contains(id)) {
             return None;
         }
-        with_doc!(self, doc => json_of(doc, &[], Some(&hashes(heads))))
+        let heads = self.renaming.hashes(&self.graph, heads);
+        with_doc!(self, doc => json_of(doc, &[], Some(&heads)))
     }
 
     /// What stands at a path, as a type of the application.
@@ -118,7 +115,7 @@ impl View {
         };
         with_doc!(self, doc => {
             let (obj, kind) = resolve(doc, parents)?;
-            doc.get(&obj, fitting(kind, last)?).ok().flatten().map(Value::from_am)
+            doc.get(&obj, fitting(kind, last)?).ok().flatten().map(|found| Value::from_am(found, self.ids()))
         })
     }
 
@@ -163,7 +160,7 @@ impl View {
                     am::Value::Scalar(scalar) => super::value::Scalar::from(scalar.as_ref()).to_json(),
                     am::Value::Object(_) => ReadDoc::hydrate(doc, &id, None).map(|v| hydrated_json(&v)).unwrap_or_default(),
                 },
-                entry: doc.hash_for_opid(&id).map(|hash| EntryId(hash.0)),
+                entry: doc.hash_for_opid(&id).map(|hash| self.renaming.id(&self.graph, &hash)),
             }).collect()
         })
     }
@@ -175,25 +172,44 @@ impl View {
 
     /// Every entry of the view, dependencies first. Pending edits become a change.
     pub fn history(&mut self) -> impl Iterator<Item = ChangeInfo> + '_ {
-        let changes = match self.settled() {
-            Some(doc) => doc.get_changes_meta(&[]),
-            None => Vec::new(),
+        let settled = self.commit().is_ok();
+        let changes = match &self.doc {
+            Doc::Idle(doc) if settled => doc.get_changes_meta(&[]),
+            _ => Vec::new(),
         };
-        changes.into_iter().map(|change| ChangeInfo {
-            id: EntryId(change.hash.0),
-            actor: change.actor.to_bytes().to_vec(),
-            seq: change.seq,
-            start_op: change.start_op,
-            ops: change.max_op + 1 - change.start_op,
-            deps: change.deps.iter().map(|dep| EntryId(dep.0)).collect(),
-            time: change.timestamp,
-            message: change.message.filter(|message| !message.is_empty()).map(|message| message.into_owned()),
-            author: change.author.map(|author| author.as_bytes().to_vec()),
+        let (graph, renaming) = (&self.graph, &self.renaming);
+        // The library knows the author of the actor that number 1 went under.
+        let mut authors: HashMap<LineIdx, Vec<u8>> = HashMap::new();
+        changes.into_iter().filter_map(move |change| {
+            let at = renaming.node(graph, &change.hash)?;
+            let node = graph.node(at);
+            let mut author = change.author.map(|author| author.as_bytes().to_vec());
+            if !renaming.naming().is_empty() {
+                let first = graph.root_of(node.line);
+                match &author {
+                    Some(author) => _ = authors.entry(first).or_insert_with(|| author.clone()),
+                    None => author = authors.get(&first).cloned(),
+                }
+            }
+            Some(ChangeInfo {
+                id: graph.id(at),
+                actor: graph.name(node.line).to_vec(),
+                seq: u64::from(node.seq),
+                start_op: change.start_op,
+                ops: change.max_op + 1 - change.start_op,
+                deps: change.deps.iter().map(|dep| renaming.id(graph, dep)).collect(),
+                time: change.timestamp,
+                message: change.message.filter(|message| !message.is_empty()).map(|message| message.into_owned()),
+                author,
+            })
         })
     }
 
     /// Raw bytes of an entry.
     pub fn entry(&self, id: &EntryId) -> Option<Vec<u8>> {
+        if let Some(bytes) = self.graph.find(id).and_then(|node| self.renaming.wire(node)) {
+            return Some(bytes.to_vec());
+        }
         with_doc!(self, doc => doc.get_change_by_hash(&am::ChangeHash(id.0)).map(|change| change.raw_bytes().to_vec()))
     }
 
@@ -201,9 +217,31 @@ impl View {
     /// for nothing. Pending edits become a change.
     pub fn entries_since(&mut self, heads: &[EntryId]) -> Vec<(EntryId, Vec<u8>)> {
         let known: Vec<EntryId> = heads.iter().copied().filter(|id| self.contains(id)).collect();
-        let Some(doc) = self.settled() else { return Vec::new() };
-        let changes = doc.get_changes(&hashes(&known));
-        changes.iter().map(|change| (EntryId(change.hash().0), change.raw_bytes().to_vec())).collect()
+        let known = self.renaming.hashes(&self.graph, &known);
+        if self.commit().is_err() {
+            return Vec::new();
+        }
+        self.wire_changes(&known)
+            .into_iter()
+            .map(|(node, change)| (self.graph.id(node), change.raw_bytes().to_vec()))
+            .collect()
+    }
+
+    /// The entries outside the past of a version of the library, as they are on the wire. None while a transaction is open.
+    pub(super) fn wire_changes(&self, known: &[am::ChangeHash]) -> Vec<(NodeId, am::Change)> {
+        let Doc::Idle(doc) = &self.doc else { return Vec::new() };
+        let wire = |change: am::Change| {
+            let node = self.renaming.node(&self.graph, &change.hash())?;
+            match self.renaming.wire(node) {
+                Some(bytes) => Some((node, am::Change::try_from(bytes).ok()?)),
+                None => Some((node, change)),
+            }
+        };
+        doc.get_changes(known).into_iter().filter_map(wire).collect()
+    }
+
+    pub(super) fn ids(&self) -> Ids<'_> {
+        Ids { graph: &self.graph, naming: self.renaming.naming() }
     }
 }
 
@@ -213,7 +251,10 @@ impl super::edit::Edit<'_> {
         match self.get(obj, prop) {
             None => Json::Null,
             Some(Value::Scalar(scalar)) => scalar.to_json(),
-            Some(Value::Object(_, obj)) => self.tx.hydrate(&obj.0, None).map(|v| hydrated_json(&v)).unwrap_or_default(),
+            Some(Value::Object(_, obj)) => {
+                let value = self.inner(&obj).ok().and_then(|obj| self.tx.hydrate(obj, None).ok());
+                value.map(|value| hydrated_json(&value)).unwrap_or_default()
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use commonhold_sync::change::{DocumentCaps, walk_document};
 use commonhold_sync::id::EntryId;
 use commonhold_sync::limits::{Limits, Rules};
 
-use super::graph::{ActorIdx, Graph, NodeId};
+use super::graph::{Graph, LineIdx, NodeId};
 use super::view::{Broken, Doc, View, guarded};
 
 const MAGIC: &[u8; 4] = b"CHsn";
@@ -64,6 +64,21 @@ impl Default for SnapshotCaps {
     fn default() -> Self {
         SnapshotCaps::of(&Limits::default())
     }
+}
+
+/// Why a view makes no snapshot at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotNow {
+    /// There are local changes that were not flushed: what is not on disk must not leave.
+    #[error("local changes are not flushed")]
+    Unflushed,
+    /// A chain has forked among the entries shown. A snapshot would hold the names of this view, not the entries.
+    #[error("a chain has forked")]
+    Forked,
+    /// The document does not show.
+    #[error("document waits for a rebuild")]
+    Broken,
 }
 
 /// Why a snapshot was not taken.
@@ -119,7 +134,7 @@ impl SnapshotFault {
 pub struct SnapshotEntry {
     /// Its id.
     pub id: EntryId,
-    /// Its chain: 16 bytes, or 24 for a renamed branch.
+    /// Its chain.
     pub actor: Arc<[u8]>,
     /// Its number.
     pub seq: u64,
@@ -149,9 +164,9 @@ pub struct Head {
 }
 
 impl View {
-    /// The heads with their pasts, by id.
+    /// The heads with their pasts, by id. Meant for a view of a snapshot: of a chain that has forked each branch is told.
     pub fn head_pasts(&self) -> Vec<Head> {
-        let name = |actor| self.graph.actor_name(actor).to_vec();
+        let name = |line| self.graph.name(line).to_vec();
         let mut heads: Vec<Head> = self
             .graph
             .head_pasts()
@@ -160,10 +175,10 @@ impl View {
                 let known = self.graph.node(node);
                 Head {
                     id: self.graph.id(node),
-                    actor: name(known.actor),
+                    actor: name(known.line),
                     seq: known.seq.into(),
                     max_op: known.max_op.into(),
-                    past: past.iter().map(|(actor, seq)| (name(*actor), u64::from(*seq))).collect(),
+                    past: past.iter().map(|(line, seq)| (name(*line), u64::from(*seq))).collect(),
                 }
             })
             .collect();
@@ -171,11 +186,20 @@ impl View {
         heads
     }
 
-    /// All entries of the view as a snapshot. None while there are local changes that were not flushed: what is not on disk
-    /// must not leave.
+    /// All entries of the view as a snapshot, or why not now.
+    pub fn pack(&self) -> Result<Vec<u8>, NotNow> {
+        let Doc::Idle(doc) = &self.doc else { return Err(NotNow::Unflushed) };
+        match (self.broken, self.queue.is_empty(), self.graph.is_forked()) {
+            (true, ..) => Err(NotNow::Broken),
+            (_, false, _) => Err(NotNow::Unflushed),
+            (.., true) => Err(NotNow::Forked),
+            _ => Ok(pack(&doc.save_nocompress(), LEVEL)),
+        }
+    }
+
+    /// [`View::pack`] where the reason does not matter.
     pub fn to_snapshot(&self) -> Option<Vec<u8>> {
-        let Doc::Idle(doc) = &self.doc else { return None };
-        (self.queue.is_empty() && !self.broken).then(|| pack(&doc.save_nocompress(), LEVEL))
+        self.pack().ok()
     }
 
     /// Loads a snapshot and checks rules S4 to S6 for every entry. Gives the entries grouped by chain, in order: the caller must
@@ -270,7 +294,7 @@ pub(super) fn graph_of(doc: &am::Automerge) -> Result<(Graph, Checked), Snapshot
     let mut graph = Graph::with_capacity(changes.len());
     let mut checked = Checked { authors: HashMap::new(), jump: None };
     let mut deps: Vec<NodeId> = Vec::new();
-    let mut newest: Option<(&[u8], ActorIdx)> = None;
+    let mut newest: Option<(&[u8], LineIdx)> = None;
     for change in &changes {
         let id = EntryId(change.hash.0);
         let broken = |rule| SnapshotFault::Rule { id, rule };
@@ -279,15 +303,15 @@ pub(super) fn graph_of(doc: &am::Automerge) -> Result<(Graph, Checked), Snapshot
             deps.push(graph.find(&EntryId(dep.0)).ok_or(broken("S3"))?);
         }
         let name = change.actor.to_bytes();
-        let actor = match newest {
-            Some((known, actor)) if known == name => actor,
-            _ => graph.intern(name),
+        let line = match newest {
+            Some((known, line)) if known == name => line,
+            _ => graph.intern(name.try_into().map_err(|_| broken("S2"))?),
         };
-        newest = Some((name, actor));
-        let last = graph.chain(actor).last().copied();
+        newest = Some((name, line));
+        let last = graph.entries(line).last().copied();
         let seq = last.map_or(0, |last| u64::from(graph.node(last).seq)) + 1;
         let builds_on_own =
-            last.is_none_or(|last| deps.contains(&last) || u64::from(graph.past(&deps).seq(actor)) == seq - 1);
+            last.is_none_or(|last| deps.contains(&last) || u64::from(graph.past(&deps).seq(line)) == seq - 1);
         if change.seq != seq || !builds_on_own {
             return Err(broken("S4"));
         }
@@ -303,7 +327,7 @@ pub(super) fn graph_of(doc: &am::Automerge) -> Result<(Graph, Checked), Snapshot
         if seq > 1 && !change.extra.is_empty() {
             return Err(broken("S6"));
         }
-        let node = graph.push(id, actor, change.start_op as u32, ops as u32, &deps, None);
+        let node = graph.push(id, line, change.start_op as u32, ops as u32, &deps, None);
         if seq == 1
             && let Some(author) = &change.author
         {
@@ -315,12 +339,13 @@ pub(super) fn graph_of(doc: &am::Automerge) -> Result<(Graph, Checked), Snapshot
 
 impl Checked {
     fn entries(mut self, graph: &Graph) -> Vec<SnapshotEntry> {
-        let mut chains: Vec<ActorIdx> = (0..graph.chains() as ActorIdx).collect();
-        chains.sort_unstable_by_key(|chain| graph.actor_name(*chain));
+        // One line to each chain: what was loaded has no forks.
+        let mut lines: Vec<LineIdx> = (0..graph.lines() as LineIdx).collect();
+        lines.sort_unstable_by_key(|line| graph.name(*line));
         let mut entries = Vec::with_capacity(graph.len());
-        for chain in chains {
-            let actor: Arc<[u8]> = graph.actor_name(chain).into();
-            for node in graph.chain(chain) {
+        for line in lines {
+            let actor: Arc<[u8]> = graph.name(line).as_slice().into();
+            for node in graph.entries(line) {
                 let known = graph.node(*node);
                 entries.push(SnapshotEntry {
                     id: graph.id(*node),

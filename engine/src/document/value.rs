@@ -6,6 +6,8 @@ use automerge as am;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use super::ids::{Ids, OpName};
+
 /// One step of a path: a key of a map, or an index of a list or text (text counts Unicode code points).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -61,14 +63,15 @@ impl From<am::Prop> for Prop {
     }
 }
 
-/// A handle to a map, list or text of one view. It stays good while the object moves within its list; it means nothing
-/// in another document, and nothing on the wire.
+/// A handle to a map, list or text of one document. It stays good while the object moves within its list, and when the view is
+/// made again; it means nothing in another document, and nothing on the wire. A handle of an object whose change was not yet
+/// closed equals the later ones.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct ObjId(pub(super) am::ObjId);
+pub struct ObjId(pub(super) OpName);
 
 impl ObjId {
     /// The map that every document starts with.
-    pub const ROOT: ObjId = ObjId(am::ROOT);
+    pub const ROOT: ObjId = ObjId(OpName::ROOT);
 }
 
 impl fmt::Debug for ObjId {
@@ -214,9 +217,9 @@ pub enum Value {
 }
 
 impl Value {
-    pub(super) fn from_am((value, id): (am::Value<'_>, am::ObjId)) -> Value {
+    pub(super) fn from_am((value, id): (am::Value<'_>, am::ObjId), ids: Ids<'_>) -> Value {
         match value {
-            am::Value::Object(kind) => Value::Object(kind.into(), ObjId(id)),
+            am::Value::Object(kind) => Value::Object(kind.into(), ids.handle(&id)),
             am::Value::Scalar(scalar) => Value::Scalar(scalar.as_ref().into()),
         }
     }

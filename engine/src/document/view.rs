@@ -3,28 +3,25 @@
 use std::collections::{BTreeSet, HashMap};
 
 use automerge as am;
+use automerge::ReadDoc;
 use automerge::transaction::OwnedTransaction;
 use commonhold_sync::id::EntryId;
 use commonhold_sync::limits::Rules;
 
 use super::admit::{self, Fault, Trust};
-use super::compare::compare;
+use super::compare::{compare, compare_documents};
 use super::edit::Command;
 use super::graph::{Graph, NodeId};
 use super::local::{ChainAuthor, LocalEntry};
-use super::op_index::OpIndex;
+use super::op_index::{Doubt, OpIndex, OpRef};
 use super::patch::{self, Patch};
-use super::read;
-use super::snapshot;
+use super::remake::ReadLog;
+use super::renaming::Renaming;
 use crate::contain::contain;
 
 /// Invalid entries remembered, so that what builds on them is known to be invalid too. 2 MiB at most; beyond it the newest
 /// are reported once and then count as missing.
 const REFUSED_MAX: usize = 1 << 16;
-
-/// A reader of the log of a document: calls back with the raw bytes of every entry that the view holds, but for local changes
-/// not flushed yet, in any order. A view that hits a fault of the CRDT library is rebuilt from it.
-pub type ReadLog<'a> = dyn FnMut(&mut dyn FnMut(&[u8])) + 'a;
 
 /// The document cannot be shown: even its log does not build. All edits and entries are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -105,6 +102,7 @@ pub(super) fn blank() -> am::Automerge {
 pub struct View {
     pub(super) doc: Doc,
     pub(super) graph: Graph,
+    pub(super) renaming: Renaming,
     /// Built when the first entry has to be checked; a document that is only read does not pay for it.
     pub(super) index: Option<OpIndex>,
     pub(super) rules: &'static Rules,
@@ -116,8 +114,8 @@ pub struct View {
     pub(super) time: i64,
     pub(super) watching: bool,
     pub(super) local_patches: Vec<Patch>,
-    quarantine: BTreeSet<EntryId>,
-    refused: BTreeSet<EntryId>,
+    pub(super) quarantine: BTreeSet<EntryId>,
+    pub(super) refused: BTreeSet<EntryId>,
     pub(super) broken: bool,
     #[cfg(test)]
     pub(super) panic_on: Option<EntryId>,
@@ -139,6 +137,7 @@ impl View {
         View {
             doc: Doc::Idle(Box::new(doc)),
             graph,
+            renaming: Renaming::default(),
             index,
             rules: &Rules::V1,
             chain: None,
@@ -178,9 +177,11 @@ impl View {
 
     /// What the view costs.
     pub fn cost(&self) -> Cost {
-        let stats = with_doc!(self, doc => am::ReadDoc::stats(doc));
+        let stats = with_doc!(self, doc => ReadDoc::stats(doc));
         let (changes, ops) = (self.graph.len(), stats.num_ops as usize);
-        let own = self.graph.bytes_estimate() + self.index.as_ref().map_or(0, OpIndex::bytes_estimate);
+        let own = self.graph.bytes_estimate()
+            + self.renaming.bytes_estimate()
+            + self.index.as_ref().map_or(0, OpIndex::bytes_estimate);
         Cost { changes, ops, actors: self.graph.chains(), bytes_estimate: own + 1_000 * changes + 20 * ops }
     }
 
@@ -197,23 +198,41 @@ impl View {
             out.bad_base = Some(bad);
             return out;
         }
-        let before = self.graph.heads();
+        let before = self.renaming.hashes(&self.graph, &self.graph.heads());
+        let known = self.graph.len() as NodeId;
         self.index.get_or_insert_default().begin_batch();
         let good = self.admit_batch(entries, &mut out);
-        let doubtful = self.index.as_mut().is_some_and(OpIndex::end_batch);
+        let doubt = self.index.as_mut().map(OpIndex::end_batch).unwrap_or_default();
         if good.is_empty() {
             return out;
         }
-        let admitted: Vec<EntryId> = good.iter().map(|change| EntryId(change.hash().0)).collect();
-        match self.apply_checked(good, &before, doubtful) {
+        let admitted: Vec<NodeId> = good.iter().map(|(node, _)| *node).collect();
+        let forked = self.graph.take_forked();
+        if forked.is_some() {
+            let twins = self.twins();
+            if !twins.is_empty() {
+                self.leave_out(&twins, &good, &mut out);
+                return out;
+            }
+        }
+        let shown = match forked {
+            None => self.show(good, &before, doubt),
+            // An entry that is shown gets another name.
+            Some(first) if first < known => self.reveal(good),
+            Some(_) => {
+                self.renaming.extend(&self.graph);
+                self.show(good, &before, doubt)
+            }
+        };
+        match shown {
             Ok(patches) => (out.applied, out.patches) = (admitted.len(), patches),
-            Err(Broken) => self.recover(&before, entries, &admitted, log, &mut out),
+            Err(Broken) => self.recover(known, entries, &admitted, log, &mut out),
         }
         out
     }
 
     /// Rule M1, dependencies first. Good entries are in graph and index when this returns.
-    fn admit_batch(&mut self, entries: &[(EntryId, &[u8])], out: &mut Applied) -> Vec<am::Change> {
+    fn admit_batch(&mut self, entries: &[(EntryId, &[u8])], out: &mut Applied) -> Vec<(NodeId, am::Change)> {
         let mut batch = Batch::default();
         for (id, bytes) in entries {
             if self.contains(id) || batch.at.contains_key(id) {
@@ -227,20 +246,18 @@ impl View {
             let (id, parsed) = &mut batch.items[at];
             let id = *id;
             let verdict = match parsed.take().expect("each item is taken once") {
-                Ok(change) => self.admit_one(id, &change).map(|()| change),
+                Ok(change) => self.admit_one(id, &change).map(|node| (node, change)),
                 Err(fault) => Err(Refusal::Invalid(fault)),
             };
             match verdict {
-                Ok(change) => good.push(change),
+                Ok(entry) => good.push(entry),
                 Err(Refusal::Missing) => out.missing.push(id),
                 Err(Refusal::Quarantined) => {
                     self.quarantine.insert(id);
                     out.quarantined.push(id);
                 }
                 Err(Refusal::Invalid(fault)) => {
-                    if self.refused.len() < REFUSED_MAX {
-                        self.refused.insert(id);
-                    }
+                    self.refuse(id);
                     out.invalid.push((id, fault));
                 }
             }
@@ -248,7 +265,13 @@ impl View {
         good
     }
 
-    fn admit_one(&mut self, id: EntryId, change: &am::Change) -> Result<(), Refusal> {
+    pub(super) fn refuse(&mut self, id: EntryId) {
+        if self.refused.len() < REFUSED_MAX {
+            self.refused.insert(id);
+        }
+    }
+
+    fn admit_one(&mut self, id: EntryId, change: &am::Change) -> Result<NodeId, Refusal> {
         let ids = change.deps().iter().map(|dep| EntryId(dep.0));
         if ids.clone().any(|dep| self.refused.contains(&dep)) {
             return Err(Refusal::Invalid(Fault::PastInvalid));
@@ -259,150 +282,82 @@ impl View {
         let deps: Option<Vec<NodeId>> = ids.map(|dep| self.graph.find(&dep)).collect();
         let deps = deps.ok_or(Refusal::Missing)?;
         let index = self.index.get_or_insert_default();
-        admit::admit(&mut self.graph, index, self.rules, change, &deps).map(drop).map_err(Refusal::Invalid)
+        admit::admit(&mut self.graph, index, self.rules, change, &deps).map_err(Refusal::Invalid)
     }
 
     /// Rule M2, first half: one batch, behind a guard, and no word is believed but the heads.
-    fn apply_checked(
+    fn show(
         &mut self,
-        changes: Vec<am::Change>,
-        before: &[EntryId],
-        doubtful: bool,
+        entries: Vec<(NodeId, am::Change)>,
+        before: &[am::ChangeHash],
+        doubt: Doubt,
     ) -> Result<Vec<Patch>, Broken> {
-        let Doc::Idle(doc) = &mut self.doc else { unreachable!("committed before a batch") };
-        #[cfg(test)]
-        let trap = self.panic_on;
+        let trap = self.traps(&entries);
         let watching = self.watching;
-        let heads = self.graph.heads();
+        let View { doc: Doc::Idle(doc), graph, renaming, .. } = self else { unreachable!("committed before a batch") };
         guarded(|| {
-            #[cfg(test)]
-            assert!(!changes.iter().any(|change| Some(EntryId(change.hash().0)) == trap), "injected");
+            assert!(!trap, "injected");
+            let changes = rewrite(renaming, graph, entries)?;
             let mut log = am::PatchLog::new(watching);
             doc.apply_changes_log_patches(changes, &mut log).map_err(|_| Broken)?;
-            if read::heads(doc) != heads {
+            if doc.get_heads() != renaming.hashes(graph, &graph.heads()) {
                 return Err(Broken);
             }
             if !watching {
                 return Ok(Vec::new());
             }
             let patches = doc.make_patches(&mut log);
-            if doubtful || patches.iter().any(patch::doubtful) {
-                return Ok(compare(doc, &read::hashes(before), patches));
+            let stands = |(map, key): &(Option<OpRef>, Box<str>)| {
+                let map = map.map_or(am::ROOT, |op| {
+                    am::ObjId::Id(u64::from(op.counter), renaming.naming().actor(graph, op), usize::MAX)
+                });
+                doc.get(map, &**key).is_ok_and(|found| found.is_some())
+            };
+            if doubt.certain || doubt.keys.iter().any(stands) || patches.iter().any(patch::doubtful) {
+                return Ok(compare(doc, before, patches));
             }
             Ok(patches.into_iter().map(Patch::from_am).collect())
         })
     }
 
-    /// Rule M2, second half: from the log again, then the entries of the batch, without the guilty ones.
-    fn recover(
-        &mut self,
-        before: &[EntryId],
-        entries: &[(EntryId, &[u8])],
-        admitted: &[EntryId],
-        log: &mut ReadLog<'_>,
-        out: &mut Applied,
-    ) {
-        let bytes: HashMap<EntryId, &[u8]> = entries.iter().copied().collect();
-        let mut rest: Vec<am::Change> = admitted.iter().filter_map(|id| admit::parse(*id, bytes[id]).ok()).collect();
-        let Ok(mut doc) = self.read_log(log, true) else {
-            self.broken = true;
-            out.broken = true;
-            return;
+    /// Applies a batch by which entries that are shown get other names: makes the document again, from itself.
+    fn reveal(&mut self, entries: Vec<(NodeId, am::Change)>) -> Result<Vec<Patch>, Broken> {
+        let mut all = guarded(|| Ok(self.wire_changes(&[])))?;
+        all.extend(entries);
+        let (doc, renaming) = self.build(all)?;
+        let patches = match (self.watching, &self.doc) {
+            (true, Doc::Idle(old)) => guarded(|| Ok(compare_documents(old, &doc)))?,
+            _ => Vec::new(),
         };
-        if read::heads(&doc) != before {
-            self.broken = true;
-            out.broken = true;
-            return;
-        }
-        #[cfg(test)]
-        let trap = self.panic_on;
-        let applies = |doc: &am::Automerge, changes: &[am::Change]| {
-            let (mut trial, changes) = (doc.clone(), changes.to_vec());
-            guarded(|| {
-                #[cfg(test)]
-                assert!(!changes.iter().any(|change| Some(EntryId(change.hash().0)) == trap), "injected");
-                trial.apply_changes(changes.iter().cloned()).map_err(|_| Broken)?;
-                let all =
-                    am::ReadDoc::get_missing_deps(&trial, &changes.iter().map(am::Change::hash).collect::<Vec<_>>());
-                if all.is_empty() { Ok(()) } else { Err(Broken) }
-            })
-            .map(|()| trial)
-        };
-        // The entries are sorted, so each prefix applies or fails on its own account.
-        while !rest.is_empty() {
-            if let Ok(done) = applies(&doc, &rest) {
-                (out.applied, doc) = (out.applied + rest.len(), done);
-                break;
-            }
-            let (mut fine, mut fails) = (0, rest.len());
-            while fails - fine > 1 {
-                let middle = fine + (fails - fine) / 2;
-                if applies(&doc, &rest[..middle]).is_ok() { fine = middle } else { fails = middle }
-            }
-            if fine > 0
-                && let Ok(done) = applies(&doc, &rest[..fine])
-            {
-                (out.applied, doc) = (out.applied + fine, done);
-            }
-            let guilty = EntryId(rest[fine].hash().0);
-            let mut out_of_view = BTreeSet::from([guilty]);
-            rest = rest.split_off(fine + 1);
-            rest.retain(|change| {
-                let held = change.deps().iter().any(|dep| out_of_view.contains(&EntryId(dep.0)));
-                if held {
-                    out_of_view.insert(EntryId(change.hash().0));
-                }
-                !held
-            });
-            self.quarantine.extend(out_of_view.iter().copied());
-            out.quarantined.extend(out_of_view);
-        }
-        if self.watching {
-            out.patches = compare(&doc, &read::hashes(before), Vec::new());
-        }
-        self.adopt(doc);
+        (self.doc, self.renaming) = (Doc::Idle(Box::new(doc)), renaming);
+        Ok(patches)
     }
 
-    /// A document made of the log, and of what is not flushed if that is wanted.
-    fn read_log(&self, log: &mut ReadLog<'_>, with_queue: bool) -> Result<am::Automerge, Broken> {
-        let mut changes: Vec<am::Change> = Vec::new();
-        let mut bad = false;
-        log(&mut |bytes| match am::Change::try_from(bytes) {
-            Ok(change) => changes.push(change),
-            Err(_) => bad = true,
-        });
-        if with_queue {
-            changes.extend(self.queue.iter().filter_map(|entry| am::Change::try_from(&entry.bytes[..]).ok()));
-        }
-        if bad {
-            return Err(Broken);
-        }
-        let mut doc = blank();
-        guarded(|| doc.apply_changes(changes).map_err(|_| Broken))?;
-        Ok(doc)
+    /// A document of entries of the graph, under the names that the graph asks for. All of the graph, if its heads are to be right.
+    fn build(&mut self, mut entries: Vec<(NodeId, am::Change)>) -> Result<(am::Automerge, Renaming), Broken> {
+        entries.sort_unstable_by_key(|(node, _)| *node);
+        let trap = self.traps(&entries);
+        let graph = &mut self.graph;
+        guarded(|| {
+            assert!(!trap, "injected");
+            let mut renaming = Renaming::of(graph);
+            let changes = rewrite(&mut renaming, graph, entries)?;
+            let mut doc = blank();
+            doc.apply_changes(changes).map_err(|_| Broken)?;
+            let heads = renaming.hashes(graph, &graph.heads());
+            if doc.get_heads() == heads { Ok((doc, renaming)) } else { Err(Broken) }
+        })
     }
 
-    fn adopt(&mut self, doc: am::Automerge) {
-        match snapshot::graph_of(&doc) {
-            Ok((graph, _)) => (self.graph, self.index, self.broken) = (graph, None, false),
-            Err(_) => self.broken = true,
-        }
-        self.commands.clear();
-        self.doc = Doc::Idle(Box::new(doc));
+    /// Whether a test wants these entries to fail.
+    #[cfg(test)]
+    fn traps(&self, entries: &[(NodeId, am::Change)]) -> bool {
+        entries.iter().any(|(node, _)| Some(self.graph.id(*node)) == self.panic_on)
     }
 
-    /// Makes the document again from its log, without what was not flushed and without flushed entries that the log does
-    /// not give (because storing them failed). The chain is given up. Gives the patch that replaces the document, while watching.
-    pub fn rebuild(&mut self, log: &mut ReadLog<'_>) -> Result<Vec<Patch>, Broken> {
-        self.queue.clear();
-        self.local_patches.clear();
-        self.chain = None;
-        let doc = self.read_log(log, false).inspect_err(|_| self.broken = true)?;
-        self.adopt(doc);
-        if self.broken {
-            return Err(Broken);
-        }
-        Ok(if self.watching { vec![Patch::reset(self.to_json())] } else { Vec::new() })
+    #[cfg(not(test))]
+    fn traps(&self, _: &[(NodeId, am::Change)]) -> bool {
+        false
     }
 
     /// Checks rule M1 for everything that came with a snapshot; done at most once, by itself before the first remote entry.
@@ -417,16 +372,25 @@ impl View {
         for change in &changes {
             let id = EntryId(change.hash().0);
             let node = self.graph.find(&id).expect("the graph was made of this document");
-            let actor = self.graph.node(node).actor;
+            let line = self.graph.node(node).line;
             let deps: Vec<NodeId> = self.graph.deps(node).to_vec();
             let clock = self.graph.past(&deps);
-            admit::check_ops(&self.graph, &mut index, self.rules, actor, change, &clock, Trust::Loaded)
+            admit::check_ops(&self.graph, &mut index, self.rules, line, change, &clock, Trust::Loaded)
                 .map_err(|f| (id, f))?;
             self.graph.note(node, clock);
         }
         self.index = Some(index);
         Ok(())
     }
+}
+
+/// What the view applies for these entries, which are in the order of the graph.
+pub(super) fn rewrite(
+    renaming: &mut Renaming,
+    graph: &mut Graph,
+    entries: impl IntoIterator<Item = (NodeId, am::Change)>,
+) -> Result<Vec<am::Change>, Broken> {
+    entries.into_iter().map(|(node, change)| renaming.applied(graph, node, change)).collect()
 }
 
 /// Why an entry of a batch is not applied.

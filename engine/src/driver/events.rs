@@ -69,18 +69,18 @@ impl Driver {
                 self.loose.remove(&(space, doc));
                 self.shared.emit(NodeEvent::Deleted { space, doc });
             }
-            Event::Entries { space, doc, chain, branch, entries, from, .. } => {
+            Event::Entries { space, doc, chain, entries, from, .. } => {
                 if let Some(at) = self.loose.get_mut(&(space, doc)) {
                     *at = (*at).max(Instant::now() + LOOSE_QUIET);
                 }
                 if let Some(from) = from {
                     self.shared.emit(NodeEvent::Changed { space, doc, from });
                 }
-                // Other branches are evidence; what the view itself made it has.
+                // What the view itself made it has.
                 let peer = self.machine.as_ref().map(|m| &m.peer);
                 let own =
                     from.is_none() && peer.is_some_and(|p| p.own_opening(&space, &doc).chain(&space, &doc) == chain);
-                if let Some(open) = self.shared.open_document(space, doc).filter(|_| branch == 0 && !own) {
+                if let Some(open) = self.shared.open_document(space, doc).filter(|_| !own) {
                     open.entries(entries, from);
                 }
             }
@@ -132,6 +132,11 @@ impl Driver {
                     let result = worker::merge_snapshots(&storage, &space, &doc, &bytes, &limits);
                     Done::Merged { op, result }
                 });
+            }
+            Event::Reshown { space, doc } => {
+                if let Some(open) = self.shared.open_document(space, doc) {
+                    open.reshow();
+                }
             }
             Event::Snapshot { space, doc } => {
                 if let Some(open) = self.shared.open_document(space, doc) {

@@ -9,6 +9,12 @@ use crate::error::Error;
 /// Bytes of entries that wait for the next frame; beyond it the view is made again from the store.
 const INBOX_BYTES: usize = 16 << 20;
 
+/// Between two times that the view is made again because other entries count than before; doubled while that goes on. A
+/// liar can close a chain of its own ever earlier, and each time the whole document is built anew.
+const RESHOW_EVERY: Duration = Duration::from_secs(5);
+/// The longest such time.
+const RESHOW_EVERY_MAX: Duration = Duration::from_secs(60);
+
 #[derive(Default)]
 pub(super) struct Inbox {
     entries: Vec<(EntryId, Vec<u8>)>,
@@ -19,6 +25,10 @@ pub(super) struct Inbox {
     pub(super) flush_due: Option<Instant>,
     /// The view is made again from the store.
     pub(super) reload: Option<Reload>,
+    /// When it is made again because other entries count, if it is.
+    reshow_due: Option<Instant>,
+    /// When it last was, and how long nothing is to follow.
+    reshown: Option<(Instant, Duration)>,
     /// How to write on, told after the view was made or with it.
     pub(super) opening: Option<Opening>,
     pub(super) lost: Lost,
@@ -75,6 +85,24 @@ impl Inbox {
         }
     }
 
+    /// Other entries count than before: the view is made again, the first time at once.
+    pub(super) fn reshow(&mut self, now: Instant) {
+        let due = self.reshown.map_or(now, |(last, rest)| now.max(last + rest));
+        self.reshow_due.get_or_insert(due);
+    }
+
+    /// Takes the time to make the view again, if it has come.
+    fn reshows(&mut self, now: Instant) -> bool {
+        if self.reshow_due.is_none_or(|due| due > now) {
+            return false;
+        }
+        self.reshow_due = None;
+        let again = self.reshown.filter(|(last, rest)| now < *last + *rest * 2);
+        let rest = again.map_or(RESHOW_EVERY, |(_, rest)| (rest * 2).min(RESHOW_EVERY_MAX));
+        self.reshown = Some((now, rest));
+        true
+    }
+
     /// The entries of a frame that begins now, and the last who delivered some.
     pub(super) fn begin_frame(&mut self, now: Instant) -> (Vec<(EntryId, Vec<u8>)>, Option<DeviceId>) {
         (self.last_frame, self.frame_due, self.bytes) = (Some(now), None, 0);
@@ -83,6 +111,9 @@ impl Inbox {
 
     /// What to do now, and when there will be something if nothing else comes.
     pub(super) fn next(&mut self, now: Instant) -> (Option<Instant>, Work) {
+        if self.reshows(now) {
+            self.reload.get_or_insert(Reload::Keep);
+        }
         let due = self.frame_due.into_iter().chain(self.flush_due).min();
         let work = if self.closed {
             Work::End
@@ -99,7 +130,7 @@ impl Inbox {
         } else {
             Work::Apply
         };
-        (due, work)
+        (due.into_iter().chain(self.reshow_due).min(), work)
     }
 
     /// The view is made again without unsaved edits. The reason, which is an earlier one if there is one that the view
@@ -175,6 +206,25 @@ mod tests {
             flushes
         });
         assert_eq!(flushes.count(), 1, "due as early as the entries");
+    }
+
+    #[test]
+    fn a_view_is_made_again_at_once_and_ever_more_rarely_while_a_liar_goes_on() {
+        let (mut inbox, mut now) = (Inbox::default(), Instant::now());
+        let began = now;
+        let mut made = Vec::new();
+        while now < began + Duration::from_secs(300) {
+            inbox.reshow(now);
+            let (due, work) = inbox.next(now);
+            match work {
+                Work::Reload(_) => made.push((now - began).as_secs()),
+                _ => now = due.expect("it is to be made again"),
+            }
+        }
+        assert_eq!(made, [0, 5, 15, 35, 75, 135, 195, 255]);
+        now += Duration::from_secs(600);
+        inbox.reshow(now);
+        assert!(matches!(inbox.next(now).1, Work::Reload(Reload::Keep)));
     }
 
     #[test]

@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 
 use commonhold_sync::clock::{Clock, Fingerprint};
 use commonhold_sync::id::{DocId, SpaceId};
-use commonhold_sync::lines::Lines;
-use commonhold_sync::log::digest_of;
-use commonhold_sync::space::SpaceRow;
+use commonhold_sync::space::{Space, SpaceRow};
 
-use super::rows::{BodyRow, DocumentRow, LogRow, SnapshotHead, from_slice, to_vec};
+use super::rows::{BodyRow, DocumentRow, Kind, LogRow, SnapshotHead, from_slice, to_vec};
 use super::{Storage, ends_with, keys, split};
 use crate::store::{StoreError, Table};
 
@@ -35,10 +33,12 @@ impl Storage {
         docs: Option<&BTreeSet<DocId>>,
         each: &mut dyn FnMut(Table, Vec<u8>, Vec<u8>) -> bool,
     ) -> Result<Option<usize>, StoreError> {
-        let (_, (row, bodies)) = self.settled(|| {
+        let (_, (row, bodies, records)) = self.settled(|| {
             let row = self.get::<SpaceRow>(Table::Spaces, &space.0, &mut Vec::new())?;
             let lines = row.as_ref().map(|row| to_vec(&row.lines));
-            Ok((lines, (row, self.rows_of(space, &space.authority())?)))
+            let mut records = Vec::new();
+            self.walk(Table::Records, &space.0, |key, value| records.push((key, value)), &mut Vec::new())?;
+            Ok((lines, (row, self.rows_of(space, &space.authority())?, records)))
         })?;
         let Some(mut row) = row else { return Ok(None) };
         let mut fingerprint = Fingerprint::default();
@@ -49,11 +49,9 @@ impl Storage {
                 logs += 1;
             }
         };
-        let clock = Lines::from_stored(space, &space.authority(), row.lines.clone()).clock();
-        count(&space.authority(), digest_of(false, || clock));
+        let rights = records.iter().filter_map(|(_, value)| from_slice(value)).collect();
+        count(&space.authority(), Space::load(*space, row.clone(), rights).digest());
         let mut going = bodies.into_iter().all(|(table, key, value)| each(table, key, value));
-        let mut records = Vec::new();
-        self.walk(Table::Records, &space.0, |key, value| records.push((key, value)), &mut Vec::new())?;
         going = going && records.into_iter().all(|(key, value)| each(Table::Records, key, value));
 
         let mut wanted: Vec<DocId> = docs.into_iter().flatten().copied().collect();
@@ -104,14 +102,20 @@ impl Storage {
         let mut rows = Vec::new();
         let bodies = |key: Vec<u8>, value: Vec<u8>| {
             let (Some(seq), Some(row)) = (ends_with(&key), from_slice::<BodyRow>(&value)) else { return };
-            let log = LogRow { snapshot: false, doc: *doc, source: None };
+            let log = LogRow { kind: Kind::Segment, doc: *doc, source: None };
             rows.push((Table::Log, keys::log(space, seq), log.to_bytes()));
             rows.push((Table::Bodies, key, to_vec(&BodyRow { source: None, ..row })));
         };
         self.walk(Table::Bodies, &prefix, bodies, &mut Vec::new())?;
+        if let Some(image) = self.image(space, doc, &mut Vec::new())?
+            && image.proofs_seq > 0
+        {
+            let log = LogRow { kind: Kind::Proofs, doc: *doc, source: None };
+            rows.push((Table::Log, keys::log(space, image.proofs_seq), log.to_bytes()));
+        }
         if let Some(head) = self.get::<SnapshotHead>(Table::Snapshots, &prefix, &mut Vec::new())? {
             if head.seq > 0 {
-                let log = LogRow { snapshot: true, doc: *doc, source: None };
+                let log = LogRow { kind: Kind::Snapshot, doc: *doc, source: None };
                 rows.push((Table::Log, keys::log(space, head.seq), log.to_bytes()));
             }
             let key = keys::snapshot_bytes(&prefix);

@@ -1,6 +1,6 @@
 //! Keys: ids and numbers joined together. Numbers are big-endian, so that rows lie in their order.
 
-use commonhold_sync::id::{DocId, SpaceId};
+use commonhold_sync::id::{ChainId, DocId, SpaceId};
 
 pub(super) fn document(space: &SpaceId, doc: &DocId) -> Vec<u8> {
     [space.0, doc.0].concat()
@@ -8,6 +8,10 @@ pub(super) fn document(space: &SpaceId, doc: &DocId) -> Vec<u8> {
 
 pub(super) fn body(space: &SpaceId, doc: &DocId, seq: u64) -> Vec<u8> {
     [&space.0[..], &doc.0, &seq.to_be_bytes()].concat()
+}
+
+pub(super) fn right(space: &SpaceId, chain: &ChainId, n: u64) -> Vec<u8> {
+    [&space.0[..], &chain.0, &n.to_be_bytes()].concat()
 }
 
 pub(super) fn log(space: &SpaceId, seq: u64) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! Values: CBOR maps with integer keys where they are read one at a time, fixed fields where they are read by the thousand.
 
 use commonhold_sync::chain::{Opening, Segment, Tip};
-use commonhold_sync::id::{ChainId, DeviceId, DocId, StoreId};
+use commonhold_sync::id::{ChainId, DocId, StoreId};
 use commonhold_sync::log::{Image, StoredSegment};
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
@@ -21,7 +21,7 @@ pub(super) fn from_slice<T: for<'b> Decode<'b, ()>>(bytes: &[u8]) -> Option<T> {
 #[cbor(map)]
 pub(super) struct BodyRow {
     #[n(0)]
-    pub(super) branch: u8,
+    pub(super) branch: u16,
     #[n(1)]
     pub(super) source: Option<StoreId>,
     #[n(2)]
@@ -71,16 +71,6 @@ impl InviteRow {
     }
 }
 
-/// Table Records.
-#[derive(Debug, Encode, Decode)]
-#[cbor(map)]
-pub(super) struct RightRow {
-    #[n(0)]
-    pub(super) device: DeviceId,
-    #[n(1)]
-    pub(super) bytes: ByteVec,
-}
-
 /// Table Snapshots, without the bytes.
 #[derive(Debug, Clone, Encode, Decode)]
 #[cbor(map)]
@@ -117,22 +107,37 @@ impl DocumentRow {
     }
 }
 
-/// Table Log: kind (0 segment, 1 snapshot), document, the store that it came from (zero: made here).
+/// What a place in the sequence stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Segment,
+    Snapshot,
+    /// The proofs in the image of the log.
+    Proofs,
+}
+
+/// Table Log: kind (0 segment, 1 snapshot, 2 proofs), document, the store that it came from (zero: made here).
 pub(super) struct LogRow {
-    pub(super) snapshot: bool,
+    pub(super) kind: Kind,
     pub(super) doc: DocId,
     pub(super) source: Option<StoreId>,
 }
 
 impl LogRow {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        [&[u8::from(self.snapshot)][..], &self.doc.0, &self.source.map_or([0; 16], |id| id.0)].concat()
+        [&[self.kind as u8][..], &self.doc.0, &self.source.map_or([0; 16], |id| id.0)].concat()
     }
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<LogRow> {
         let (kind, rest) = bytes.split_first()?;
+        let kind = match kind {
+            0 => Kind::Segment,
+            1 => Kind::Snapshot,
+            2 => Kind::Proofs,
+            _ => return None,
+        };
         let (doc, source) = rest.split_first_chunk()?;
         let source = StoreId::try_from(source).ok()?;
-        Some(LogRow { snapshot: *kind == 1, doc: DocId(*doc), source: (source.0 != [0; 16]).then_some(source) })
+        Some(LogRow { kind, doc: DocId(*doc), source: (source.0 != [0; 16]).then_some(source) })
     }
 }

@@ -53,6 +53,7 @@ fn page(storage: &Storage, after: u64, bytes: usize, rows: usize, skip: Option<S
             assert_eq!(bytes.as_deref(), Some(&b"abc"[..]));
             0
         }
+        PageRow::Proofs { image, .. } => image.proofs_seq,
     };
     (rows.iter().map(seq).collect(), upto, end)
 }
@@ -142,11 +143,12 @@ fn spaces_rights_and_cursors_are_there_at_start_and_numbers_leap() {
     };
     let cursor = Cursor { store: THERE, seq: 17 };
     let (peer, device) = (DeviceId([3; 32]), DeviceId([4; 32]));
+    let right = RightRow { device, chain: ChainId([5; 16]), n: 6, bytes: vec![1, 2].into() };
     commit(
         &storage,
         vec![
             StoreOp::Space { space: SPACE, row },
-            StoreOp::Right { space: SPACE, id: EntryId([1; 32]), device, bytes: vec![1, 2] },
+            StoreOp::Right { space: SPACE, right: right.clone() },
             StoreOp::Cursor { space: SPACE, peer, cursor },
         ],
     );
@@ -159,7 +161,7 @@ fn spaces_rights_and_cursors_are_there_at_start_and_numbers_leap() {
     assert_eq!(stored.cursors, vec![(SPACE, peer, cursor)]);
     let (space, row, rights) = &stored.spaces[0];
     assert_eq!((*space, row.seq, &row.filter), (SPACE, 42 + SEQ_LEAP, &Some(vec![DOC])));
-    assert_eq!(rights, &vec![(device, vec![1, 2])]);
+    assert_eq!(rights, &vec![right]);
 }
 
 #[test]

@@ -30,11 +30,15 @@ const GUEST: [u8; 32] = [2; 32];
 const TYPED: &str = "the quick brown fox jumps over the lazy dog; ";
 
 /// Of the space, over everything in the file.
-const FINGERPRINT: &str = "2ed987737a2583fbbf62f3184f37c931f6fb3d324944fdf53d14df426837ac46";
+const FINGERPRINT: &str = "68e32bd30bfb5d1c8fec3c1ea73c681883df0687863688c602a9c1866b2c1478";
 /// Name, number of changes, heads.
 const HEADS: [(&str, usize, &str); 3] = [
     ("Imported", 2, "33e5b8a5dae4facb7ce92792c2663ec464dce1d840c268c10226239b8efb2e1e"),
-    ("Shopping", 4, "15c6d0b45806ed63979b7d7e400930a7df3fb6fca9c6ba209bea653ee919d674"),
+    (
+        "Shopping",
+        8,
+        "345bc0324bfa5ef54482afea5b8c2fb473cf232a7193546417d4828ebbdbe941 dc7b262d914001e0743de0dc0373b42099c9d0ddee02b734897661ee7b970b70",
+    ),
     ("Typed", 1_215, "0cd0226f2ed3a337d3a6f1b64627fd476352d1fa39435495df6940b76a243470"),
 ];
 
@@ -46,7 +50,7 @@ fn contents(name: &str) -> Value {
     match name {
         "Shopping" => json!({
             "milk": 2, "price": 1.25, "open": true, "nothing": null, "note": "fetch it",
-            "list": ["bread", { "what": "eggs", "n": 6 }], "from": "the guest",
+            "list": ["bread", { "what": "eggs", "n": 6 }], "from": "its copy, again",
         }),
         "Typed" => json!({ "text": TYPED.repeat(27) }),
         _ => json!({ "a": 1, "b": [1, 2] }),
@@ -59,7 +63,7 @@ fn device(secret: [u8; 32]) -> DeviceId {
 
 fn genesis() -> Genesis {
     let root = device(FOUNDER);
-    Genesis { root, privacy: Privacy::Public, writers: Writers::Granted, rules: 1, nonce: [7; 16] }
+    Genesis { root: root.into(), privacy: Privacy::Public, writers: Writers::Granted, rules: 1, nonce: [7; 16] }
 }
 
 /// A peer whose every wish is granted at once.
@@ -188,7 +192,7 @@ fn write(path: &Path) {
     let header =
         |n: u8, kind: &str, name: &str| Record::Header { nonce: [n; 16], kind: kind.into(), name: name.into() };
     founder.say(Local::Records(vec![
-        Record::Grant { device: device(GUEST), right: Right::Write, gateway: false },
+        Record::Grant { subject: device(GUEST).into(), right: Right::Write, gateway: false, again: 0 },
         header(1, "list", "Shopping"),
         header(2, "text", "Typed"),
         header(3, "", "Imported"),
@@ -202,7 +206,7 @@ fn write(path: &Path) {
     founder.set(shopping, "/milk", &json!(2));
     founder.set(deleted, "", &json!({ "secret": "gone" }));
 
-    // Two copies of the guest, one of which writes a history of its own.
+    // Two copies of the guest that both write: their chain is closed, and each ends it with a new one.
     let mut guest = Machine::new(GUEST, 2, Arc::new(MemoryStore::new()));
     let mut copy = Machine::new(GUEST, 3, Arc::new(MemoryStore::new()));
     sync(&mut founder, &mut copy, ConnId(1));

@@ -192,6 +192,7 @@ pub(super) fn watched(update: Update) -> Result<Watched, Failure> {
     let (origin, peer) = match update.origin {
         Origin::Local => ("local", None),
         Origin::Remote(peer) => ("remote", Some(peer.to_string())),
+        Origin::Rebuilt => ("rebuilt", None),
         Origin::Reset => ("reset", None),
     };
     let patches: Result<_, _> = update.patches.iter().map(serde_json::to_value).collect();

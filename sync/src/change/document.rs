@@ -127,7 +127,8 @@ fn walk_actors(input: &mut Reader<'_>, max: u64) -> Result<u64, Fault> {
     }
     let mut before = None;
     for _ in 0..count {
-        let actor = Actor::try_from(input.prefixed()?)?;
+        // No fork is in a document, and so no locator.
+        let actor = Actor::author(input.prefixed()?)?;
         if before.replace(actor).is_some_and(|before| before >= actor) {
             return Err(Fault::ActorsOrder);
         }

@@ -36,8 +36,8 @@ pub enum Fault {
     /// Dependencies out of order or named twice.
     #[error("dependencies not sorted and distinct")]
     DepsOrder,
-    /// An actor id of another length than 16 or 24 bytes.
-    #[error("actor id is not 16 or 24 bytes long")]
+    /// The author of a change whose id is not 16 bytes long, or another actor with neither 16 nor 32.
+    #[error("actor id is not 16 bytes long, or 32 where a branch is located")]
     ActorLength,
     /// More actors than allowed.
     #[error("too many actors")]

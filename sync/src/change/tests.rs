@@ -341,13 +341,22 @@ fn a_truncated_or_altered_chunk_is_refused() {
 }
 
 #[test]
-fn a_change_of_24_byte_actors_passes() {
-    let mut doc = AutoCommit::new().with_actor(ActorId::from([1; 24]));
+fn a_change_may_name_a_branch_and_is_made_by_a_chain() {
+    let mut doc = AutoCommit::new().with_actor(ActorId::from([1; 32]));
     doc.put(ROOT, "k", 1).unwrap();
     let mut other = doc.fork().with_actor(ActorId::from([2; 16]));
     other.put(ROOT, "k", 2).unwrap();
     let changes = other.get_changes(&[]);
-    changes.iter().for_each(|change| compare(change.raw_bytes(), change));
-    assert_eq!(walk(changes[1].raw_bytes(), V1).unwrap().other_actors[0].chain(), None);
-    assert_eq!(walk(changes[1].raw_bytes(), V1).unwrap().actor.chain(), Some(ChainId([2; 16])));
+    assert_eq!(walk(changes[0].raw_bytes(), V1), Err(Fault::ActorLength));
+    compare(changes[1].raw_bytes(), &changes[1]);
+    let head = walk(changes[1].raw_bytes(), V1).unwrap();
+    assert_eq!((head.actor.chain(), head.other_actors[0].chain()), (Some(ChainId([2; 16])), None));
+    for length in [8, 17, 24, 33] {
+        let mut doc = AutoCommit::new().with_actor(ActorId::from(vec![1; length]));
+        doc.put(ROOT, "k", 1).unwrap();
+        let mut other = doc.fork().with_actor(ActorId::from([2; 16]));
+        other.put(ROOT, "k", 2).unwrap();
+        let last = other.get_changes(&[]).pop().unwrap();
+        assert_eq!(walk(last.raw_bytes(), V1), Err(Fault::ActorLength), "{length}");
+    }
 }

@@ -14,7 +14,7 @@ use crate::lines::Lines;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Spot {
     pub(super) line: u32,
-    pub(super) branch: u8,
+    pub(super) branch: u16,
     pub(super) n: u64,
 }
 
@@ -59,7 +59,7 @@ pub(super) enum Follows {
 /// Everything that some entries follow, themselves included: on each branch up to a number.
 #[derive(Debug, Default)]
 pub(super) struct Past {
-    pub(super) reached: BTreeMap<(u32, u8), u64>,
+    pub(super) reached: BTreeMap<(u32, u16), u64>,
     /// The search ended here: more may be behind it.
     pub(super) missing: Option<EntryId>,
     /// Edges looked at.
@@ -160,11 +160,26 @@ impl Graph {
         self.search(lines, of, None)
     }
 
+    /// Everything that the entries at these places follow, themselves included.
+    pub(super) fn reach(&self, lines: &Lines, from: Vec<Spot>) -> Past {
+        self.walk(lines, from, Past::default(), None)
+    }
+
+    /// What the entries of a run, up to the one at `to`, build upon outside it.
+    pub(super) fn behind(&self, from: u64, to: Spot) -> Vec<Spot> {
+        let joins = self.joins.range(Spot { n: from, ..to }..=to);
+        joins.flat_map(|(_, join)| &join.deps).filter_map(|dep| self.get(dep)).map(|meta| meta.spot).collect()
+    }
+
     fn search(&self, lines: &Lines, from: &[EntryId], target: Option<(Spot, u64)>) -> Past {
         let mut past = Past::default();
         let mut todo: Vec<Spot> = Vec::new();
-        let since = target.map_or(0, |(_, order)| order);
         self.step(from, &mut todo, &mut past);
+        self.walk(lines, todo, past, target)
+    }
+
+    fn walk(&self, lines: &Lines, mut todo: Vec<Spot>, mut past: Past, target: Option<(Spot, u64)>) -> Past {
+        let since = target.map_or(0, |(_, order)| order);
         while let Some(spot) = todo.pop() {
             let reached = past.reached.entry((spot.line, spot.branch)).or_insert(0);
             if spot.n <= *reached {
@@ -186,8 +201,8 @@ impl Graph {
             }
             if spot.branch > 0 {
                 let branches = lines.all().get(spot.line as usize).map_or(&[][..], |line| &line.branches);
-                let shared = branches.get(usize::from(spot.branch)).map_or(0, |branch| branch.shared);
-                todo.push(Spot { branch: 0, n: shared, ..spot });
+                let left = branches.get(usize::from(spot.branch)).map_or((0, 0), |left| (left.parent, left.shared));
+                todo.push(Spot { branch: left.0, n: left.1, ..spot });
             }
         }
         past

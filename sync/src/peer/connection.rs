@@ -11,8 +11,10 @@ use crate::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
 use crate::limits::Limits;
 use crate::log::StoredSegment;
 use crate::message::{
-    Ack, Bye, Cursor, GenesisOf, Hello, LIST_MAX, Message, SPACES_MAX, SnapshotPart, SpaceHello, Spaces, WireSegment, runs,
+    Ack, Bye, Cursor, GenesisOf, Hello, LIST_MAX, Message, SPACES_MAX, SnapshotPart, SpaceHello, Spaces, WireSegment,
+    runs,
 };
+use crate::proof::ForkProof;
 use crate::record::Genesis;
 use crate::secure::Channel;
 use crate::space::Space;
@@ -149,6 +151,7 @@ pub(super) struct Link {
     pub(super) due: BTreeSet<DocId>,
     pub(super) snapshot: Option<Incoming>,
     pub(super) pushes: Vec<Arc<StoredSegment>>,
+    pub(super) proofs: Vec<ForkProof>,
     pub(super) repair: Repair,
     /// The last document of which a segment was sent, and received ([`DocRef::Last`](crate::message::DocRef::Last)).
     last_out: Option<DocId>,
@@ -218,6 +221,7 @@ impl Link {
             due: BTreeSet::new(),
             snapshot: None,
             pushes: Vec::new(),
+            proofs: Vec::new(),
             repair: Repair::default(),
             last_out: None,
             last_in: None,
@@ -714,6 +718,10 @@ impl Peer {
             if !ack.except.contains(&number) {
                 ends.extend(of.into_iter().map(|(space, doc, chain, n)| ((space, doc, chain), n)));
             }
+        }
+        if !ack.except.is_empty() {
+            // What they could not take yet they may lack the past of.
+            connection.links.values_mut().for_each(|link| link.repair.touch(self.now));
         }
         let marks: Vec<(SpaceId, u64)> = ack
             .marks

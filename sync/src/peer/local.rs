@@ -1,9 +1,9 @@
 //! What this device says itself: records and entries, signed here, sent once they are on disk.
 
 use super::{After, Event, Local, LocalError, Peer, SnapshotContent, StoreOp, Ticket};
-use crate::chain::{Opening, Segment, Tip};
+use crate::chain::{Kind, Opening, Segment, Tip};
 use crate::id::{ChainId, DocId, EntryId, SpaceId};
-use crate::log::{Admission, SnapshotHead, SnapshotOf};
+use crate::log::{Admission, Need, SnapshotHead, SnapshotOf};
 use crate::message::LIST_MAX;
 use crate::record::{Record, Right};
 use crate::space::RecordAdmission;
@@ -58,9 +58,21 @@ impl Peer {
         let right = held.right_of(&self.device);
         for record in records {
             match record {
-                Record::Grant { .. } if !held.may_give(&self.device, record) => {
+                Record::Grant { right, .. } | Record::Invite { right, .. }
+                    if !held.authority().may_give(&self.device, *right) =>
+                {
                     return Err(LocalError::NotAllowed("grant that"));
                 }
+                Record::Revoke { records, .. } if !held.authority().may_revoke(&self.device, records) => {
+                    return Err(LocalError::NotAllowed("take that back"));
+                }
+                // Whether these are for this device to say, admission tells: some bring the right with them.
+                Record::Identity { .. }
+                | Record::Rotate { .. }
+                | Record::Member { .. }
+                | Record::Redeem { .. }
+                | Record::Revoke { .. }
+                | Record::Cuts { .. } => {}
                 Record::Tombstone { doc } => {
                     let Some(log) = self.log(space, *doc) else { return Err(LocalError::UnknownDocument) };
                     let creator = log.header().creator;
@@ -114,11 +126,24 @@ impl Peer {
         space: SpaceId,
         doc: DocId,
         opening: Opening,
-        mut entries: Vec<Vec<u8>>,
+        entries: Vec<Vec<u8>>,
     ) -> Result<(), LocalError> {
+        let end = self.add_entries(space, doc, &opening, entries)?;
+        self.after.push(After::Saved { ticket, records: Vec::new(), end: Some(end) });
+        Ok(())
+    }
+
+    /// Signs entries and takes them in. Gives the chain and its last number.
+    fn add_entries(
+        &mut self,
+        space: SpaceId,
+        doc: DocId,
+        opening: &Opening,
+        mut entries: Vec<Vec<u8>>,
+    ) -> Result<(ChainId, u64), LocalError> {
         let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;
         let creator = self.log(space, doc).map(|log| log.header().creator);
-        if !held.may_write(&opening, creator.as_ref()) {
+        if !held.may_write(opening, creator.as_ref()) {
             return Err(LocalError::NotAllowed("write"));
         }
         if !held.takes(&doc) {
@@ -141,17 +166,61 @@ impl Peer {
                 frontier.push(&id);
             }
             let (n, head) = (frontier.len(), frontier.head());
-            let tip = Tip::sign(&self.key, &space, &doc, &opening, n, &head, rights.clone());
+            let tip = Tip::sign(&self.key, &space, &doc, opening, n, &head, rights.clone());
             let segment = Segment { doc, opening: opening.clone(), first, entries: bodies, tip };
             let limits = self.limits.clone();
-            let admission = self.change_log(space, doc, |log| log.admit(rules, &limits, segment));
+            let admission = self.change_log(space, doc, |log| log.admit(rules, &limits, segment, Need::Awaited));
             match admission {
                 Some(Admission::Admitted(admitted)) => self.take_entries(space, admitted, None),
                 other => return Err(LocalError::DoesNotFit(format!("{other:?}"))),
             }
         }
-        self.after.push(After::Saved { ticket, records: Vec::new(), end: Some((chain, frontier.len())) });
-        Ok(())
+        Ok((chain, frontier.len()))
+    }
+
+    /// Brings chains of this device to an end that turned out to have two histories, because the disk was copied or an old
+    /// state came back: each branch is built upon by the first entry of a new chain, so that all of it counts. The person is
+    /// not to lose what was written on either side.
+    pub(super) fn run_heals(&mut self) {
+        for (space, doc) in core::mem::take(&mut self.heals) {
+            if !self.ensure(space, [doc]) {
+                self.heals.insert((space, doc));
+                continue;
+            }
+            self.heal(space, doc);
+        }
+    }
+
+    fn heal(&mut self, space: SpaceId, doc: DocId) {
+        let device = self.device;
+        let Some(log) = self.log(space, doc).filter(|log| !log.is_deleted()) else { return };
+        let own = self.own_opening(&space, &doc);
+        let lost = log.lines().get(&own.chain(&space, &doc)).is_some_and(|(_, line)| line.closed.is_some());
+        let closed = log.lines().all().iter().filter(|l| l.opening.device == device && l.opening.kind == Kind::Own);
+        let ends = closed.filter(|line| line.closed.is_some()).flat_map(|line| {
+            let idle = line.branches.iter().enumerate().filter(|(at, branch)| branch.len() > line.counted(*at));
+            idle.map(|(_, branch)| branch.id_at(branch.len()).copied())
+        });
+        let ends: Vec<Option<EntryId>> = ends.collect();
+        if lost {
+            let salt = self.random();
+            self.lost.insert((space, doc), salt);
+            self.emit(Event::ChainLost { space, doc });
+        }
+        if ends.contains(&None) {
+            self.heals.insert((space, doc));
+            return self.deepen(space, doc, false);
+        }
+        for end in ends.into_iter().flatten() {
+            let opening = Opening { device, salt: self.random(), kind: Kind::Own };
+            let Some(start) = self.log(space, doc).and_then(|log| log.max_op(&end)).map(|op| op + 1) else { continue };
+            let actor = opening.chain(&space, &doc);
+            let entry = crate::change::joining(&actor.0, &device, &[end], start);
+            // What fails here fails again only when something comes that lets the log be looked at again.
+            if let Err(why) = self.add_entries(space, doc, &opening, vec![entry]) {
+                self.notice(None, Some(space), Some(doc), "own-fork", &why.to_string());
+            }
+        }
     }
 
     /// A snapshot made by the engine of exactly what is held: it replaces raw entries.

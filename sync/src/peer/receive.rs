@@ -8,16 +8,18 @@ use super::{
     After, Checking, ConnId, Deepening, Event, Held, Load, Now, OpId, Output, Peer, Purpose, Slot, SnapshotContent,
     SnapshotFault, StoreOp, frontier_of,
 };
+use crate::authority::RecordAt;
 use crate::chain::{Opening, Segment, Tip};
 use crate::clock::Clock;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::lines::Lines;
-use crate::log::{Admission, Admitted, DeepEntry, Header, Image, Log, SnapshotOf, StoredSegment};
+use crate::log::{Admission, Admitted, DeepEntry, Header, Image, Log, Need, ProofAdmission, SnapshotOf, StoredSegment};
 use crate::message::{
     Data, DocRef, Have, LIST_MAX, Message, Notice, OpeningRef, Since, SnapshotPart, Want, WireSegment, runs,
 };
-use crate::record::Record;
-use crate::space::RecordAdmission;
+use crate::proof::ForkProof;
+use crate::record::{Record, Right};
+use crate::space::{RecordAdmission, RightRow, Space};
 use crate::violation::Violation;
 use crate::waiting::{Blocker, Waiter};
 
@@ -29,13 +31,17 @@ const LOOSE_ENTRIES: u64 = 1_024;
 /// The same in bytes.
 const LOOSE_BYTES: u64 = 1 << 20;
 
+/// Time between two proofs that close closed chains of one log earlier.
+const RECLOSE_EVERY_MS: u64 = 1_000;
+/// Proofs of one log that wait until the inside of its snapshot is read. Others come with the next comparison.
+const PROOFS_WAITING: usize = 16;
 /// Time between two loads of one document's snapshot for the sake of an entry that builds on its inside.
 const DEEPEN_EVERY_MS: u64 = 10_000;
 /// Times that a snapshot is read when it turns out to be another than the log speaks of.
 const DEEPEN_TRIES: u8 = 3;
 
 /// Who delivered something.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct From {
     pub(super) conn: ConnId,
     pub(super) peer: DeviceId,
@@ -72,6 +78,7 @@ impl Peer {
             .iter()
             .map(|s| s.doc)
             .chain(data.haves.iter().map(|h| h.doc))
+            .chain(data.proofs.iter().flat_map(|proofs| &proofs.0).map(|proof| proof.doc))
             .filter(|d| *d != space.authority())
             .collect();
         if self.spaces.get(&space).is_none_or(|s| s.rules().is_none()) {
@@ -110,7 +117,9 @@ impl Peer {
             number = Some(connection.data_in);
             connection.unstored.insert(connection.data_in);
         }
-        let entries = segments.iter().map(|s| s.entries.len()).sum();
+        // A proof costs two signatures to check, an entry in a segment of its own one.
+        let proofs = data.proofs.as_ref().map_or(0, |proofs| proofs.0.len());
+        let entries = segments.iter().map(|s| s.entries.len()).sum::<usize>() + 2 * proofs;
         let bytes = segments.iter().map(Segment::body_bytes).sum();
         if !data.asked && !resumes && !connection.bucket.take(self.now, entries, bytes, &self.limits) {
             // Dropped, and learnt again at the next comparison.
@@ -138,10 +147,13 @@ impl Peer {
         let prompt = segments.iter().any(|s| s.opening.device == peer);
         docs.extend(segments.iter().map(|s| s.doc).filter(|doc| *doc == space.authority()));
         let mut violation = None;
+        for proof in data.proofs.take().into_iter().flat_map(|proofs| proofs.0) {
+            violation = violation.or(self.take_proof(space, proof, from).err());
+        }
         let mut segments = segments.into_iter();
         let mut done = 0;
         while let Some(segment) = segments.next() {
-            match self.take_segment(space, segment, from) {
+            match self.take_segment(space, segment, from, data.asked) {
                 Ok(Outcome::Held) => {}
                 Ok(Outcome::Pending) => pending = true,
                 Err(found) => violation = violation.or(Some(found)),
@@ -166,6 +178,10 @@ impl Peer {
                 false => self.after.push(After::Ack { conn, number, prompt }),
                 true => self.note_unstored(conn, number),
             }
+        }
+        if pending && let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) {
+            // What is lacking comes by a comparison.
+            link.repair.touch(self.now);
         }
         if let Some(violation) = violation {
             return Err(violation);
@@ -228,11 +244,17 @@ impl Peer {
     }
 
     /// One segment from elsewhere, whose log is in memory.
-    fn take_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
+    fn take_segment(
+        &mut self,
+        space: SpaceId,
+        segment: Segment,
+        from: From,
+        asked: bool,
+    ) -> Result<Outcome, Violation> {
         let doc = segment.doc;
         match doc == space.authority() {
             true => self.take_record_segment(space, segment, from),
-            false => self.take_change_segment(space, segment, from),
+            false => self.take_change_segment(space, segment, from, asked),
         }
     }
 
@@ -266,6 +288,11 @@ impl Peer {
                 self.wait(space, segment, from, Blocker::Right);
                 Ok(Outcome::Pending)
             }
+            // As if it were held: it would not be shown, and to ask for it again would be no use.
+            RecordAdmission::Cut => {
+                self.not_held(from, space, segment.doc, "authority-cut");
+                Ok(Outcome::Held)
+            }
             RecordAdmission::NotHeld(why) => {
                 self.not_held(from, space, segment.doc, why);
                 Ok(Outcome::Pending)
@@ -274,7 +301,13 @@ impl Peer {
         }
     }
 
-    fn take_change_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
+    fn take_change_segment(
+        &mut self,
+        space: SpaceId,
+        segment: Segment,
+        from: From,
+        asked: bool,
+    ) -> Result<Outcome, Violation> {
         let (doc, opening) = (segment.doc, segment.opening.clone());
         let Some(held) = self.spaces.get(&space) else { return Ok(Outcome::Pending) };
         let Some(rules) = held.rules().filter(|_| held.takes(&doc)) else { return Ok(Outcome::Pending) };
@@ -293,13 +326,14 @@ impl Peer {
         }
         let limits = self.limits.clone();
         let chain = opening.chain(&space, &doc);
-        let admission = self.change_log(space, doc, |log| log.admit(rules, &limits, segment.clone()));
+        let need = match asked {
+            _ if !log.is_open() && self.waiting.awaits_entry(space, doc) => Need::Awaited,
+            true => Need::Asked,
+            false => Need::Pushed,
+        };
+        let admission = self.change_log(space, doc, |log| log.admit(rules, &limits, segment.clone(), need));
         match admission {
             Some(Admission::Admitted(admitted)) => {
-                if admitted.branch > 0 {
-                    let device = opening.device;
-                    self.emit(Event::Forked { space, doc, chain, device });
-                }
                 if opening == self.own_opening(&space, &doc) {
                     // Somebody shows my own chain beyond what I made in this run: never continue it.
                     let salt = self.random();
@@ -327,8 +361,84 @@ impl Peer {
                 self.not_held(from, space, doc, why);
                 Ok(Outcome::Pending)
             }
+            Some(Admission::Idle) => Ok(Outcome::Pending),
+            Some(Admission::Invalid(why)) => {
+                // Its author is at fault, not who delivered it.
+                self.notice(Some(from.peer), Some(space), Some(doc), "S7", why);
+                Ok(Outcome::Pending)
+            }
             Some(Admission::Refused(violation)) => Err(violation),
             None => Ok(Outcome::Pending),
+        }
+    }
+
+    /// A proof from elsewhere: believed by its signatures, whoever brought it.
+    fn take_proof(&mut self, space: SpaceId, proof: ForkProof, from: From) -> Result<(), Violation> {
+        let doc = proof.doc;
+        let Some(held) = self.spaces.get(&space).filter(|held| held.takes(&doc)) else { return Ok(()) };
+        let Some(log) = self.log(space, doc).filter(|log| !log.is_deleted()) else { return Ok(()) };
+        // Who may not write cannot fill a document with closed chains. If the right is on its way, a comparison brings the
+        // proof again.
+        if !held.may_write(&proof.opening, Some(&log.header().creator)) {
+            return Ok(());
+        }
+        // A device can sign its chain shorter as often as it has entries, and each time all that counts is found anew.
+        let (now, key) = (self.now, (space, doc));
+        let is_closed = log.lines().get(&proof.chain(&space)).is_some_and(|(_, line)| line.closed.is_some());
+        self.reclosed.retain(|_, at| at.0 + RECLOSE_EVERY_MS > now.0);
+        if is_closed && self.reclosed.contains_key(&key) {
+            return Ok(());
+        }
+        let limits = self.limits.clone();
+        match self.change_log(space, doc, |log| log.close(&proof, &limits)) {
+            Some(ProofAdmission::Closed(reshown)) => {
+                if is_closed {
+                    self.reclosed.insert(key, now);
+                }
+                self.note_closed(space, proof, Some(from));
+                if reshown {
+                    self.emit(Event::Reshown { space, doc });
+                }
+            }
+            Some(ProofAdmission::NeedsDeep) => {
+                let waiting = self.proofs.entry(key).or_default();
+                if waiting.len() < PROOFS_WAITING {
+                    waiting.push((from, proof));
+                }
+                self.deepen(space, doc, false);
+            }
+            Some(ProofAdmission::NotHeld) => self.not_held(from, space, doc, "chains"),
+            Some(ProofAdmission::Refused) => return Err(Violation::BadProof),
+            Some(ProofAdmission::Known) | None => {}
+        }
+        Ok(())
+    }
+
+    /// A chain was closed, or closed earlier: stored, told, and the proof goes to everybody who follows live.
+    pub(super) fn note_closed(&mut self, space: SpaceId, proof: ForkProof, from: Option<From>) {
+        let (doc, chain, device) = (proof.doc, proof.chain(&space), proof.opening.device);
+        let Some(held) = self.spaces.get_mut(&space) else { return };
+        held.seq += 1;
+        let seq = held.seq;
+        self.dirty_spaces.insert(space);
+        let before = self.change_log(space, doc, |log| log.place_proofs(seq)).unwrap_or(0);
+        self.changed.insert((space, doc));
+        let source = from.and_then(|from| from.store);
+        self.batch.push(StoreOp::Proofs { space, doc, seq, before, source });
+        match from {
+            None => self.after.push(After::PushProof { space, proof: Box::new(proof) }),
+            Some(from) => self.push_proof(space, &proof, Some(from.conn)),
+        }
+        self.emit(Event::Forked { space, doc, chain, device });
+        self.note_own_forks(space, doc);
+    }
+
+    /// Remembers that chains of this device are closed here, if some are.
+    pub(super) fn note_own_forks(&mut self, space: SpaceId, doc: DocId) {
+        let device = self.device;
+        let Some(log) = self.log(space, doc).filter(|log| !log.is_open()) else { return };
+        if log.lines().all().iter().any(|line| line.opening.device == device && line.closed.is_some()) {
+            self.heals.insert((space, doc));
         }
     }
 
@@ -420,6 +530,11 @@ impl Peer {
             self.resident_bytes = (self.resident_bytes + cost_after).saturating_sub(cost);
         }
         self.deepening.remove(&(space, doc));
+        for (from, proof) in self.proofs.remove(&(space, doc)).unwrap_or_default() {
+            if let Err(violation) = self.take_proof(space, proof, from) {
+                self.violated(from.conn, &violation);
+            }
+        }
         self.unblock(space, doc, Blocker::Deep);
     }
 
@@ -450,7 +565,8 @@ impl Peer {
             }
             let store = self.connections.get(&waiter.conn).and_then(Connection::source);
             let from = From { conn: waiter.conn, peer: waiter.from, store };
-            match self.take_segment(space, waiter.segment, from) {
+            // What something waits for may come behind what is asked for.
+            match self.take_segment(space, waiter.segment, from, true) {
                 Ok(Outcome::Held | Outcome::Pending) => {}
                 Ok(Outcome::NeedsDeep(segment)) => {
                     self.deepen(space, segment.doc, false);
@@ -472,12 +588,17 @@ impl Peer {
     ) {
         let device = admitted.segment.opening.device;
         let bodies = admitted.segment.entries.clone();
+        let (chain, first) = (admitted.chain, admitted.segment.first);
         self.dirty_spaces.insert(space);
         self.unblock(space, space.authority(), Blocker::Prefix(admitted.chain));
         self.store_segment(space, admitted, from);
         let mut rights = false;
-        for ((id, record), bytes) in records.into_iter().zip(bodies) {
+        for ((n, (id, record)), bytes) in (first..).zip(records).zip(bodies) {
+            let at = RecordAt { device, chain, n, id };
+            let counts = |held: &Space| held.authority().counts(&at, Right::Write);
             match record {
+                // Kept, and without effect.
+                Record::Header { .. } | Record::Tombstone { .. } if !self.spaces.get(&space).is_some_and(counts) => {}
                 Record::Header { kind, name, .. } => {
                     let (doc, header) = (DocId(id.0), Header { creator: device, kind, name });
                     if device == self.device
@@ -501,13 +622,14 @@ impl Peer {
                     self.unblock(space, space.authority(), Blocker::Entry(id));
                 }
                 Record::Tombstone { doc } => self.bury(space, doc, device),
-                Record::Grant { .. } => {
-                    self.batch.push(StoreOp::Right { space, id, device, bytes });
-                    rights = true;
-                }
                 Record::Unknown { kind } => {
                     let text = format!("a record of kind {kind}, which this version keeps and does not know");
                     self.notice(None, Some(space), None, "record.unknown", &text);
+                }
+                _ => {
+                    let right = RightRow { device, chain, n, bytes: bytes.into() };
+                    self.batch.push(StoreOp::Right { space, right });
+                    rights = true;
                 }
             }
         }
@@ -532,23 +654,31 @@ impl Peer {
     /// New entries: stored, forwarded, told.
     pub(super) fn take_entries(&mut self, space: SpaceId, admitted: Admitted, from: Option<From>) {
         let doc = admitted.segment.doc;
-        let entries = admitted.ids.iter().copied().zip(admitted.segment.entries.iter().cloned()).collect();
-        let event = Event::Entries {
-            space,
-            doc,
-            chain: admitted.chain,
-            branch: admitted.branch,
-            n: admitted.segment.tip.n,
-            entries,
-            from: from.map(|f| f.peer),
+        let n = admitted.segment.tip.n.min(admitted.counted);
+        let shown = (n + 1).saturating_sub(admitted.segment.first) as usize;
+        let all = admitted.ids.iter().copied().zip(admitted.segment.entries.iter().cloned());
+        let event = match admitted.reshown {
+            true => Some(Event::Reshown { space, doc }),
+            false => (shown > 0).then(|| {
+                let (chain, from) = (admitted.chain, from.map(|from| from.peer));
+                Event::Entries { space, doc, chain, n, entries: all.take(shown).collect(), from }
+            }),
         };
+        let (proof, chain) = (admitted.proof.clone(), admitted.chain);
         if !self.waiting.is_empty() {
             self.unblock(space, doc, Blocker::Prefix(admitted.chain));
             admitted.ids.iter().for_each(|id| self.unblock(space, doc, Blocker::Entry(*id)));
         }
         self.store_segment(space, admitted, from);
-        self.emit(event);
-        let loose = self.log(space, doc).map(Log::loose).unwrap_or_default();
+        if let Some(proof) = proof {
+            self.note_closed(space, *proof, from);
+        }
+        event.into_iter().for_each(|event| self.emit(event));
+        if self.log(space, doc).and_then(|log| log.lines().get(&chain)).is_some_and(|(_, line)| line.closed.is_some()) {
+            self.note_own_forks(space, doc);
+        }
+        // Of a document with a closed chain no snapshot is made.
+        let loose = self.log(space, doc).filter(|log| log.is_open()).map(Log::loose).unwrap_or_default();
         if loose.0 >= LOOSE_BYTES || loose.1 >= LOOSE_ENTRIES {
             self.emit(Event::Loose { space, doc });
         }
@@ -866,6 +996,10 @@ impl Peer {
             .ok_or_else(|| broken("its heads name unknown chains"))?;
         let snapshot = SnapshotOf { bytes: checking.bytes.len() as u64, chains, heads };
         self.cover_log(space, doc, snapshot);
+        if self.log(space, doc).is_some_and(|log| !log.is_open()) {
+            // What it holds may build on closed chains.
+            self.deepen(space, doc, true);
+        }
         let Some(held) = self.spaces.get_mut(&space) else { return Ok(true) };
         held.seq += 1;
         let seq = held.seq;

@@ -152,7 +152,7 @@ impl Peer {
 
     pub(super) fn set_loaded(&mut self, space: SpaceId, mut digests: Vec<(DocId, [u8; 32])>) {
         let Some(held) = self.spaces.get(&space) else { return };
-        if let Some(digest) = crate::log::digest_of(false, || held.clock()) {
+        if let Some(digest) = held.digest() {
             digests.push((space.authority(), digest));
         }
         // Not the one of the space: what is on its way to disk was not read, and the set would never be read again.

@@ -7,13 +7,15 @@ use super::connection::{Ask, Connection, Serve, wire};
 use super::receive::created;
 use super::{After, ConnId, Load, PageRow, Peer, Purpose};
 use crate::chain::Segment;
-use crate::clock::{Clock, Fingerprint};
+use crate::clock::{Ends, Fingerprint};
 use crate::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
 use crate::limits::Limits;
+use crate::lines::Line;
 use crate::log::{Image, StoredSegment};
 use crate::message::{
-    Covered, Data, Have, ITEM_BYTES_MAX, LIST_MAX, Message, Since, SnapshotPart, SpaceHello, Want, runs,
+    Covered, Data, Have, ITEM_BYTES_MAX, LIST_MAX, Message, Proofs, Since, SnapshotPart, SpaceHello, Want, runs,
 };
+use crate::proof::ForkProof;
 use crate::violation::Violation;
 
 /// Bytes of bodies in one data message.
@@ -157,7 +159,7 @@ impl Peer {
         let Serve::Paging { ride, fresh, .. } = link.serve else { return };
         let theirs = link.theirs;
         let mut segments = Joined::default();
-        let mut haves = Vec::new();
+        let (mut haves, mut proofs) = (Vec::new(), Vec::new());
         let mut snapshots = Vec::new();
         let mut bytes = 0;
         for row in rows {
@@ -165,6 +167,9 @@ impl Peer {
                 PageRow::Segment(stored) if link.wants_doc(&space, &stored.segment.doc) => {
                     bytes += stored.segment.body_bytes();
                     segments.push(stored);
+                }
+                PageRow::Proofs { doc, image } if link.wants_doc(&space, &doc) => {
+                    proofs.extend(image.proofs().cloned())
                 }
                 PageRow::Snapshot { doc, image, bytes } if link.wants_doc(&space, &doc) => match bytes {
                     Some(bytes) => snapshots.push((doc, image, bytes)),
@@ -174,6 +179,7 @@ impl Peer {
             }
         }
         send_segments(connection, &limits, device, &space, theirs, segments.all, haves, true);
+        send_proofs(connection, theirs, proofs, true);
         for (doc, image, snapshot) in snapshots {
             bytes += snapshot.len();
             send_snapshot(connection, device, &space, theirs, doc, &image, &snapshot);
@@ -206,7 +212,7 @@ impl Peer {
         }
         let mut absent = Vec::new();
         for have in want.docs {
-            let pairs: usize = have.clock.0.values().map(Vec::len).sum();
+            let pairs = have.clock.pairs();
             if link.wants_pairs + pairs > WANTS_PAIRS_MAX {
                 absent.push(have.doc);
                 continue;
@@ -237,28 +243,37 @@ impl Peer {
         let answering = core::mem::take(&mut link.answering);
         let theirs = link.theirs;
         let mut segments = Joined::default();
-        let mut absent = Vec::new();
+        let (mut absent, mut proofs) = (Vec::new(), Vec::new());
         for (doc, found) in logs {
             let Some((clock, no_snapshot)) = answering.get(&doc) else { continue };
             let Some((image, stored)) = found.filter(|(image, _)| !image.deleted) else {
                 absent.push(doc);
                 continue;
             };
-            let beyond =
-                |s: &Segment| s.tip.n > clock.length(&s.opening.chain(&space, &doc)) || forked(clock, s, &space);
-            let lacking: Vec<StoredSegment> = stored.into_iter().filter(|stored| beyond(&stored.segment)).collect();
-            let complete = image.lines.iter().all(|line| {
-                let chain = line.opening.chain(&space, &doc);
-                let end = line.branches[0].len();
-                covers(&lacking, &space, &chain, clock.length(&chain), end)
+            let lines: BTreeMap<ChainId, &Line> =
+                image.lines.iter().map(|line| (line.opening.chain(&space, &doc), line)).collect();
+            let lacks = |stored: &StoredSegment| {
+                let chain = stored.segment.opening.chain(&space, &doc);
+                lines.get(&chain).is_some_and(|line| is_lacking(line, clock.0.get(&chain), stored))
+            };
+            let lacking: Vec<StoredSegment> = stored.into_iter().filter(lacks).collect();
+            let complete = lines.iter().all(|(chain, line)| {
+                covers(&lacking, &space, chain, clock.length(chain), line.branches[0].len().min(line.counted(0)))
             });
+            let closed = lines.iter().filter_map(|(chain, line)| Some((clock.0.get(chain), line.closed.as_ref()?)));
+            let earlier = |theirs: Option<&Ends>, proof: &ForkProof| {
+                theirs.and_then(|ends| ends.closed).is_none_or(|at| proof.at() < at)
+            };
+            let before = proofs.len();
+            proofs.extend(closed.filter(|(theirs, proof)| earlier(*theirs, proof)).map(|(_, proof)| proof.clone()));
             if !complete && !no_snapshot && image.covered.is_some() {
                 snapshots.push(doc);
-            } else if lacking.is_empty() {
+            } else if lacking.is_empty() && proofs.len() == before {
                 absent.push(doc);
             }
             lacking.into_iter().for_each(|stored| segments.push(stored));
         }
+        send_proofs(connection, theirs, proofs, true);
         send_segments(connection, &limits, device, &space, theirs, segments.all, Vec::new(), true);
         if !absent.is_empty() {
             connection.send(&Message::Data(Data { absent, ..empty(theirs, true) }));
@@ -325,6 +340,18 @@ impl Peer {
         }
     }
 
+    /// The same of a proof. Who lags comes upon it in the store.
+    pub(super) fn push_proof(&mut self, space: SpaceId, proof: &ForkProof, except: Option<ConnId>) {
+        for conn in self.connections.of_space(&space) {
+            let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) else { continue };
+            if Some(conn) == except || link.serve != Serve::Live || !link.wants_doc(&space, &proof.doc) {
+                continue;
+            }
+            link.proofs.push(proof.clone());
+            self.pushed.insert((conn, space));
+        }
+    }
+
     /// The pushes of one drain become one message for each connection and space.
     pub(super) fn flush_pushes(&mut self) {
         let limits = self.limits.clone();
@@ -333,6 +360,8 @@ impl Peer {
             let Some(connection) = self.connections.get_mut(&conn) else { continue };
             let Some(link) = connection.links.get_mut(&space) else { continue };
             let (theirs, pushes) = (link.theirs, core::mem::take(&mut link.pushes));
+            let proofs = core::mem::take(&mut link.proofs);
+            send_proofs(connection, theirs, proofs, false);
             let mut segments = Joined::default();
             pushes.iter().for_each(|stored| segments.push(StoredSegment::clone(stored)));
             send_segments(connection, &limits, device, &space, theirs, segments.all, Vec::new(), false);
@@ -394,7 +423,7 @@ impl Peer {
 }
 
 fn empty(space: u32, asked: bool) -> Data {
-    Data { space, segments: vec![], haves: vec![], upto: None, fingerprint: None, asked, absent: vec![] }
+    Data { space, segments: vec![], haves: vec![], upto: None, fingerprint: None, asked, absent: vec![], proofs: None }
 }
 
 /// Segments, each under one tip with the one before if it continues that branch and the two still fit a message.
@@ -402,7 +431,7 @@ fn empty(space: u32, asked: bool) -> Data {
 struct Joined {
     all: Vec<Segment>,
     /// Branch of the last.
-    branch: u8,
+    branch: u16,
 }
 
 impl Joined {
@@ -422,9 +451,27 @@ impl Joined {
     }
 }
 
-/// Whether the asker's clock shows another history of the segment's chain than a single line.
-fn forked(clock: &Clock, segment: &Segment, space: &SpaceId) -> bool {
-    clock.0.get(&segment.opening.chain(space, &segment.doc)).is_some_and(|branches| branches.len() > 1)
+/// Whether a segment has something that counts and who has `theirs` of its chain may lack.
+fn is_lacking(line: &Line, theirs: Option<&Ends>, stored: &StoredSegment) -> bool {
+    let (branch, segment) = (usize::from(stored.branch), &stored.segment);
+    let Some(held) = line.branches.get(branch) else { return false };
+    let counted = line.counted(branch);
+    let Some(theirs) = theirs else { return segment.first <= counted };
+    if line.is_open() {
+        return segment.tip.n > theirs.length() || theirs.heads.len() > 1;
+    }
+    // Of which branch their ends are is not known: what is sent is what does not end as theirs does, but for what both
+    // have before the chain parts.
+    let has_end = held.counts.is_some_and(|counts| theirs.heads.contains(&(counts.n, counts.head)));
+    let at = line.closed.as_ref().map(ForkProof::at);
+    let before = at.is_some_and(|at| segment.tip.n < at) && theirs.closed == at && !theirs.heads.is_empty();
+    segment.first <= counted && !has_end && !before
+}
+
+fn send_proofs(connection: &mut Connection, theirs: u32, proofs: Vec<ForkProof>, asked: bool) {
+    for proofs in Proofs::cut(proofs) {
+        connection.send(&Message::Data(Data { proofs: Some(proofs), ..empty(theirs, asked) }));
+    }
 }
 
 /// Whether the segments hold every entry of a chain from `have + 1` to `end`.

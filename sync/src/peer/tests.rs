@@ -6,6 +6,8 @@ use automerge::transaction::Transactable;
 use automerge::{ActorId, Automerge, Change};
 
 use super::*;
+
+mod forks;
 use crate::message::Data;
 use crate::record::{Privacy, Right, Writers};
 
@@ -13,9 +15,10 @@ use crate::record::{Privacy, Right, Writers};
 #[derive(Default, Clone)]
 struct ModelStore {
     spaces: BTreeMap<SpaceId, SpaceRow>,
-    rights: Vec<(SpaceId, DeviceId, Vec<u8>)>,
+    rights: Vec<(SpaceId, RightRow)>,
     documents: BTreeMap<(SpaceId, DocId), (Option<[u8; 32]>, Image)>,
     log: BTreeMap<(SpaceId, u64), (Option<StoreId>, StoredSegment)>,
+    proofs: BTreeMap<(SpaceId, u64), (Option<StoreId>, DocId)>,
     cursors: BTreeMap<(SpaceId, DeviceId), Cursor>,
 }
 
@@ -27,7 +30,11 @@ impl ModelStore {
                 self.documents.insert((space, doc), (digest, image));
             }
             StoreOp::Segment { space, source, stored } => drop(self.log.insert((space, stored.seq), (source, stored))),
-            StoreOp::Right { space, device, bytes, .. } => self.rights.push((space, device, bytes)),
+            StoreOp::Proofs { space, doc, seq, before, source } => {
+                self.proofs.remove(&(space, before));
+                self.proofs.insert((space, seq), (source, doc));
+            }
+            StoreOp::Right { space, right } => self.rights.push((space, right)),
             StoreOp::Drop { space, doc } => self.log.retain(|(s, _), (_, x)| *s != space || x.segment.doc != doc),
             StoreOp::Cursor { space, peer, cursor } => drop(self.cursors.insert((space, peer), cursor)),
             StoreOp::Snapshot { .. } => unreachable!("these peers make no snapshots, and are sent none"),
@@ -60,7 +67,15 @@ impl ModelStore {
                         out.push(PageRow::Segment(stored.clone()));
                     }
                 }
-                Loaded::Page { rows: out, upto, end: range.peek().is_none() }
+                let end = range.peek().is_none();
+                for ((_, seq), (source, doc)) in self.proofs.range((space, after + 1)..=(space, u64::MAX)) {
+                    if (end || *seq <= upto) && (skip.is_none() || *source != skip) {
+                        let (_, image) = &self.documents[&(space, *doc)];
+                        out.push(PageRow::Proofs { doc: *doc, image: Box::new(image.clone()) });
+                    }
+                    upto = if end { upto.max(*seq) } else { upto };
+                }
+                Loaded::Page { rows: out, upto, end }
             }
             Load::Digests { space } => {
                 let of = self.documents.iter().filter(|((s, _), _)| *s == space);
@@ -96,7 +111,7 @@ fn key(n: u8) -> SigningKey {
 
 fn start(n: u8, run: u8, store: &ModelStore) -> Start {
     let spaces = store.spaces.iter().map(|(id, row)| {
-        let rights = store.rights.iter().filter(|(s, _, _)| s == id).map(|(_, d, b)| (*d, b.clone()));
+        let rights = store.rights.iter().filter(|(s, _)| s == id).map(|(_, right)| right.clone());
         (*id, row.clone(), rights.collect())
     });
     Start {
@@ -152,7 +167,12 @@ impl World {
                         inputs.push_back(Input::Loaded { op, loaded });
                     }
                     Output::Emit(event) => h.events.push(event),
-                    Output::Disconnect { conn, .. } => drop(self.links.remove(&(host, conn))),
+                    Output::Disconnect { conn, reason } => {
+                        if reason.violation {
+                            println!("host {host} ends {conn:?}: {reason:?}");
+                        }
+                        self.links.remove(&(host, conn));
+                    }
                 }
             }
         }
@@ -198,7 +218,7 @@ impl World {
 
     fn space(&mut self, host: usize, writers: Writers) -> (SpaceId, Genesis) {
         let root = self.hosts[host].peer.device();
-        let genesis = Genesis { root, privacy: Privacy::Public, writers, rules: 1, nonce: [9; 16] };
+        let genesis = Genesis { root: root.into(), privacy: Privacy::Public, writers, rules: 1, nonce: [9; 16] };
         let space = genesis.space();
         self.input(host, Input::Join { space, genesis: Some(genesis.clone()), filter: None });
         (space, genesis)
@@ -410,7 +430,11 @@ fn entries_of_a_device_without_a_grant_wait_until_it_comes() {
     world.edit(1, space, doc, "a", 1);
     assert_eq!(world.events(1, |e| matches!(e, Event::Failed { .. })), 1);
     let device = world.hosts[1].peer.device();
-    world.say(0, space, Local::Records(vec![Record::Grant { device, right: Right::Write, gateway: false }]));
+    world.say(
+        0,
+        space,
+        Local::Records(vec![Record::Grant { subject: device.into(), right: Right::Write, gateway: false, again: 0 }]),
+    );
     world.settle();
     world.edit(1, space, doc, "a", 1);
     world.settle();
@@ -489,6 +513,7 @@ fn data_of_a_space_that_was_not_named_by_both_is_out_of_order() {
         fingerprint: None,
         asked: true,
         absent: vec![],
+        proofs: None,
     };
     let peer = &mut world.hosts[0].peer;
     let codes = [0, 1, 2].map(|handle| peer.on_data(conn, data(handle)).err().map_or("", |violation| violation.code()));

@@ -1,16 +1,20 @@
 //! What is hashed and signed.
 
+use std::collections::BTreeMap;
+
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{ActorId, Automerge, ROOT};
+use commonhold_sync::authority::{ROOT_KEYS_MAX, RootKeys, invite, redeem, revocation};
 use commonhold_sync::chain::{Kind, Opening, Tip, tip_bytes};
 use commonhold_sync::change;
-use commonhold_sync::clock::{Clock, Fingerprint};
+use commonhold_sync::clock::{Clock, Ends, Fingerprint};
 use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use commonhold_sync::limits::Rules;
 use commonhold_sync::merkle::{Frontier, Head};
 use commonhold_sync::message::{DocRef, OpeningRef, WireSegment};
+use commonhold_sync::proof::{ForkProof, Side, Tail};
 use commonhold_sync::reconcile::{BATCH_SYMBOLS_MAX, Encoder, decode_symbols, element, encode_symbols};
-use commonhold_sync::record::{Genesis, Privacy, Record, Right, Writers};
+use commonhold_sync::record::{Genesis, Privacy, Record, Right, Subject, Writers};
 use serde_json::{Value, json};
 
 use super::{check, device, doc, genesis, header, hex, key, opening, session, space};
@@ -20,7 +24,7 @@ fn records_match_the_vectors() {
     let geneses = [
         genesis(),
         Genesis {
-            root: DeviceId([5; 32]),
+            root: Subject([5; 32]),
             privacy: Privacy::Private,
             writers: Writers::Anyone,
             rules: 7,
@@ -33,11 +37,32 @@ fn records_match_the_vectors() {
             "nonce": hex(g.nonce), "bytes": hex(g.to_bytes()), "space": hex(g.space().0),
         })
     };
+    let roots = RootKeys::of_seed(&[0x5e; 32]);
+    let stays = BTreeMap::from([
+        (space().authority(), BTreeMap::from([(ChainId([1; 16]), 3)])),
+        (doc(), BTreeMap::from([(ChainId([2; 16]), 1), (ChainId([3; 16]), 1 << 40)])),
+    ]);
+    let parts = revocation(vec![EntryId([2; 32]), EntryId([1; 32])], &stays);
     let records = [
         ("header", header()),
         ("header without kind and name", Record::Header { nonce: [7; 16], kind: String::new(), name: String::new() }),
-        ("grant", Record::Grant { device: DeviceId([8; 32]), right: Right::Write, gateway: true }),
+        ("grant", Record::Grant { subject: Subject([8; 32]), right: Right::Write, gateway: true, again: 0 }),
+        ("grant, again", Record::Grant { subject: Subject([8; 32]), right: Right::Write, gateway: true, again: 1 }),
         ("tombstone", Record::Tombstone { doc: doc() }),
+        ("identity", roots.founding()),
+        ("rotation", roots.rotation(1, vec![(ChainId([1; 16]), 7), (ChainId([2; 16]), 70_000)]).unwrap()),
+        (
+            "member",
+            Record::Member { identity: roots.identity(), device: DeviceId([8; 32]), name: "phone".into(), again: 0 },
+        ),
+        ("cuts", parts[0].clone()),
+        ("revocation", parts[1].clone()),
+        ("adoption", Record::Adopt { device: device(), header: header().to_bytes() }),
+        ("successor", Record::Successor { doc: DocId([1; 32]), old: doc() }),
+        ("request to erase", Record::Erase { doc: doc(), note: "asked by its subject".into() }),
+        ("erased", Record::Erased { request: EntryId([3; 32]) }),
+        ("invite", invite(&key(), Right::Write, 1)),
+        ("redemption", redeem(&key(), &space(), &EntryId([4; 32]), &device())),
     ];
     let record_of = |(what, record): &(&str, Record)| {
         let bytes = record.to_bytes();
@@ -49,6 +74,10 @@ fn records_match_the_vectors() {
         "space": hex(space().0),
         "device": hex(device().0),
         "records": records.iter().map(record_of).collect::<Vec<_>>(),
+        "root_keys": {
+            "seed": hex([0x5e; 32]), "identity": hex(roots.identity().0),
+            "keys": (0..ROOT_KEYS_MAX).map(|i| hex(roots.key(i).unwrap().verifying_key())).collect::<Vec<_>>(),
+        },
     });
     check("records", &vectors);
 }
@@ -114,6 +143,49 @@ fn chains_and_tips_match_the_vectors() {
     check("chains", &vectors);
 }
 
+/// Two histories that part after `shared` entries: of the lesser side three entries, of the other two.
+pub(super) fn fork_proof(shared: u64) -> ForkProof {
+    let ids = |other: u64, own: u64| -> Vec<EntryId> {
+        (1..=shared).map(numbered).chain((0..own).map(|i| numbered(other + i))).collect()
+    };
+    let tree = |ids: &[EntryId]| {
+        let mut frontier = Frontier::default();
+        ids.iter().for_each(|id| frontier.push(id));
+        frontier
+    };
+    let opening = opening();
+    let sides = [ids(1_000, 3), ids(2_000, 2)];
+    let tips = sides.each_ref().map(|ids| {
+        let head = tree(ids).head();
+        Tip::sign(&key(), &space(), &doc(), &opening, ids.len() as u64, &head, vec![])
+    });
+    let at = shared as usize;
+    let tail = |side: usize| Tail { opening: &opening, tip: &tips[side], ids: &sides[side][at..] };
+    ForkProof::of(doc(), tree(&sides[0][..at]), tail(0), tail(1))
+}
+
+#[test]
+fn fork_proofs_match_the_vectors() {
+    let case = |shared: u64| {
+        let proof = fork_proof(shared);
+        assert!(proof.verifies(&space()));
+        let side = |side: &Side| {
+            let nodes: Vec<String> = side.right.chunks(32).map(hex).collect();
+            json!({ "n": side.tip.n, "entry": hex(side.entry.0), "right": nodes, "signature": hex(side.tip.signature) })
+        };
+        json!({
+            "at": proof.at(), "chain": hex(proof.chain(&space()).0), "shared": hex(proof.shared.to_bytes()),
+            "sides": [side(&proof.first), side(&proof.second)], "cbor": hex(minicbor::to_vec(&proof).unwrap()),
+        })
+    };
+    let proofs = [0, 1, 3, 8, 1_000].map(case);
+    let vectors = json!({
+        "space": hex(space().0), "doc": hex(doc().0), "device": hex(device().0), "salt": hex(opening().salt),
+        "proofs": proofs,
+    });
+    check("proofs", &vectors);
+}
+
 fn clock(chains: u8) -> Clock {
     let mut clock = Clock::default();
     for i in 0..chains {
@@ -126,11 +198,14 @@ fn clock(chains: u8) -> Clock {
 fn clocks_and_fingerprints_match_the_vectors() {
     let mut forked = clock(2);
     forked.insert(ChainId([1; 16]), 40, Head([7; 32]));
-    let clocks = [Clock::default(), clock(1), clock(3), forked];
+    let mut closed = forked.clone();
+    closed.0.entry(ChainId([1; 16])).or_default().closed = Some(30);
+    closed.0.insert(ChainId([9; 16]), Ends { closed: Some(1), heads: vec![] });
+    let clocks = [Clock::default(), clock(1), clock(3), forked, closed];
     let clock_of = |clock: &Clock| {
-        let chains = clock.0.iter().map(|(chain, branches)| {
-            let branches = branches.iter().map(|(n, head)| json!([n, hex(head.0)])).collect::<Vec<_>>();
-            json!({ "chain": hex(chain.0), "branches": branches })
+        let chains = clock.0.iter().map(|(chain, ends)| {
+            let branches = ends.heads.iter().map(|(n, head)| json!([n, hex(head.0)])).collect::<Vec<_>>();
+            json!({ "chain": hex(chain.0), "closed": ends.closed, "branches": branches })
         });
         let chains: Vec<Value> = chains.collect();
         json!({ "chains": chains, "cbor": hex(minicbor::to_vec(clock).unwrap()), "digest": hex(clock.digest()) })

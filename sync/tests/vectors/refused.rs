@@ -4,7 +4,7 @@ use commonhold_sync::chain::{Kind, Opening, Segment, Tip};
 use commonhold_sync::change;
 use commonhold_sync::id::{DeviceId, EntryId};
 use commonhold_sync::limits::{Limits, Rules};
-use commonhold_sync::log::{Admission, Header, Image, Log};
+use commonhold_sync::log::{Admission, Header, Image, Log, Need};
 use commonhold_sync::merkle::Frontier;
 use commonhold_sync::message::{DocRef, Message, OpeningRef, Since, WireSegment};
 use commonhold_sync::reconcile::{BATCH_SYMBOLS_MAX, decode_symbols};
@@ -162,6 +162,7 @@ fn refused_changes_match_the_vectors() {
         ("checksum", checksum, "S2.checksum"),
         ("a byte after the end", [&good[..], &[0]].concat(), "S2.length"),
         ("an actor of 8 bytes", Content { actor: &[7; 8], ..plain }.chunk(), "S2.actor-length"),
+        ("the locator of a branch as actor", Content { actor: &[7; 32], ..plain }.chunk(), "S2.actor-length"),
         ("dependencies out of order", Content { deps: &[[2; 32], [1; 32]], ..plain }.chunk(), "S3.deps-order"),
         ("a dependency twice", Content { deps: &[[2; 32], [2; 32]], ..plain }.chunk(), "S3.deps-order"),
         (
@@ -251,7 +252,7 @@ fn refused_segments_match_the_vectors() {
     let case_of = |(what, segment, code): (&str, Segment, &str)| {
         let header = Header { creator: device(), kind: String::new(), name: String::new() };
         let (mut log, _) = Log::load(space(), doc(), Image::of_header(header), &[]);
-        match log.admit(&Rules::V1, &Limits::default(), segment.clone()) {
+        match log.admit(&Rules::V1, &Limits::default(), segment.clone(), Need::Asked) {
             Admission::Refused(violation) => assert_eq!(violation.code(), code, "{what}"),
             other => panic!("{what}: {other:?}"),
         }
@@ -263,7 +264,7 @@ fn refused_segments_match_the_vectors() {
     let good = own(vec![Content { footer: &footer(&device().0), ..one }.chunk()]);
     let header = Header { creator: device(), kind: String::new(), name: String::new() };
     let (mut log, _) = Log::load(space(), doc(), Image::of_header(header), &[]);
-    assert!(matches!(log.admit(&Rules::V1, &Limits::default(), good), Admission::Admitted(_)));
+    assert!(matches!(log.admit(&Rules::V1, &Limits::default(), good, Need::Asked), Admission::Admitted(_)));
     assert_eq!(opening().kind, Kind::Own);
     let vectors = json!({ "space": hex(space().0), "doc": hex(doc().0), "refused": cases.map(case_of).to_vec() });
     check("refused_segments", &vectors);

@@ -8,8 +8,9 @@ use commonhold_sync::limits::Limits;
 use commonhold_sync::merkle::Head;
 use commonhold_sync::message::{
     Ack, Bye, Check, Covered, Cursor, Data, Difference, DocRef, GenesisOf, Have, Hello, Message, Notice, OpeningRef,
-    Since, SnapshotPart, SpaceHello, Spaces, Symbols, SymbolsWanted, Want, WireSegment,
+    Proofs, Since, SnapshotPart, SpaceHello, Spaces, Symbols, SymbolsWanted, Want, WireSegment,
 };
+use commonhold_sync::proof::{ForkProof, Side};
 use commonhold_sync::secure::Channel;
 use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
@@ -90,7 +91,16 @@ pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
         spaces: vec![known.clone()],
     };
     let data = |segments, haves, upto, fingerprint, asked, absent| {
-        Message::Data(Data { space: 3, segments, haves, upto, fingerprint, asked, absent })
+        Message::Data(Data { space: 3, segments, haves, upto, fingerprint, asked, absent, proofs: None })
+    };
+    let proof = super::made::fork_proof(3);
+    let side_json = |side: &Side| {
+        let tip = json!([side.tip.n, [], bytes(side.tip.signature)]);
+        json!([tip, bytes(side.entry.0), bytes(&side.right[..])])
+    };
+    let proof_json = |proof: &ForkProof| {
+        let (first, second) = (side_json(&proof.first), side_json(&proof.second));
+        json!([bytes(doc().0), opening_json(), null, bytes(proof.shared.to_bytes()), first, second])
     };
     let long = vec![vec![0x61; 700]];
     let part = SnapshotPart {
@@ -139,6 +149,20 @@ pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
             "Data, absent",
             data(vec![], vec![], None, None, true, vec![doc()]),
             json!({ "0": 3, "1": [], "2": [], "5": true, "6": [bytes(doc().0)] }),
+        ),
+        (
+            "Data, a fork proof",
+            Message::Data(Data {
+                space: 3,
+                segments: vec![],
+                haves: vec![],
+                upto: None,
+                fingerprint: None,
+                asked: false,
+                absent: vec![],
+                proofs: Some(Proofs(vec![proof.clone()])),
+            }),
+            json!({ "0": 3, "1": [], "2": [], "5": false, "6": [], "7": [proof_json(&proof)] }),
         ),
         (
             "Data, compressed",

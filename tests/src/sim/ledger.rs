@@ -31,9 +31,9 @@ impl Ledger {
         for (record, id) in records.iter().zip(ids) {
             match record {
                 Record::Header { .. } => drop(self.documents.insert((space, DocId(id.0)))),
-                Record::Grant { device, .. } => drop(self.grants.insert((space, *device))),
+                Record::Grant { subject, .. } => drop(self.grants.insert((space, subject.device()))),
                 Record::Tombstone { doc } => drop(self.deleted.insert((space, *doc))),
-                Record::Unknown { .. } => {}
+                _ => {}
             }
         }
     }

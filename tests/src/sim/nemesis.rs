@@ -316,7 +316,11 @@ impl World {
         if to == host || right != Some(Right::Admin) {
             return Ok(());
         }
-        self.say(host, space, vec![Record::Grant { device, right: Right::Write, gateway: false }])
+        self.say(
+            host,
+            space,
+            vec![Record::Grant { subject: device.into(), right: Right::Write, gateway: false, again: 0 }],
+        )
     }
 
     /// The engine makes a snapshot of what its view shows.

@@ -21,7 +21,7 @@ fn second(stage: &Stage) -> (Forger, Segment, Vec<u8>, am::ExpandedChange) {
 }
 
 #[test]
-fn a_second_change_with_the_same_number_is_kept_as_evidence_and_takes_nothing_with_it() {
+fn a_second_change_with_the_same_number_closes_the_chain_there_and_takes_nothing_with_it() {
     let mut stage = Stage::new();
     let (mut a, mut b) = (stage.forger(), stage.forger());
     let one = a.seal(vec![bytes_of(a.put(&stage.base, "one", 1))]);
@@ -31,16 +31,49 @@ fn a_second_change_with_the_same_number_is_kept_as_evidence_and_takes_nothing_wi
     stage.liar.push(&mut stage.world, vec![two.clone(), honest]);
     assert_eq!(stage.world.ended(&stage.liar), None, "a fork is the author's fault, not the deliverer's");
     assert_eq!(stage.world.events(0, |e| matches!(e, Event::Forked { .. })), 1);
-    assert_eq!(stage.world.get(0, stage.doc, "one"), Some(1));
-    assert_eq!(stage.world.get(0, stage.doc, "two"), None, "a second history is not shown");
+    // On every peer alike, whichever came first: nobody has built on either.
+    assert_eq!(stage.world.get(0, stage.doc, "one"), None);
+    assert_eq!(stage.world.get(0, stage.doc, "two"), None);
     let stored = stage.world.segments(0, stage.doc);
-    assert!(stored.contains(&one) && stored.contains(&two), "both signed histories are the proof");
+    assert!(stored.contains(&one) && stored.contains(&two), "somebody may yet turn out to have built on one");
     println!("row: Forked");
     stage.all_is_well();
 }
 
 #[test]
-fn a_fork_inside_one_message_is_kept_as_evidence_as_well() {
+fn what_an_honest_peer_built_on_two_histories_is_shown_on_all_peers_alike() {
+    let mut stage = Stage::new();
+    let doc = stage.doc;
+    let (mut a, mut b) = (stage.forger(), stage.forger());
+    let one = a.seal(vec![bytes_of(a.put(&stage.base, "same", 1))]);
+    let two = b.seal(vec![bytes_of(b.put(&stage.base, "same", 2))]);
+    // Two honest peers that are apart see one history each, and build on it.
+    let conn = stage.world.connect(1, 0);
+    stage.world.settle();
+    stage.world.cut(1, 0, conn);
+    stage.liar.push(&mut stage.world, vec![one]);
+    stage.world.put(0, doc, "first", 1);
+    let mut liar = stage.world.intrude(1, &key(LIAR));
+    liar.push(&mut stage.world, vec![two]);
+    stage.world.put(1, doc, "second", 2);
+    assert_eq!((stage.world.get(0, doc, "same"), stage.world.get(1, doc, "same")), (Some(1), Some(2)));
+    stage.world.connect(1, 0);
+    stage.world.settle();
+    // Both histories live, side by side, and everybody goes on.
+    stage.world.put(0, doc, "third", 3);
+    stage.world.put(1, doc, "fourth", 4);
+    stage.world.settle();
+    stage.world.assert_level(0, 1);
+    let [one, two] = [0, 1].map(|host| (stage.world.hosts[host].views[&doc].heads(), stage.world.json(host, doc)));
+    assert_eq!(one, two);
+    for (name, value) in [("first", 1), ("second", 2), ("third", 3), ("fourth", 4)] {
+        assert_eq!(stage.world.get(0, doc, name), Some(value));
+    }
+    assert!(stage.world.get(0, doc, "same").is_some(), "one of the two");
+}
+
+#[test]
+fn a_fork_inside_one_message_closes_the_chain_as_well() {
     let mut stage = Stage::new();
     let (mut a, mut b) = (stage.forger(), stage.forger());
     let one = a.seal(vec![bytes_of(a.put(&stage.base, "one", 1))]);
@@ -300,9 +333,10 @@ fn a_gateways_claim_to_an_actor_that_is_held_as_a_devices_own_is_not_held() {
     let mut stage = Stage::new();
     let (space, doc) = (stage.world.space, stage.doc);
     let gateway = commonhold_sync::record::Record::Grant {
-        device: device(&key(LIAR)),
+        subject: device(&key(LIAR)).into(),
         right: commonhold_sync::record::Right::Write,
         gateway: true,
+        again: 0,
     };
     stage.world.say(0, commonhold_sync::peer::Local::Records(vec![gateway]));
     let actor = stage.honest.opening.actor(&space, &doc);

@@ -23,14 +23,14 @@ use commonhold_sync::peer::{
 };
 use commonhold_sync::record::{Genesis, Privacy, Record, Right, Writers};
 use commonhold_sync::secure::Channel;
-use commonhold_sync::space::SpaceRow;
+use commonhold_sync::space::{RightRow, SpaceRow};
 use ed25519_dalek::SigningKey;
 
 /// The least that satisfies [`StoreOp`] and [`Load`]: maps.
 #[derive(Default, Clone)]
 pub struct ModelStore {
     spaces: BTreeMap<SpaceId, SpaceRow>,
-    rights: Vec<(SpaceId, DeviceId, Vec<u8>)>,
+    rights: Vec<(SpaceId, RightRow)>,
     documents: BTreeMap<(SpaceId, DocId), (Option<[u8; 32]>, Image)>,
     log: BTreeMap<(SpaceId, u64), (Option<StoreId>, Row)>,
     snapshots: BTreeMap<(SpaceId, DocId), Vec<u8>>,
@@ -41,6 +41,7 @@ pub struct ModelStore {
 enum Row {
     Segment(StoredSegment),
     Snapshot(DocId),
+    Proofs(DocId),
 }
 
 impl ModelStore {
@@ -53,7 +54,11 @@ impl ModelStore {
             StoreOp::Segment { space, source, stored } => {
                 self.log.insert((space, stored.seq), (source, Row::Segment(stored)));
             }
-            StoreOp::Right { space, device, bytes, .. } => self.rights.push((space, device, bytes)),
+            StoreOp::Proofs { space, doc, seq, before, source } => {
+                self.log.remove(&(space, before));
+                self.log.insert((space, seq), (source, Row::Proofs(doc)));
+            }
+            StoreOp::Right { space, right } => self.rights.push((space, right)),
             StoreOp::Drop { space, doc } => {
                 let keep = |row: &Row| !matches!(row, Row::Segment(s) if s.segment.doc == doc);
                 self.log.retain(|(s, _), (_, row)| *s != space || keep(row));
@@ -104,6 +109,10 @@ impl ModelStore {
                             size += stored.segment.body_bytes();
                             out.push(PageRow::Segment(stored.clone()));
                         }
+                        Row::Proofs(doc) => {
+                            let image = Box::new(self.documents[&(space, *doc)].1.clone());
+                            out.push(PageRow::Proofs { doc: *doc, image });
+                        }
                         Row::Snapshot(doc) => {
                             let image = Box::new(self.documents[&(space, *doc)].1.clone());
                             let bytes = snapshots.then(|| self.snapshots[&(space, *doc)].clone());
@@ -140,6 +149,8 @@ pub struct Host {
     pub events: Vec<Event>,
     pub ended: BTreeMap<ConnId, Reason>,
     pub views: BTreeMap<DocId, View>,
+    /// Documents whose view is to be made anew.
+    reshown: BTreeSet<DocId>,
     /// What views refused.
     pub invalid: Vec<(EntryId, Fault)>,
     /// Batches that went to Automerge.
@@ -206,6 +217,7 @@ impl World {
             events: vec![],
             ended: BTreeMap::new(),
             views: BTreeMap::new(),
+            reshown: BTreeSet::new(),
             invalid: vec![],
             batches: 0,
             sent_bytes: 0,
@@ -213,7 +225,7 @@ impl World {
             engine_is_slow: false,
         };
         let root = device(&key(1));
-        let genesis = Genesis { root, privacy: Privacy::Public, writers, rules: 1, nonce: [9; 16] };
+        let genesis = Genesis { root: root.into(), privacy: Privacy::Public, writers, rules: 1, nonce: [9; 16] };
         let mut world = World {
             now: 0,
             hosts: (1..=count).map(host).collect(),
@@ -265,6 +277,8 @@ impl World {
                 }
             }
         }
+        let space = self.space;
+        self.hosts[host].reshow(&space);
     }
 
     pub fn connect(&mut self, from: usize, to: usize) -> ConnId {
@@ -336,6 +350,10 @@ impl World {
     pub fn get(&self, host: usize, doc: DocId, key: &str) -> Option<i64> {
         let view = self.hosts[host].views.get(&doc)?;
         view.json_at(&[key.into()]).and_then(|json| json.as_i64())
+    }
+
+    pub fn json(&self, host: usize, doc: DocId) -> serde_json::Value {
+        self.hosts[host].views[&doc].to_json()
     }
 
     pub fn fingerprint(&self, host: usize) -> Fingerprint {
@@ -439,7 +457,8 @@ impl Host {
     fn event(&mut self, event: Event) -> Option<Input> {
         let mut answer = None;
         match &event {
-            Event::Entries { doc, branch: 0, entries, from: Some(_), .. } => {
+            Event::Reshown { doc, .. } => _ = self.reshown.insert(*doc),
+            Event::Entries { doc, entries, from: Some(_), .. } if !self.reshown.contains(doc) => {
                 let entries: Vec<(EntryId, &[u8])> = entries.iter().map(|(id, bytes)| (*id, &bytes[..])).collect();
                 let applied = self.views.entry(*doc).or_default().apply_remote(&entries, &mut no_log);
                 self.batches += 1;
@@ -458,6 +477,23 @@ impl Host {
         }
         self.events.push(event);
         answer
+    }
+
+    /// Makes views anew of what the store says is to be shown.
+    fn reshow(&mut self, space: &SpaceId) {
+        for doc in std::mem::take(&mut self.reshown) {
+            let image = &self.store.documents[&(*space, doc)].1;
+            let mut entries: Vec<(EntryId, &[u8])> = Vec::new();
+            for stored in self.store.segments(*space, doc) {
+                let counted = image.counted(&stored.segment.opening, stored.branch);
+                let shown = (counted + 1).saturating_sub(stored.segment.first) as usize;
+                entries.extend(stored.segment.entries.iter().take(shown).map(|bytes| (id_of(bytes), &bytes[..])));
+            }
+            let mut view = View::new();
+            let applied = view.apply_remote(&entries, &mut no_log);
+            self.views.insert(doc, view);
+            self.note(applied);
+        }
     }
 
     fn note(&mut self, applied: Applied) {
@@ -643,7 +679,7 @@ impl Intruder {
 }
 
 pub fn empty(space: u32, asked: bool) -> Data {
-    Data { space, segments: vec![], haves: vec![], upto: None, fingerprint: None, asked, absent: vec![] }
+    Data { space, segments: vec![], haves: vec![], upto: None, fingerprint: None, asked, absent: vec![], proofs: None }
 }
 
 pub fn chain_author(opening: &Opening, space: &SpaceId, doc: &DocId) -> ChainAuthor {
@@ -797,5 +833,8 @@ impl Stage {
 
 /// A device's right to write.
 pub fn grant(world: &mut World, device: DeviceId) {
-    world.say(0, Local::Records(vec![Record::Grant { device, right: Right::Write, gateway: false }]));
+    world.say(
+        0,
+        Local::Records(vec![Record::Grant { subject: device.into(), right: Right::Write, gateway: false, again: 0 }]),
+    );
 }

@@ -137,9 +137,10 @@ fn a_grant_by_nobody_in_particular_gives_nothing() {
     let mut liar = world.intrude(0, &key(LIAR));
     let (space, authority) = (world.space, world.space.authority());
     let record = commonhold_sync::record::Record::Grant {
-        device: device(&key(LIAR)),
+        subject: device(&key(LIAR)).into(),
         right: commonhold_sync::record::Right::Admin,
         gateway: true,
+        again: 0,
     };
     let bytes = record.to_bytes();
     let opening = Opening { device: device(&key(LIAR)), salt: [0; 8], kind: Kind::Own };

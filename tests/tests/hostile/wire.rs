@@ -1,7 +1,7 @@
 //! Frames and messages that are wrong in themselves, come too early, or ask for too much: rule T1, and the protocol's order.
 
 use commonhold_sync::chain::Segment;
-use commonhold_sync::clock::{Clock, Fingerprint};
+use commonhold_sync::clock::{Clock, Ends, Fingerprint};
 use commonhold_sync::id::{DocId, StoreId};
 use commonhold_sync::limits::Limits;
 use commonhold_sync::merkle::Head;
@@ -240,7 +240,8 @@ fn numbers_at_the_end_of_their_range_do_no_harm() {
     let fingerprint = Fingerprint::default();
     // The clock of who holds two histories of the chain, one of them endless: all branches are wanted.
     let chain = stage.honest.opening.chain(&stage.world.space, &stage.doc);
-    let clock = Clock([(chain, vec![(1, Head([1; 32])), (max, Head([2; 32]))])].into());
+    let clock =
+        Clock([(chain, Ends { closed: Some(max), heads: vec![(1, Head([1; 32])), (max, Head([2; 32]))] })].into());
     let docs = vec![Have { doc: stage.doc, clock }];
     for message in [
         Message::Want(Want { space: theirs, docs, no_snapshot: true }),

@@ -55,7 +55,7 @@ pub fn run() -> Session {
     let mut founder = Host::new(FOUNDER, 1);
     let mut newcomer = Host::new(NEWCOMER, 2);
     let genesis = Genesis {
-        root: founder.peer.device(),
+        root: founder.peer.device().into(),
         privacy: Privacy::Public,
         writers: Writers::Granted,
         rules: 1,

@@ -264,6 +264,20 @@ fn a_mark_that_ends_before_it_begins_is_refused() {
     refused(view, lie, |f| matches!(f, Fault::MarkOrder(_)));
 }
 
+/// With two values in one place of a text, the library panics as soon as the older one is deleted.
+#[test]
+fn a_value_in_place_of_an_element_of_a_text_is_refused() {
+    for preds in [0, 1] {
+        let (mut view, _, mut lie) = base();
+        let text = op_of(&mut view, "text");
+        let letter = OpId(text.0 + 2, actor(1));
+        let op = &mut lie.operations[0];
+        (op.obj, op.key) = (ObjectId::Id(text), Key::Seq(ElementId::Id(letter.clone())));
+        op.pred = vec![letter; preds].into();
+        refused(view, lie, |f| matches!(f, Fault::Operation(_, "value in place of an element of a text")));
+    }
+}
+
 #[test]
 fn a_table_is_refused() {
     let (view, _, mut lie) = base();

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::*;
 
 #[derive(Debug, Clone)]
-enum Lie {
+pub(super) enum Lie {
     Obj(Index, (u8, u64)),
     Element(Index, Option<(u8, u64)>),
     MapKey(Index, String),
@@ -26,7 +26,7 @@ enum Lie {
 }
 
 #[derive(Debug, Clone)]
-enum Action {
+pub(super) enum Action {
     Make(u8),
     Delete,
     Increment(i64),
@@ -39,7 +39,7 @@ fn op_id() -> impl Strategy<Value = (u8, u64)> {
     (1u8..5, 0u64..30)
 }
 
-fn lie() -> impl Strategy<Value = Lie> {
+pub(super) fn lie() -> impl Strategy<Value = Lie> {
     let at = any::<Index>;
     let value = prop_oneof![
         Just(Scalar::Null),
@@ -73,8 +73,9 @@ fn lie() -> impl Strategy<Value = Lie> {
     ]
 }
 
-fn tell(change: &mut am::ExpandedChange, lie: &Lie) {
-    let id = |(actor, counter): (u8, u64)| OpId(counter, am::ActorId::from([actor; 16]));
+/// Tells a lie in a change, in which actors have names.
+pub(super) fn tell(change: &mut am::ExpandedChange, lie: &Lie, name: &dyn Fn(u8) -> am::ActorId) {
+    let id = |(actor, counter): (u8, u64)| OpId(counter, name(actor));
     let len = change.operations.len();
     let ops = &mut change.operations;
     let mut with = |n: &Index, f: &dyn Fn(&mut Op)| {
@@ -111,7 +112,7 @@ fn tell(change: &mut am::ExpandedChange, lie: &Lie) {
         Lie::Swap(..) | Lie::Drop(_) | Lie::Repeat(_) => {}
         Lie::StartOp(start) => change.start_op = (u64::from(*start) / 4 + 1).try_into().unwrap(),
         Lie::Seq(seq) => change.seq = u64::from(*seq),
-        Lie::Actor(actor) => change.actor_id = am::ActorId::from([*actor; 16]),
+        Lie::Actor(actor) => change.actor_id = name(*actor),
         Lie::NoDeps => change.deps.clear(),
         Lie::Extra(bytes) => change.extra_bytes = bytes.clone(),
     }
@@ -150,7 +151,7 @@ proptest! {
     ) {
         let (entries, mut changes) = honest();
         for (n, lies) in &told {
-            lies.iter().for_each(|lie| tell(&mut changes[*n], lie));
+            lies.iter().for_each(|lie| tell(&mut changes[*n], lie, &|n| am::ActorId::from([n; 16])));
         }
         // What builds on a changed change builds on its new id.
         let first = [wire(changes[0].clone()), wire(changes[2].clone())];

@@ -82,7 +82,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// All objects that can be reached, in a stable order.
-fn objects(edit: &Edit<'_>) -> Vec<(ObjId, ObjKind)> {
+pub(super) fn objects(edit: &Edit<'_>) -> Vec<(ObjId, ObjKind)> {
     let mut found = vec![(ObjId::ROOT, ObjKind::Map)];
     let mut next = 0;
     while next < found.len() {

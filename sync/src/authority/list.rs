@@ -1,0 +1,136 @@
+//! What is known, for people: who gave what to whom, who acts for whom, and what was said about documents.
+
+use std::collections::BTreeSet;
+
+use super::paths::Paths;
+use super::{Authority, RecordAt, What};
+use crate::id::{DeviceId, DocId, EntryId};
+use crate::record::{Record, Right, Subject};
+
+/// What a listed record gives.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EdgeKind {
+    /// A right to a device or an identity.
+    Grant,
+    /// The right of an invite to the device that redeemed it.
+    Redeemed {
+        /// The record id of the invite.
+        invite: EntryId,
+    },
+    /// To act for an identity.
+    Member {
+        /// Which.
+        identity: Subject,
+        /// The device's name.
+        name: String,
+    },
+    /// A right to whoever holds the secret; `subject` is all zero.
+    Invite {
+        /// Devices that were expected.
+        uses: u32,
+        /// Devices that redeemed it and were not put out. More than `uses` are a warning that the secret is out.
+        used: usize,
+    },
+}
+
+/// A record that gives something.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Edge {
+    /// Its id, by which it is revoked.
+    pub record: EntryId,
+    /// Who said it; of a redemption who gave the invite.
+    pub by: DeviceId,
+    /// To whom.
+    pub subject: Subject,
+    /// What sort.
+    pub kind: EdgeKind,
+    /// What right; none where it is the identity's.
+    pub right: Option<Right>,
+    /// With the right to vouch for foreign actors.
+    pub gateway: bool,
+    /// Whether it was given by somebody who could.
+    pub counts: bool,
+    /// Whether a revocation or rotation ends what it gives, and everything by it.
+    pub revoked: bool,
+}
+
+impl Authority {
+    /// All grants, redemptions, members and invites, by record id.
+    pub fn edges(&self) -> Vec<Edge> {
+        let mut paths = Paths::new(self, false);
+        self.edges.keys().filter_map(|id| self.edge(&mut paths, id)).collect()
+    }
+
+    fn edge(&self, paths: &mut Paths<'_>, id: &EntryId) -> Option<Edge> {
+        let said = self.edges.get(id)?;
+        let given = paths.given(id);
+        let edge = Edge {
+            record: *id,
+            by: said.by,
+            subject: Subject([0; 32]),
+            kind: EdgeKind::Grant,
+            right: None,
+            gateway: false,
+            counts: given.is_some(),
+            revoked: false,
+        };
+        Some(match &said.what {
+            What::Grant { subject, right, gateway } => {
+                let revoked = paths.is_revoked(id);
+                Edge { subject: *subject, right: Some(*right), gateway: *gateway, revoked, ..edge }
+            }
+            What::Redeem { invite, .. } => {
+                let (right, by) = match self.edges.get(invite).map(|invite| (&invite.what, invite.by)) {
+                    Some((What::Invite { right, .. }, by)) => (Some(*right), by),
+                    _ => (None, said.by),
+                };
+                let (subject, kind) = (said.by.into(), EdgeKind::Redeemed { invite: *invite });
+                Edge { subject, kind, right, by, revoked: paths.is_revoked(id), ..edge }
+            }
+            What::Invite { right, uses, .. } => {
+                let kind = EdgeKind::Invite { uses: *uses, used: self.redeems_of(id) };
+                Edge { kind, right: Some(*right), revoked: paths.is_revoked(id), ..edge }
+            }
+            What::Member { identity, device, name } => {
+                let (counts, revoked) = paths.membership(identity, id, device);
+                let kind = EdgeKind::Member { identity: *identity, name: name.clone() };
+                Edge { subject: (*device).into(), kind, counts, revoked, ..edge }
+            }
+        })
+    }
+
+    /// The devices that a record lets act: whose chains a revocation of it ends. In force or not.
+    pub fn devices_by(&self, record: &EntryId) -> BTreeSet<DeviceId> {
+        let whom = self.whom(record);
+        match self.edges.get(record).map(|said| &said.what) {
+            Some(What::Grant { subject, .. }) => self.act_for(subject),
+            _ => whom.iter().map(Subject::device).collect(),
+        }
+    }
+
+    /// The identities that a device acts for or did.
+    pub fn identities_of(&self, device: &DeviceId) -> impl Iterator<Item = &Subject> {
+        self.identities_of.get(device).into_iter().flatten()
+    }
+
+    /// A grant that is a new one, though the same was given and taken back: what is said to let somebody in again.
+    pub fn grant_again(&self, by: &DeviceId, subject: Subject, right: Right, gateway: bool) -> Record {
+        let mut again = 0;
+        loop {
+            let record = Record::Grant { subject, right, gateway, again };
+            match self.revoked.contains_key(&Record::id(&self.space, by, &record.to_bytes())) {
+                true => again += 1,
+                false => return record,
+            }
+        }
+    }
+
+    /// What was said about a document beside its header and tombstone: adoptions, successors, requests to erase it and their
+    /// completion, by record id. Whether each counts, [`Authority::counts`] says.
+    pub fn about(&self, doc: &DocId) -> Vec<(RecordAt, Record)> {
+        let about: Vec<_> = self.about.get(doc).into_iter().flatten().map(|(_, said)| said.clone()).collect();
+        let erased = about.iter().filter_map(|(at, _)| self.erased.get(&at.id)).flatten().map(|(_, said)| said.clone());
+        let erased: Vec<_> = erased.collect();
+        about.into_iter().chain(erased).collect()
+    }
+}
