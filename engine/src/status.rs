@@ -72,6 +72,14 @@ pub enum NodeEvent {
         /// A name for people.
         name: String,
     },
+    /// A document is not there any more: its creator turned out to have had no right to create it, and nobody else wrote in
+    /// it. It may come back ([`NodeEvent::Document`]).
+    Withdrawn {
+        /// In which space.
+        space: SpaceId,
+        /// Which.
+        doc: DocId,
+    },
     /// A document was deleted.
     Deleted {
         /// In which space.

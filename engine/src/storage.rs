@@ -9,7 +9,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use commonhold_sync::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
@@ -395,6 +395,9 @@ impl Storage {
                 Loaded::Snapshot(self.bytes(Table::Snapshots, &key, &mut damaged)?)
             }
             Load::Deep { .. } => Loaded::Deep(Vec::new()),
+            Load::Concerned { space, devices, after, max } => {
+                Loaded::Concerned(self.concerned(space, devices, after.as_ref(), *max, &mut damaged)?)
+            }
         };
         Ok(Read { value, damaged })
     }
@@ -582,34 +585,68 @@ impl Storage {
     /// Documents of a space, by id.
     pub fn documents(&self, space: &SpaceId, query: &DocumentQuery) -> Result<Vec<DocumentInfo>, StoreError> {
         let limit = if query.limit == 0 { usize::MAX } else { query.limit };
+        let (mut found, mut damaged) = (Vec::new(), Vec::new());
+        self.walk_documents(space, query.after.as_ref(), &mut damaged, |id, row| {
+            let hidden = row.is_hidden();
+            let Header { creator, kind, name } = row.image.header;
+            let info = DocumentInfo { id, kind, name, creator, deleted: row.image.deleted };
+            let fits = (query.deleted || !info.deleted)
+                && query.kind.as_ref().is_none_or(|kind| *kind == info.kind)
+                && query.prefix.as_ref().is_none_or(|prefix| info.name.starts_with(prefix));
+            if fits && !hidden {
+                found.push(info);
+            }
+            found.len() < limit
+        })?;
+        if !damaged.is_empty() {
+            tracing::error!(%space, rows = damaged.len(), "documents whose row is damaged are not listed");
+        }
+        Ok(found)
+    }
+
+    fn concerned(
+        &self,
+        space: &SpaceId,
+        devices: &BTreeSet<DeviceId>,
+        after: Option<&DocId>,
+        max: usize,
+        damaged: &mut Vec<(Table, Vec<u8>)>,
+    ) -> Result<Vec<(DocId, Image)>, StoreError> {
+        let mut found = Vec::new();
+        self.walk_documents(space, after, damaged, |doc, row| {
+            if row.image.concerns(devices) {
+                found.push((doc, row.image));
+            }
+            found.len() < max
+        })?;
+        Ok(found)
+    }
+
+    /// The documents of a space after one, in the order of ids, while `each` wants more.
+    fn walk_documents(
+        &self,
+        space: &SpaceId,
+        after: Option<&DocId>,
+        damaged: &mut Vec<(Table, Vec<u8>)>,
+        mut each: impl FnMut(DocId, DocumentRow) -> bool,
+    ) -> Result<(), StoreError> {
         let end = under(&space.0).1;
-        let mut start = match &query.after {
+        let mut start = match after {
             None => space.0.to_vec(),
             Some(doc) => [&keys::document(space, doc)[..], &[0]].concat(),
         };
-        let mut found = Vec::new();
         loop {
             let scan = self.store.scan(Table::Documents, &start, end.as_deref(), SCAN_ROWS, SCAN_BYTES)?;
-            if !scan.damaged.is_empty() {
-                tracing::error!(%space, rows = scan.damaged.len(), "documents whose row is damaged are not listed");
-            }
+            damaged.extend(scan.damaged.into_iter().map(|key| (Table::Documents, key)));
             for (key, value) in scan.rows {
                 let doc = key.get(32..).and_then(split).map(|(doc, _)| DocId(doc));
-                let (Some(id), Some(row)) = (doc, DocumentRow::from_bytes(&value)) else { continue };
-                let Header { creator, kind, name } = row.image.header;
-                let info = DocumentInfo { id, kind, name, creator, deleted: row.image.deleted };
-                let fits = (query.deleted || !info.deleted)
-                    && query.kind.as_ref().is_none_or(|kind| *kind == info.kind)
-                    && query.prefix.as_ref().is_none_or(|prefix| info.name.starts_with(prefix));
-                if fits {
-                    found.push(info);
-                }
-                if found.len() >= limit {
-                    return Ok(found);
+                let (Some(doc), Some(row)) = (doc, DocumentRow::from_bytes(&value)) else { continue };
+                if !each(doc, row) {
+                    return Ok(());
                 }
             }
             match scan.next {
-                None => return Ok(found),
+                None => return Ok(()),
                 Some(next) => start = next,
             }
         }

@@ -64,6 +64,14 @@ pub enum Limit {
 }
 
 impl Limit {
+    /// Where an end is set to what counts, or may be known to be missing.
+    pub fn cut(self) -> Option<u64> {
+        match self {
+            Limit::Upto(n) => Some(n),
+            Limit::Unknown | Limit::All => None,
+        }
+    }
+
     /// Number of the last entry that counts.
     pub fn end(self) -> u64 {
         match self {
@@ -251,7 +259,12 @@ impl Authority {
     /// Whether the record at a place counts for what it needs of its device. A grant also needs the power to give it, which
     /// [`Authority::edges`] shows.
     pub fn counts(&self, at: &RecordAt, needed: impl Into<Needed>) -> bool {
-        at.n <= self.limit(&self.log, &at.chain, &at.device, needed).end()
+        self.counts_at(&at.device, &at.chain, at.n, needed)
+    }
+
+    /// The same of whatever a device said as entry `n` of one of its chains of the authority log.
+    pub fn counts_at(&self, device: &DeviceId, chain: &ChainId, n: u64, needed: impl Into<Needed>) -> bool {
+        n <= self.limit(&self.log, chain, device, needed).end()
     }
 
     /// What a device may do from now on: by a path that nothing cuts.
@@ -333,6 +346,12 @@ impl Authority {
     /// theirs is held.
     pub fn affected(&self, since: u64) -> BTreeSet<DeviceId> {
         self.touched.iter().filter(|(_, at)| **at > since).map(|(device, _)| *device).collect()
+    }
+
+    /// Whether anything is known that can end a right.
+    pub fn has_ends(&self) -> bool {
+        let rotated = self.identities.values().any(|identity| !identity.rotations.is_empty());
+        !self.revocations.is_empty() || !self.closed.is_empty() || rotated
     }
 
     fn closed_at(&self, chain: &ChainId) -> u64 {

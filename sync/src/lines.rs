@@ -142,7 +142,8 @@ impl Line {
 
     /// Whether all of it counts, whatever builds upon it.
     pub fn is_open(&self) -> bool {
-        self.closed.is_none() && self.cut.is_none()
+        let uncut = |cut| self.branches.iter().all(|branch| branch.len() <= cut);
+        self.closed.is_none() && self.cut.is_none_or(uncut)
     }
 
     /// How many entries of a branch count.
@@ -152,6 +153,11 @@ impl Line {
             Some(counts) if !self.is_open() => counts.n,
             _ => found.len().min(self.counts_to()),
         }
+    }
+
+    /// Whether something of it counts.
+    pub fn counts(&self) -> bool {
+        (0..self.branches.len()).any(|branch| self.counted(branch) > 0)
     }
 
     /// Branches, besides the first, of which nothing counts that is their own.
@@ -306,7 +312,7 @@ impl Lines {
     /// Whether nothing of a segment that is new here would count by itself: it lies behind the point where its chain is
     /// closed or cut. No signature is checked.
     pub fn is_behind_the_end(&self, chain: &ChainId, segment: &Segment, ids: &[EntryId]) -> bool {
-        let Some((_, line)) = self.get(chain).filter(|(_, line)| !line.is_open()) else { return false };
+        let Some((_, line)) = self.get(chain).filter(|(_, line)| line.counts_to() < u64::MAX) else { return false };
         let common = line.branches.iter().filter_map(|branch| self.common(branch, segment, ids)).max();
         common.is_some_and(|common| segment.first + common as u64 > line.counts_to() && common < ids.len())
     }

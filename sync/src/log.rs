@@ -7,7 +7,7 @@ mod past;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::{Decode, Encode};
 
@@ -37,6 +37,9 @@ pub const HEAD_PASTS_MAX: usize = 1 << 20;
 
 /// Edges looked at for the pasts of a snapshot's heads, in all; about a second. Heads beyond as above.
 const HEAD_STEPS_MAX: usize = 1 << 23;
+
+/// Tombstones of one document that are told apart. With one more, the first that was not in force is forgotten.
+pub const TOMBSTONES_MAX: usize = 16;
 
 /// What the header of a document says, and who made it.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -72,12 +75,35 @@ pub struct Image {
     /// The place in the sequence where the proofs of its closed chains stand; 0 if there are none.
     #[cbor(n(4), default)]
     pub proofs_seq: u64,
+    /// Where its creator said the header, in the authority log; unknown in stores written before rights could be taken back.
+    #[n(5)]
+    pub said: Option<(ChainId, u64)>,
+    /// True if the creator had no right to say it there: the document is shown only while something in it counts.
+    #[cbor(n(6), default)]
+    pub unfounded: bool,
+    /// Who said that it is deleted, and where in the authority log: at most [`TOMBSTONES_MAX`].
+    #[cbor(n(7), default)]
+    pub tombstones: Vec<(DeviceId, ChainId, u64)>,
 }
 
 impl Image {
     /// A document of which only the header is known.
     pub fn of_header(header: Header) -> Image {
-        Image { header, deleted: false, lines: Vec::new(), covered: None, proofs_seq: 0 }
+        Image {
+            header,
+            deleted: false,
+            lines: Vec::new(),
+            covered: None,
+            proofs_seq: 0,
+            said: None,
+            unfounded: false,
+            tombstones: Vec::new(),
+        }
+    }
+
+    /// Whether one of these devices created it, deleted it, or has a chain in it.
+    pub fn concerns(&self, devices: &BTreeSet<DeviceId>) -> bool {
+        concerns(&self.header, &self.tombstones, &self.lines, devices)
     }
 
     /// The proofs of its closed chains.
@@ -258,6 +284,9 @@ pub struct Log {
     graph: Graph,
     deep: bool,
     proofs_seq: u64,
+    said: Option<(ChainId, u64)>,
+    unfounded: bool,
+    tombstones: Vec<(DeviceId, ChainId, u64)>,
     /// Bytes of entries that do not count.
     hidden: u64,
     /// Entry bytes after the snapshot, and their number: what compaction looks at.
@@ -283,6 +312,9 @@ impl Log {
             graph: Graph::default(),
             deep: false,
             proofs_seq: image.proofs_seq,
+            said: image.said,
+            unfounded: image.unfounded,
+            tombstones: image.tombstones,
             hidden: 0,
             loose: (0, 0),
         };
@@ -330,6 +362,9 @@ impl Log {
             lines: self.lines.all().to_vec(),
             covered: self.covered.clone(),
             proofs_seq: self.proofs_seq,
+            said: self.said,
+            unfounded: self.unfounded,
+            tombstones: self.tombstones.clone(),
         }
     }
 
@@ -383,17 +418,80 @@ impl Log {
         1_024 + self.graph.memory_bytes() + 512 * self.lines.all().len()
     }
 
-    /// Drops everything but the tombstone.
+    /// Where its creator said the header, in the authority log, if that is known.
+    pub fn said(&self) -> Option<(ChainId, u64)> {
+        self.said
+    }
+
+    /// Takes note of where the header was said, and whether that counts. The document may be said again where it does.
+    pub fn found(&mut self, said: Option<(ChainId, u64)>, counts: bool) {
+        (self.said, self.unfounded) = (said, !counts);
+    }
+
+    /// Whether its creator had no right to create it.
+    pub fn is_unfounded(&self) -> bool {
+        self.unfounded
+    }
+
+    /// Whether one of these devices created it, deleted it, or has a chain in it.
+    pub fn concerns(&self, devices: &BTreeSet<DeviceId>) -> bool {
+        concerns(&self.header, &self.tombstones, self.lines.all(), devices)
+    }
+
+    /// Whether the document is there for people: its creator had the right to create it, or others wrote in it.
+    pub fn is_shown(&self) -> bool {
+        !self.unfounded || self.lines.all().iter().any(Line::counts)
+    }
+
+    /// Who said that it is deleted, and where in the authority log.
+    pub fn tombstones(&self) -> &[(DeviceId, ChainId, u64)] {
+        &self.tombstones
+    }
+
+    /// Keeps in mind that a device said that it is deleted.
+    pub fn bury(&mut self, tombstone: (DeviceId, ChainId, u64), counts: impl Fn(&(DeviceId, ChainId, u64)) -> bool) {
+        if self.tombstones.contains(&tombstone) {
+            return;
+        }
+        if self.tombstones.len() >= TOMBSTONES_MAX {
+            match self.tombstones.iter().position(|known| !counts(known)) {
+                Some(idle) => drop(self.tombstones.remove(idle)),
+                None => return,
+            }
+        }
+        self.tombstones.push(tombstone);
+    }
+
+    /// Drops everything but the tombstones.
     pub fn delete(&mut self) {
         self.deleted = true;
         self.lines = Lines::default();
         self.graph.clear();
         self.covered = None;
+        self.deep = false;
+        self.hidden = 0;
         self.loose = (0, 0);
     }
 
-    /// Admits a segment whose device has the right to write.
+    /// The tombstones are not in force any more: what it held comes again from those who kept it.
+    pub fn restore_deleted(&mut self) {
+        self.deleted = false;
+    }
+
+    /// Admits a segment whose device has the right to write, without an end.
     pub fn admit(&mut self, rules: &Rules, limits: &Limits, segment: Segment, need: Need) -> Admission {
+        self.admit_upto(rules, limits, segment, need, None)
+    }
+
+    /// Admits a segment of a chain of which the rights of its device cover entries up to `cut`, or all.
+    pub fn admit_upto(
+        &mut self,
+        rules: &Rules,
+        limits: &Limits,
+        segment: Segment,
+        need: Need,
+        cut: Option<u64>,
+    ) -> Admission {
         let chain = segment.opening.chain(&self.space, &self.doc);
         let ids: Result<Vec<_>, _> = segment.entries.iter().map(|e| change::id(e)).collect();
         let ids = match ids {
@@ -401,7 +499,11 @@ impl Log {
             Err(fault) => return Admission::Refused(fault.into()),
         };
         // Before anything is verified: of a closed chain, a device can sign as much as it likes.
-        if self.lines.is_behind_the_end(&chain, &segment, &ids) && !self.keeps_idle(&chain, &segment, limits, need) {
+        let behind = match self.lines.get(&chain) {
+            Some(_) => self.lines.is_behind_the_end(&chain, &segment, &ids),
+            None => cut.is_some_and(|cut| segment.first > cut),
+        };
+        if behind && !self.keeps_idle(&chain, &segment, limits, need) {
             return Admission::Idle;
         }
         let place = self.lines.place(&self.space, &self.doc, &chain, &segment, &ids);
@@ -454,7 +556,7 @@ impl Log {
             return Admission::NotHeld("foreign-claim");
         }
         // What counts is found before anything is changed: that may need what is inside the snapshot.
-        let counts_to = self.lines.all().get(line).map_or(u64::MAX, Line::counts_to);
+        let counts_to = self.lines.all().get(line).map_or(cut.unwrap_or(u64::MAX), Line::counts_to);
         let counts_to = counts_to.min(proof.as_ref().map_or(u64::MAX, |proof| proof.at() - 1));
         let roots = heads.iter().zip(spot.n..).filter(|(_, n)| *n <= counts_to);
         let deps: Vec<EntryId> = roots.flat_map(|(head, _)| &head.deps).copied().collect();
@@ -463,6 +565,9 @@ impl Log {
             return Admission::NeedsDeep;
         }
         self.lines.apply(chain, place, &segment, &ids);
+        if opens {
+            self.lines.cut(line, cut);
+        }
         for (head, n) in heads.into_iter().zip(spot.n..) {
             let before = self.id_at(line, branch, n - 1);
             let max_op = head.max_op();
@@ -532,19 +637,16 @@ impl Log {
         }
     }
 
-    /// Sets how far the rights of its device cover each chain. `Some(true)` if what is to be shown changed; `None` if the
-    /// index must be deepened first.
-    pub fn cut(&mut self, covers: impl Fn(&DeviceId, &ChainId) -> Option<u64>) -> Option<bool> {
-        let cuts = self.lines.all().iter().map(|line| {
-            let cut = covers(&line.opening.device, &line.opening.chain(&self.space, &self.doc));
-            (cut, cut.is_some_and(|cut| cut < line.branches[0].base.len()))
-        });
-        let cuts: Vec<(Option<u64>, bool)> = cuts.collect();
-        if self.is_shallow() && cuts.iter().any(|(_, inside)| *inside) {
+    /// Sets how far the rights of its device cover each chain, in their order. `Some(true)` if what is to be shown changed;
+    /// `None` if the index must be deepened first.
+    pub fn cut(&mut self, cuts: &[Option<u64>]) -> Option<bool> {
+        let mut lines = self.lines.all().iter().zip(cuts);
+        // The end of what counts is known by ids that are inside the snapshot.
+        if self.is_shallow() && lines.any(|(line, cut)| cut.is_some_and(|cut| cut < line.branches[0].base.len())) {
             return None;
         }
         let before = self.counted();
-        let changes = cuts.into_iter().enumerate().filter(|(line, (cut, _))| self.lines.cut(*line, *cut));
+        let changes = cuts.iter().enumerate().filter(|(line, cut)| self.lines.cut(*line, **cut));
         if changes.count() == 0 {
             return Some(false);
         }
@@ -905,6 +1007,17 @@ impl Log {
         self.covered = Some(Covered { bytes: snapshot.bytes, entries, heads, tips });
         self.deep = false;
     }
+}
+
+fn concerns(
+    header: &Header,
+    tombstones: &[(DeviceId, ChainId, u64)],
+    lines: &[Line],
+    devices: &BTreeSet<DeviceId>,
+) -> bool {
+    let buried = tombstones.iter().any(|(device, ..)| devices.contains(device));
+    let writes = lines.iter().any(|line| devices.contains(&line.opening.device));
+    buried || writes || devices.contains(&header.creator)
 }
 
 /// What [`Log::cover`] is told of a snapshot.

@@ -12,6 +12,7 @@ mod connections;
 mod local;
 mod receive;
 mod repair;
+mod rights;
 mod serve;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,6 +24,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use self::connections::Connections;
 use self::receive::From;
 use self::repair::SetCache;
+use self::rights::{Asker, Gather, Recut};
 use crate::chain::{Kind, Opening, Tip};
 use crate::clock::Fingerprint;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
@@ -163,6 +165,13 @@ pub enum Input {
 pub enum Local {
     /// Records for the authority log.
     Records(Vec<Record>),
+    /// Takes back grants, members or invites, by the ids of their records.
+    Revoke {
+        /// Which; at most [`REVOKED_MAX`](crate::record::REVOKED_MAX).
+        records: Vec<EntryId>,
+        /// What stays of what the devices said and wrote that they let in.
+        keep: Keep,
+    },
     /// The next entries of this device's chain, in order.
     Entries {
         /// In which document.
@@ -172,6 +181,15 @@ pub enum Local {
         /// Changes in wire form.
         entries: Vec<Vec<u8>>,
     },
+}
+
+/// What a revocation leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keep {
+    /// What this peer holds of it, as far as it counts.
+    Held,
+    /// Nothing, but for what others built upon.
+    Nothing,
 }
 
 /// What a checked snapshot holds.
@@ -390,11 +408,24 @@ pub enum Load {
         /// Of which document.
         doc: DocId,
     },
+    /// Documents that concern one of these devices ([`Image::concerns`]), in the order of ids. Answer: [`Loaded::Concerned`].
+    Concerned {
+        /// In which space.
+        space: SpaceId,
+        /// Which devices.
+        devices: BTreeSet<DeviceId>,
+        /// From the next after this one.
+        after: Option<DocId>,
+        /// Documents at most.
+        max: usize,
+    },
 }
 
 /// What the store holds.
 #[derive(Debug)]
 pub enum Loaded {
+    /// Documents with what is stored of them. Fewer than were asked for: there are no more.
+    Concerned(Vec<(DocId, Image)>),
     /// For each document asked for, what is held, or `None`.
     Logs(Vec<(DocId, Option<(Image, Vec<StoredSegment>)>)>),
     /// Rows in order, and the number up to which they are complete.
@@ -471,6 +502,14 @@ pub enum Event {
         doc: DocId,
         /// What its header says.
         header: Header,
+    },
+    /// A document is not there any more: its creator turned out to have had no right to create it, and nobody else's entries
+    /// are in it. It is told of again ([`Event::Document`]) should that change.
+    Withdrawn {
+        /// In which space.
+        space: SpaceId,
+        /// Which.
+        doc: DocId,
     },
     /// A document is deleted.
     Deleted {
@@ -709,6 +748,7 @@ enum Purpose {
     SnapshotFor { conn: ConnId, doc: DocId },
     Set,
     Deep { doc: DocId },
+    Concerned { asker: Asker },
 }
 
 /// What is told once a store operation is durable.
@@ -828,6 +868,10 @@ pub struct Peer {
     reclosed: BTreeMap<(SpaceId, DocId), Now>,
     /// Logs in which this device has chains to bring to an end.
     heals: BTreeSet<(SpaceId, DocId)>,
+    recuts: BTreeMap<SpaceId, Recut>,
+    gather: Option<Gather>,
+    /// Documents with entries that wait for their header, and whose devices may write.
+    headers: BTreeSet<(SpaceId, DocId)>,
     pushed: BTreeSet<(ConnId, SpaceId)>,
     sealing: BTreeSet<ConnId>,
     /// Cursors that ride with the next commit.
@@ -897,6 +941,9 @@ impl Peer {
             proofs: BTreeMap::new(),
             reclosed: BTreeMap::new(),
             heals: BTreeSet::new(),
+            recuts: BTreeMap::new(),
+            gather: None,
+            headers: BTreeSet::new(),
             pushed: BTreeSet::new(),
             sealing: BTreeSet::new(),
             late: Vec::new(),
@@ -912,6 +959,7 @@ impl Peer {
         };
         let ids: Vec<SpaceId> = peer.spaces.keys().copied().collect();
         ids.iter().for_each(|id| peer.index_space(*id));
+        peer.resume_recuts();
         peer
     }
 
@@ -987,6 +1035,7 @@ impl Peer {
         self.run_inboxes();
         self.run_retries();
         self.run_rechecks();
+        self.run_recuts();
         self.run_heals();
         self.run_snapshots();
         self.run_made();
@@ -1020,10 +1069,11 @@ impl Peer {
         self.durable.get(space).copied().unwrap_or_default()
     }
 
-    fn load(&mut self, space: SpaceId, load: Load, purpose: Purpose) {
+    fn load(&mut self, space: SpaceId, load: Load, purpose: Purpose) -> OpId {
         let op = self.op();
         self.loads.insert(op, (space, purpose));
         self.outputs.push_back(Output::Load { op, load });
+        op
     }
 
     /// Asks for the logs that are not in memory. True if all of them are; otherwise those that are stay there, or two
@@ -1057,9 +1107,9 @@ impl Peer {
     /// Changes a log, and its share of the fingerprint and of memory with it.
     fn change_log<T>(&mut self, space: SpaceId, doc: DocId, change: impl FnOnce(&mut Log) -> T) -> Option<T> {
         let held = self.held(space, doc)?;
-        let (before, cost) = (held.digest, held.log.memory_bytes());
+        let (before, cost, was_shown) = (held.digest, held.log.memory_bytes(), held.log.is_shown());
         let result = change(&mut held.log);
-        let (after, cost_after) = (held.log.digest(), held.log.memory_bytes());
+        let (after, cost_after, is_shown) = (held.log.digest(), held.log.memory_bytes(), held.log.is_shown());
         held.digest = after;
         self.resident_bytes = (self.resident_bytes + cost_after).saturating_sub(cost);
         // What was refused, or held before, is no reason to write.
@@ -1067,6 +1117,11 @@ impl Peer {
             self.changed.insert((space, doc));
             self.dirty_spaces.insert(space);
             self.spaces.get_mut(&space)?.replace(&doc, before, after);
+        }
+        match (was_shown, is_shown) {
+            (true, false) => self.emit(Event::Withdrawn { space, doc }),
+            (false, true) => self.emit_document(space, doc),
+            _ => {}
         }
         Some(result)
     }
@@ -1123,6 +1178,9 @@ impl Peer {
                         }
                     };
                     self.put_slot(space, doc, slot);
+                    if self.is_to_refresh(&space) {
+                        self.refresh(space, doc);
+                    }
                     self.note_own_forks(space, doc);
                 }
             }
@@ -1135,6 +1193,7 @@ impl Peer {
             }
             (Purpose::Set, Loaded::Digests(digests)) => self.set_loaded(space, digests),
             (Purpose::Deep { doc }, Loaded::Deep(entries)) => self.deep_loaded(space, doc, entries),
+            (Purpose::Concerned { asker }, Loaded::Concerned(found)) => self.concerned_loaded(space, asker, op, found),
             (purpose, loaded) => debug_assert!(false, "a load for {purpose:?} was answered with {loaded:?}"),
         }
     }

@@ -41,6 +41,9 @@ pub struct SpaceRow {
     /// If present, the only documents that this peer wants.
     #[n(5)]
     pub filter: Option<Vec<DocId>>,
+    /// Devices whose rights have changed, while not all logs were looked at again.
+    #[cbor(n(6), default)]
+    pub recut: Vec<DeviceId>,
 }
 
 /// A stored record about rights, with its place in the authority log.
@@ -109,6 +112,10 @@ pub struct Space {
     pub logs: u64,
     /// If present, the only documents that this peer takes.
     pub filter: Option<BTreeSet<DocId>>,
+    /// Devices whose rights have changed, while not all logs were looked at again.
+    pub recut: BTreeSet<DeviceId>,
+    /// The generation of the authority up to which [`Space::take_affected`] has told.
+    told: u64,
 }
 
 impl Space {
@@ -129,6 +136,8 @@ impl Space {
             fingerprint: Fingerprint::default(),
             logs: 0,
             filter: None,
+            recut: BTreeSet::new(),
+            told: 0,
         }
     }
 
@@ -142,6 +151,7 @@ impl Space {
             fingerprint: row.fingerprint,
             logs: row.logs,
             filter: row.filter.map(|docs| docs.into_iter().collect()),
+            recut: row.recut.into_iter().collect(),
             ..Space::unknown(id)
         };
         if let Some(genesis) = row.genesis.and_then(|bytes| Genesis::from_bytes(&bytes).ok()) {
@@ -161,7 +171,15 @@ impl Space {
             space.find_end(chain, &device);
         }
         space.ends.0 = space.authority.generation();
+        space.told = space.ends.0;
         space
+    }
+
+    /// The devices whose limits have changed since this was last asked.
+    pub fn take_affected(&mut self) -> BTreeSet<DeviceId> {
+        let affected = self.authority.affected(self.told);
+        self.told = self.authority.generation();
+        affected
     }
 
     fn chains(&self) -> impl Iterator<Item = (ChainId, DeviceId)> {
@@ -196,6 +214,7 @@ impl Space {
             fingerprint: self.fingerprint,
             logs: self.logs,
             filter: self.filter.as_ref().map(|docs| docs.iter().copied().collect()),
+            recut: self.recut.iter().copied().collect(),
         }
     }
 
@@ -320,7 +339,10 @@ impl Space {
     }
 
     /// Admits a segment of the authority log.
-    pub fn admit(&mut self, segment: Segment, limits: &Limits) -> RecordAdmission {
+    ///
+    /// What lies behind a cut is not held, but where it is `awaited`: a document with entries that count may have its header
+    /// there.
+    pub fn admit(&mut self, segment: Segment, limits: &Limits, awaited: bool) -> RecordAdmission {
         let doc = self.id.authority();
         let chain = segment.opening.chain(&self.id, &doc);
         let device = segment.opening.device;
@@ -355,7 +377,8 @@ impl Space {
         match self.authority.judge(&device, &chain, first, &records) {
             Judgement::Admit => {}
             Judgement::Wait => return RecordAdmission::WaitsForRight,
-            Judgement::Cut => return RecordAdmission::Cut,
+            Judgement::Cut if !awaited => return RecordAdmission::Cut,
+            Judgement::Cut => {}
             Judgement::Full => return RecordAdmission::NotHeld("redeems"),
         }
         self.recount(|space| {
@@ -403,10 +426,17 @@ impl Space {
         device == creator || self.right_of(device) == Some(Right::Admin)
     }
 
-    /// Whether the tombstone at a place has effect on a document of `creator`, though its device may not delete any more.
-    pub fn deletes(&self, at: &RecordAt, creator: &DeviceId) -> bool {
-        let needed = if at.device == *creator { Right::Write } else { Right::Admin };
-        self.authority.counts(at, needed)
+    /// Whether a tombstone (who said it, and where in the authority log) is in force for a document of `creator`, though its
+    /// device may not delete any more.
+    pub fn buries(&self, tombstone: &(DeviceId, ChainId, u64), creator: &DeviceId) -> bool {
+        let (device, chain, n) = tombstone;
+        let right = if device == creator { Right::Write } else { Right::Admin };
+        self.authority.counts_at(device, chain, *n, right)
+    }
+
+    /// Whether a device had the right to create a document where it said the header.
+    pub fn founds(&self, device: &DeviceId, chain: ChainId, n: u64) -> bool {
+        self.authority.counts_at(device, &chain, n, Right::Write)
     }
 
     /// Id of the chain that `opening` opens in the authority log.

@@ -60,7 +60,18 @@ impl Driver {
                 self.shared.moved();
             }
             Event::Document { space, doc, header } => {
+                // It may have been withdrawn, or deleted by who turned out to have had no right to.
+                if let Some(open) = self.shared.open_document(space, doc) {
+                    open.reload();
+                }
                 self.shared.emit(NodeEvent::Document { space, doc, kind: header.kind, name: header.name });
+            }
+            Event::Withdrawn { space, doc } => {
+                if let Some(open) = self.shared.open_document(space, doc) {
+                    open.deleted();
+                }
+                self.loose.remove(&(space, doc));
+                self.shared.emit(NodeEvent::Withdrawn { space, doc });
             }
             Event::Deleted { space, doc } => {
                 if let Some(open) = self.shared.open_document(space, doc) {

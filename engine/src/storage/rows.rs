@@ -102,6 +102,11 @@ impl DocumentRow {
         Some(DocumentRow { digest: Self::digest_of(bytes), image })
     }
 
+    /// Whether the document is not there for people: nobody with the right to create it did, and nobody wrote in it.
+    pub(super) fn is_hidden(&self) -> bool {
+        self.image.unfounded && self.digest.is_none()
+    }
+
     pub(super) fn digest_of(bytes: &[u8]) -> Option<[u8; 32]> {
         bytes.first_chunk().copied().filter(|digest| *digest != [0; 32])
     }

@@ -147,6 +147,8 @@ pub(super) struct Link {
     /// This side held nothing when it said hello.
     pub(super) fresh: bool,
     pub(super) whole: BTreeSet<ChainId>,
+    /// When records were last asked for that lie behind a cut.
+    pub(super) records_asked: Option<Now>,
     /// Documents asked for in a way that a snapshot may answer.
     pub(super) due: BTreeSet<DocId>,
     pub(super) snapshot: Option<Incoming>,
@@ -218,6 +220,7 @@ impl Link {
             wants_genesis: false,
             fresh: false,
             whole: BTreeSet::new(),
+            records_asked: None,
             due: BTreeSet::new(),
             snapshot: None,
             pushes: Vec::new(),
@@ -844,6 +847,9 @@ impl Peer {
 
     pub(super) fn run_timers(&mut self) {
         self.waiting.expire(self.now.0, &self.limits);
+        if self.waiting.is_empty() {
+            self.headers.clear();
+        }
         // Timers set in this very drain may be due as well.
         self.set_timers();
         let due = self.connections.due(self.now);

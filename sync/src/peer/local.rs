@@ -23,6 +23,7 @@ impl Peer {
                     });
                     (*space, docs.collect::<Vec<_>>())
                 }
+                Local::Revoke { .. } => (*space, Vec::new()),
                 Local::Entries { doc, .. } => (*space, vec![*doc]),
             };
             if !self.failed && !self.ensure(space, docs) {
@@ -33,6 +34,13 @@ impl Peer {
             {
                 let (space, doc) = (*space, *doc);
                 return self.deepen(space, doc, true);
+            }
+            if let Some((ticket, space, Local::Revoke { records, keep })) = self.local.front() {
+                let (ticket, space, records, keep) = (*ticket, *space, records.clone(), *keep);
+                let Some(records) = self.run_gather(ticket, space, &records, keep) else { return };
+                if let Some((_, _, local)) = self.local.front_mut() {
+                    *local = records;
+                }
             }
             let Some((ticket, space, local)) = self.local.pop_front() else { return };
             if let Err(why) = self.say(ticket, space, local) {
@@ -49,6 +57,7 @@ impl Peer {
         held.rules().ok_or(LocalError::SpaceNotReady)?;
         match local {
             Local::Records(records) => self.say_records(ticket, space, &records),
+            Local::Revoke { .. } => unreachable!("a revocation is said as its records"),
             Local::Entries { doc, opening, entries } => self.say_entries(ticket, space, doc, opening, entries),
         }
     }
@@ -111,7 +120,7 @@ impl Peer {
 
     fn admit_own_records(&mut self, space: SpaceId, segment: Segment) -> Result<(), LocalError> {
         let held = self.spaces.get_mut(&space).ok_or(LocalError::UnknownSpace)?;
-        match held.admit(segment, &self.limits) {
+        match held.admit(segment, &self.limits, false) {
             RecordAdmission::Admitted(admitted, records) => {
                 self.take_records(space, admitted, records, None);
                 Ok(())

@@ -8,7 +8,7 @@ use super::{
     After, Checking, ConnId, Deepening, Event, Held, Load, Now, OpId, Output, Peer, Purpose, Slot, SnapshotContent,
     SnapshotFault, StoreOp, frontier_of,
 };
-use crate::authority::RecordAt;
+use crate::authority::{Limit, RecordAt};
 use crate::chain::{Opening, Segment, Tip};
 use crate::clock::Clock;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
@@ -18,8 +18,8 @@ use crate::message::{
     Data, DocRef, Have, LIST_MAX, Message, Notice, OpeningRef, Since, SnapshotPart, Want, WireSegment, runs,
 };
 use crate::proof::ForkProof;
-use crate::record::{Record, Right};
-use crate::space::{RecordAdmission, RightRow, Space};
+use crate::record::Record;
+use crate::space::{RecordAdmission, RightRow};
 use crate::violation::Violation;
 use crate::waiting::{Blocker, Waiter};
 
@@ -37,6 +37,8 @@ const RECLOSE_EVERY_MS: u64 = 1_000;
 const PROOFS_WAITING: usize = 16;
 /// Time between two loads of one document's snapshot for the sake of an entry that builds on its inside.
 const DEEPEN_EVERY_MS: u64 = 10_000;
+/// Time between two questions to one peer for the records behind a cut.
+const RECORDS_EVERY_MS: u64 = 10_000;
 /// Times that a snapshot is read when it turns out to be another than the log speaks of.
 const DEEPEN_TRIES: u8 = 3;
 
@@ -262,18 +264,16 @@ impl Peer {
         // A deletion whose document is not known yet would be forgotten.
         let headers: BTreeSet<DocId> = created(&space, &segment).into_iter().collect();
         for doc in deleted(&segment).into_iter().filter(|doc| !headers.contains(doc)) {
-            let Some(creator) = self.log(space, doc).map(|log| log.header().creator) else {
+            if self.log(space, doc).is_none() {
+                self.await_header(space, doc, &segment.opening.device);
+                self.want_records(from, space);
                 self.wait(space, segment, from, Blocker::Entry(EntryId(doc.0)));
-                return Ok(Outcome::Pending);
-            };
-            // As a grant does: a document is deleted on every peer or on none.
-            if !self.spaces.get(&space).is_some_and(|held| held.may_delete(&segment.opening.device, &creator)) {
-                self.wait(space, segment, from, Blocker::Right);
                 return Ok(Outcome::Pending);
             }
         }
+        let awaited = self.awaits_header(&space);
         let Some(held) = self.spaces.get_mut(&space) else { return Ok(Outcome::Pending) };
-        match held.admit(segment.clone(), &self.limits) {
+        match held.admit(segment.clone(), &self.limits, awaited) {
             RecordAdmission::Admitted(admitted, records) => {
                 self.take_records(space, admitted, records, Some(from));
                 Ok(Outcome::Held)
@@ -312,26 +312,30 @@ impl Peer {
         let Some(held) = self.spaces.get(&space) else { return Ok(Outcome::Pending) };
         let Some(rules) = held.rules().filter(|_| held.takes(&doc)) else { return Ok(Outcome::Pending) };
         let creator = self.log(space, doc).map(|log| log.header().creator);
-        let allowed = held.may_write(&opening, creator.as_ref()) && held.knows_rights(&segment.tip.rights);
+        let limit = held.limit(&doc, &opening, creator.as_ref());
+        let known = held.knows_rights(&segment.tip.rights);
         let Some(log) = self.log(space, doc) else {
+            self.await_header(space, doc, &opening.device);
+            self.want_records(from, space);
             self.wait(space, segment, from, Blocker::Header);
             return Ok(Outcome::Pending);
         };
         if log.is_deleted() {
             return Ok(Outcome::Held);
         }
-        if !allowed {
+        if limit == Limit::Unknown || !known {
             self.wait(space, segment, from, Blocker::Right);
             return Ok(Outcome::Pending);
         }
         let limits = self.limits.clone();
         let chain = opening.chain(&space, &doc);
         let need = match asked {
-            _ if !log.is_open() && self.waiting.awaits_entry(space, doc) => Need::Awaited,
+            _ if !(log.is_open() && limit == Limit::All) && self.waiting.awaits_entry(space, doc) => Need::Awaited,
             true => Need::Asked,
             false => Need::Pushed,
         };
-        let admission = self.change_log(space, doc, |log| log.admit(rules, &limits, segment.clone(), need));
+        let admission =
+            self.change_log(space, doc, |log| log.admit_upto(rules, &limits, segment.clone(), need, limit.cut()));
         match admission {
             Some(Admission::Admitted(admitted)) => {
                 if opening == self.own_opening(&space, &doc) {
@@ -377,9 +381,9 @@ impl Peer {
         let doc = proof.doc;
         let Some(held) = self.spaces.get(&space).filter(|held| held.takes(&doc)) else { return Ok(()) };
         let Some(log) = self.log(space, doc).filter(|log| !log.is_deleted()) else { return Ok(()) };
-        // Who may not write cannot fill a document with closed chains. If the right is on its way, a comparison brings the
-        // proof again.
-        if !held.may_write(&proof.opening, Some(&log.header().creator)) {
+        // Who never had the right to write cannot fill a document with closed chains. If the right is on its way, a
+        // comparison brings the proof again.
+        if held.limit(&doc, &proof.opening, Some(&log.header().creator)) == Limit::Unknown {
             return Ok(());
         }
         // A device can sign its chain shorter as often as it has entries, and each time all that counts is found anew.
@@ -454,6 +458,23 @@ impl Peer {
         }
         link.wanted.insert(doc);
         let want = Want { space: link.theirs, docs: vec![Have { doc, clock }], no_snapshot: true };
+        connection.send(&Message::Want(want));
+    }
+
+    /// Asks for the records that are not held here, as who brings entries without a header holds them: the digest of the
+    /// authority log does not tell of what lies behind a cut.
+    fn want_records(&mut self, from: From, space: SpaceId) {
+        let now = self.now;
+        let Some(held) = self.spaces.get(&space).filter(|held| held.authority().has_ends()) else { return };
+        let Some(connection) = self.connections.get_mut(&from.conn) else { return };
+        let Some(link) = connection.links.get_mut(&space) else { return };
+        if link.records_asked.is_some_and(|at| at.0 + RECORDS_EVERY_MS > now.0) {
+            return;
+        }
+        link.records_asked = Some(now);
+        let (doc, clock) = (space.authority(), held.clock());
+        link.wanted.insert(doc);
+        let want = Want { space: link.theirs, docs: vec![Have { doc, clock }], no_snapshot: false };
         connection.send(&Message::Want(want));
     }
 
@@ -535,6 +556,9 @@ impl Peer {
                 self.violated(from.conn, &violation);
             }
         }
+        if self.is_to_refresh(&space) {
+            self.refresh(space, doc);
+        }
         self.unblock(space, doc, Blocker::Deep);
     }
 
@@ -595,33 +619,11 @@ impl Peer {
         let mut rights = false;
         for ((n, (id, record)), bytes) in (first..).zip(records).zip(bodies) {
             let at = RecordAt { device, chain, n, id };
-            let counts = |held: &Space| held.authority().counts(&at, Right::Write);
             match record {
-                // Kept, and without effect.
-                Record::Header { .. } | Record::Tombstone { .. } if !self.spaces.get(&space).is_some_and(counts) => {}
                 Record::Header { kind, name, .. } => {
-                    let (doc, header) = (DocId(id.0), Header { creator: device, kind, name });
-                    if device == self.device
-                        && let Some(filter) = self.spaces.get_mut(&space).and_then(|held| held.filter.as_mut())
-                    {
-                        filter.insert(doc);
-                    }
-                    if let Some(Slot::Held(_)) = self.slots.get(&(space, doc)) {
-                        continue;
-                    }
-                    self.uses += 1;
-                    let (log, _) = Log::load(space, doc, Image::of_header(header.clone()), &[]);
-                    self.put_slot(
-                        space,
-                        doc,
-                        Slot::Held(Box::new(Held { digest: log.digest(), log, used: self.uses, stored_by: OpId(0) })),
-                    );
-                    self.changed.insert((space, doc));
-                    self.emit(Event::Document { space, doc, header });
-                    self.unblock(space, doc, Blocker::Header);
-                    self.unblock(space, space.authority(), Blocker::Entry(id));
+                    self.take_header(space, &at, Header { creator: device, kind, name });
                 }
-                Record::Tombstone { doc } => self.bury(space, doc, device),
+                Record::Tombstone { doc } => self.bury(space, doc, &at),
                 Record::Unknown { kind } => {
                     let text = format!("a record of kind {kind}, which this version keeps and does not know");
                     self.notice(None, Some(space), None, "record.unknown", &text);
@@ -635,20 +637,40 @@ impl Peer {
         }
         if rights {
             self.unblock_rights(space);
+            self.recut(space);
         }
     }
 
-    fn bury(&mut self, space: SpaceId, doc: DocId, by: DeviceId) {
-        let Some(creator) = self.log(space, doc).filter(|l| !l.is_deleted()).map(|l| l.header().creator) else {
-            return;
-        };
-        if !self.spaces.get(&space).is_some_and(|s| s.may_delete(&by, &creator)) {
+    /// A document, whether or not its creator had the right to create it: what others wrote in it needs it.
+    fn take_header(&mut self, space: SpaceId, at: &RecordAt, header: Header) {
+        let (doc, said) = (DocId(at.id.0), Some((at.chain, at.n)));
+        let Some(held) = self.spaces.get_mut(&space) else { return };
+        let counts = held.founds(&at.device, at.chain, at.n);
+        if at.device == self.device
+            && let Some(filter) = &mut held.filter
+        {
+            filter.insert(doc);
+        }
+        self.headers.remove(&(space, doc));
+        if let Some(log) = self.log(space, doc) {
+            // Said again, perhaps where it counts.
+            if counts && log.is_unfounded() {
+                self.change_log(space, doc, |log| log.found(said, true));
+                self.changed.insert((space, doc));
+            }
             return;
         }
-        self.change_log(space, doc, Log::delete);
-        self.batch.push(StoreOp::Drop { space, doc });
-        self.waiting.take_all(space, doc);
-        self.emit(Event::Deleted { space, doc });
+        self.uses += 1;
+        let image = Image { said, unfounded: !counts, ..Image::of_header(header.clone()) };
+        let (log, _) = Log::load(space, doc, image, &[]);
+        let slot = Held { digest: log.digest(), log, used: self.uses, stored_by: OpId(0) };
+        self.put_slot(space, doc, Slot::Held(Box::new(slot)));
+        self.changed.insert((space, doc));
+        if counts {
+            self.emit(Event::Document { space, doc, header });
+        }
+        self.unblock(space, doc, Blocker::Header);
+        self.unblock(space, space.authority(), Blocker::Entry(at.id));
     }
 
     /// New entries: stored, forwarded, told.
@@ -955,7 +977,7 @@ impl Peer {
                 return Err(broken("a tip does not verify over the entries in it"));
             }
             // The grant may be on its way; and of two histories of a chain its author is guilty, not who has the other.
-            if !held.may_write(opening, Some(&log.header().creator)) {
+            if held.limit(&doc, opening, Some(&log.header().creator)) == Limit::Unknown {
                 return Err(not_taken("a device without the right to write signed a part of it"));
             }
             if !log.agrees_with(&chain, ids) {
@@ -996,6 +1018,9 @@ impl Peer {
             .ok_or_else(|| broken("its heads name unknown chains"))?;
         let snapshot = SnapshotOf { bytes: checking.bytes.len() as u64, chains, heads };
         self.cover_log(space, doc, snapshot);
+        if self.is_to_refresh(&space) {
+            self.refresh(space, doc);
+        }
         if self.log(space, doc).is_some_and(|log| !log.is_open()) {
             // What it holds may build on closed chains.
             self.deepen(space, doc, true);

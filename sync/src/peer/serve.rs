@@ -303,7 +303,8 @@ impl Peer {
         // What was read may be the snapshot before the one that the log speaks of: sent under its tips it would be a lie.
         let another = image.covered.as_ref().is_some_and(|covered| covered.bytes != bytes.len() as u64);
         if another || self.covering.contains_key(&(space, doc)) {
-            return self.load(space, Load::Snapshot { space, doc }, Purpose::SnapshotFor { conn, doc });
+            self.load(space, Load::Snapshot { space, doc }, Purpose::SnapshotFor { conn, doc });
+            return;
         }
         let device = self.device;
         let Some(connection) = self.connections.get_mut(&conn) else { return };

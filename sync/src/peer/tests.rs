@@ -8,6 +8,7 @@ use automerge::{ActorId, Automerge, Change};
 use super::*;
 
 mod forks;
+mod rights;
 use crate::message::Data;
 use crate::record::{Privacy, Right, Writers};
 
@@ -83,6 +84,11 @@ impl ModelStore {
             }
             Load::Snapshot { .. } => Loaded::Snapshot(None),
             Load::Deep { .. } => Loaded::Deep(Vec::new()),
+            Load::Concerned { space, devices, after, max } => {
+                let of_space = self.documents.iter().filter(|((s, doc), _)| *s == space && Some(*doc) > after);
+                let found = of_space.filter(|(_, (_, image))| image.concerns(&devices));
+                Loaded::Concerned(found.take(max).map(|((_, doc), (_, image))| (*doc, image.clone())).collect())
+            }
         }
     }
 }

@@ -57,7 +57,7 @@ fn deliver(space: &mut Space, segments: &[Segment]) -> (usize, Vec<RightRow>) {
     let (mut left, mut kept) = (segments.to_vec(), Vec::new());
     loop {
         let before = left.len();
-        left.retain(|segment| match space.admit(segment.clone(), &Limits::default()) {
+        left.retain(|segment| match space.admit(segment.clone(), &Limits::default(), false) {
             RecordAdmission::Admitted(admitted, _) => {
                 let (device, chain) = (segment.opening.device, admitted.chain);
                 let entries = (admitted.segment.first..).zip(admitted.segment.entries);
@@ -138,7 +138,7 @@ fn records_beyond_a_cut_are_refused_and_held_once_their_device_is_let_in_again()
     for space in [&mut space, &mut restarted] {
         assert_eq!(space.right_of(&writer.device()), None);
         assert_eq!(deliver(space, std::slice::from_ref(&before)).0, 1, "it was said before the cut");
-        assert!(matches!(space.admit(after.clone(), &Limits::default()), RecordAdmission::Cut));
+        assert!(matches!(space.admit(after.clone(), &Limits::default(), false), RecordAdmission::Cut));
         assert_eq!(space.limit(&authority, &before.opening, None), Limit::Upto(1));
     }
     let again = space.authority().grant_again(&root.device(), writer.device().into(), Right::Write, false);
@@ -171,7 +171,7 @@ fn who_refused_what_is_cut_and_who_holds_it_have_the_same_fingerprint() {
         assert_eq!(deliver(&mut holds, &all).0, all.len());
         deliver(&mut refuses, &[&grants[..], &cut].concat());
         for segment in said.iter().chain([&unlisted]) {
-            refuses.admit(segment.clone(), &Limits::default());
+            refuses.admit(segment.clone(), &Limits::default(), false);
         }
         assert_ne!(holds.clock(), refuses.clock(), "{left}");
         assert_eq!((holds.fingerprint, holds.logs), (refuses.fingerprint, refuses.logs), "{left}");

@@ -127,6 +127,11 @@ impl ModelStore {
                 Loaded::Digests(of.filter_map(|((_, doc), (digest, _))| Some((*doc, (*digest)?))).collect())
             }
             Load::Snapshot { space, doc } => Loaded::Snapshot(self.snapshots.get(&(space, doc)).cloned()),
+            Load::Concerned { space, devices, after, max } => {
+                let of_space = self.documents.iter().filter(|((s, doc), _)| *s == space && Some(*doc) > after);
+                let found = of_space.filter(|(_, (_, image))| image.concerns(&devices));
+                Loaded::Concerned(found.take(max).map(|((_, doc), (_, image))| (*doc, image.clone())).collect())
+            }
             Load::Deep { space, doc } => {
                 let load = |bytes: &Vec<u8>| View::from_snapshot(bytes, &SnapshotCaps::default()).ok();
                 let view = self.snapshots.get(&(space, doc)).and_then(load);

@@ -280,15 +280,15 @@ fn history(steps: &[(u8, u8, Vec<prop::sample::Index>)]) -> Vec<Made> {
 
 /// What counts, by the definition: of the valid entries those before the end of their chain, and what these build upon.
 fn oracle(made: &[Made]) -> Vec<bool> {
-    let mut pasts: Vec<std::collections::BTreeSet<usize>> = Vec::new();
+    let mut pasts: Vec<BTreeSet<usize>> = Vec::new();
     let mut valid: Vec<bool> = Vec::new();
-    let parts = |past: &std::collections::BTreeSet<usize>, chain: usize| {
+    let parts = |past: &BTreeSet<usize>, chain: usize| {
         let of = past.iter().map(|at| &made[*at]).filter(|m| m.chain == chain);
         let mut seen = BTreeMap::new();
         of.filter(|m| *seen.entry(m.n).or_insert(m.id) != m.id).map(|m| m.n).min()
     };
     for entry in made {
-        let mut past: std::collections::BTreeSet<usize> = entry.deps.iter().flat_map(|d| pasts[*d].clone()).collect();
+        let mut past: BTreeSet<usize> = entry.deps.iter().flat_map(|d| pasts[*d].clone()).collect();
         past.extend(&entry.deps);
         let own = parts(&past, entry.chain).is_none()
             && past.iter().all(|p| made[*p].chain != entry.chain || made[*p].n < entry.n);
@@ -311,7 +311,7 @@ fn oracle(made: &[Made]) -> Vec<bool> {
         valid.push(own && others && one && entry.deps.iter().all(|dep| valid[*dep]));
         pasts.push(past);
     }
-    let all: std::collections::BTreeSet<usize> = (0..made.len()).filter(|at| valid[*at]).collect();
+    let all: BTreeSet<usize> = (0..made.len()).filter(|at| valid[*at]).collect();
     let mut counts = vec![false; made.len()];
     for at in &all {
         if parts(&all, made[*at].chain).is_none_or(|end| made[*at].n < end) {

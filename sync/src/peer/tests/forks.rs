@@ -5,7 +5,7 @@ use crate::message::Message;
 
 impl World {
     /// Hosts with these keys and runs: two with one key and one run are copies of one disk.
-    fn of(keys: &[u8]) -> World {
+    pub(super) fn of(keys: &[u8]) -> World {
         let mut world = World::new(0);
         for (at, key) in keys.iter().enumerate() {
             let store = ModelStore::default();
@@ -27,13 +27,13 @@ impl World {
     }
 
     /// Two hosts meet until they are level, and part.
-    fn meet(&mut self, a: usize, b: usize) {
+    pub(super) fn meet(&mut self, a: usize, b: usize) {
         let conn = self.connect(a, b);
         self.settle();
         self.cut(a, b, conn);
     }
 
-    fn log(&mut self, host: usize, space: SpaceId, doc: DocId) -> &Log {
+    pub(super) fn log(&mut self, host: usize, space: SpaceId, doc: DocId) -> &Log {
         // Reads it, if it is not in memory.
         self.input(host, Input::Tick);
         self.hosts[host].peer.log(space, doc).expect("in memory, among so few")
@@ -59,7 +59,7 @@ impl World {
     }
 
     /// The first entry of a host, which builds on these and says nothing.
-    fn build_on(&mut self, host: usize, space: SpaceId, doc: DocId, deps: &[EntryId]) -> EntryId {
+    pub(super) fn build_on(&mut self, host: usize, space: SpaceId, doc: DocId, deps: &[EntryId]) -> EntryId {
         let peer = &self.hosts[host].peer;
         let opening = peer.own_opening(&space, &doc);
         let start = deps.iter().filter_map(|dep| peer.log(space, doc).unwrap().max_op(dep)).max().unwrap_or(0) + 1;
@@ -70,7 +70,7 @@ impl World {
         id
     }
 
-    fn show(&mut self, space: SpaceId, doc: DocId) -> String {
+    pub(super) fn show(&mut self, space: SpaceId, doc: DocId) -> String {
         let clocks = (0..self.hosts.len()).map(|host| format!("{host}: {:?}\n", self.log(host, space, doc).clock().0));
         clocks.collect()
     }

@@ -1,0 +1,188 @@
+//! Rights that change after the fact: what counts is the same on every peer, in whatever order it learnt of it.
+
+use super::*;
+use crate::authority::Authority;
+use crate::record::Right;
+
+impl World {
+    fn device_of(&self, host: usize) -> DeviceId {
+        self.hosts[host].peer.device()
+    }
+
+    fn authority(&self, host: usize, space: SpaceId) -> &Authority {
+        self.hosts[host].peer.space(&space).unwrap().authority()
+    }
+
+    fn grant(&mut self, host: usize, space: SpaceId, to: usize, right: Right) {
+        let (by, to) = (self.device_of(host), self.device_of(to));
+        let record = self.authority(host, space).grant_again(&by, to.into(), right, false);
+        self.say(host, space, Local::Records(vec![record]));
+    }
+
+    /// Takes back everything by which a device has a right now.
+    fn revoke(&mut self, host: usize, space: SpaceId, whom: usize, keep: Keep) {
+        let records = self.authority(host, space).path_of(&self.device_of(whom));
+        self.say(host, space, Local::Revoke { records, keep });
+    }
+
+    /// Everybody meets everybody, so often that nothing more can come of it.
+    fn meet_all(&mut self) {
+        for _ in 0..3 {
+            for a in 0..self.hosts.len() {
+                (0..a).for_each(|b| self.meet(a, b));
+            }
+        }
+    }
+
+    /// The entries that count, by the chain's device: as many as there are.
+    fn counted(&mut self, host: usize, space: SpaceId, doc: DocId) -> BTreeMap<DeviceId, u64> {
+        let mut counted = BTreeMap::new();
+        for line in self.log(host, space, doc).lines().all() {
+            *counted.entry(line.opening.device).or_default() += line.counted(0);
+        }
+        counted.retain(|_, n| *n > 0);
+        counted
+    }
+
+    /// Host 0's space with writers 1 … (0 is the root), all of whom hold it, and a document of host 0's.
+    fn granted(count: u8) -> (World, SpaceId, DocId) {
+        let mut world = World::of(&(1..=count).collect::<Vec<u8>>());
+        let (space, _) = world.space(0, Writers::Granted);
+        let doc = world.create(0, space, 1);
+        for host in 1..usize::from(count) {
+            world.join(host, space);
+            world.grant(0, space, host, Right::Write);
+        }
+        (1..usize::from(count)).for_each(|host| world.meet(host, 0));
+        world.meet_all();
+        (world, space, doc)
+    }
+
+    fn assert_same(&mut self, space: SpaceId, doc: DocId) -> BTreeMap<DeviceId, u64> {
+        let first = self.counted(0, space, doc);
+        for host in 1..self.hosts.len() {
+            assert_eq!(self.counted(host, space, doc), first, "hosts {host} and 0\n{}", self.show(space, doc));
+        }
+        let all = self.fingerprints(space);
+        assert!(all.iter().all(|found| *found == all[0]), "{}", self.show(space, doc));
+        first
+    }
+
+    fn shows(&mut self, host: usize, space: SpaceId, doc: DocId) -> bool {
+        self.log(host, space, doc).is_shown()
+    }
+}
+
+#[test]
+fn of_a_revoked_writer_stays_what_the_revocation_names_and_what_others_built_upon() {
+    let (mut world, space, doc) = World::granted(4);
+    world.edit(1, space, doc, "known", 1);
+    world.meet_all();
+    // Apart, more comes of the writer: host 3 builds on the first of it, and on the rest nobody does.
+    world.edit(1, space, doc, "built-upon", 2);
+    world.meet(1, 3);
+    world.edit(3, space, doc, "honest", 3);
+    world.edit(1, space, doc, "alone", 4);
+    world.revoke(0, space, 1, Keep::Held);
+    // Host 2 learns of the revocation first, host 3 last.
+    world.meet(2, 0);
+    world.meet(2, 1);
+    world.meet(2, 3);
+    world.meet_all();
+    let (one, three) = (world.device_of(1), world.device_of(3));
+    assert_eq!(world.assert_same(space, doc), BTreeMap::from([(one, 2), (three, 1)]));
+    // The writer knows as well, and may not go on.
+    world.edit(1, space, doc, "late", 5);
+    assert_eq!(world.events(1, |e| matches!(e, Event::Failed { why: LocalError::NotAllowed(_), .. })), 1);
+    // Let in again, all of it counts.
+    world.grant(0, space, 1, Right::Write);
+    world.meet_all();
+    assert_eq!(world.assert_same(space, doc), BTreeMap::from([(one, 3), (three, 1)]));
+}
+
+#[test]
+fn a_revocation_that_keeps_nothing_leaves_what_others_built_upon() {
+    let (mut world, space, doc) = World::granted(3);
+    let other = world.create(1, space, 2);
+    world.edit(1, space, doc, "a", 1);
+    world.edit(1, space, other, "a", 1);
+    world.meet_all();
+    world.edit(2, space, doc, "b", 2);
+    world.edit(1, space, doc, "c", 3);
+    world.meet_all();
+    world.revoke(0, space, 1, Keep::Nothing);
+    world.meet_all();
+    let (one, two) = (world.device_of(1), world.device_of(2));
+    assert_eq!(world.assert_same(space, doc), BTreeMap::from([(one, 1), (two, 1)]));
+    assert_eq!(world.assert_same(space, other), BTreeMap::new());
+    for host in 0..3 {
+        assert!(!world.shows(host, space, other));
+        assert_eq!(world.events(host, |e| matches!(e, Event::Withdrawn { doc, .. } if *doc == other)), 1);
+    }
+}
+
+#[test]
+fn a_document_whose_creator_was_put_out_is_there_for_everybody_once_somebody_else_wrote_in_it() {
+    let (mut world, space, _) = World::granted(4);
+    let (written, empty) = (world.create(1, space, 2), world.create(1, space, 3));
+    world.edit(1, space, written, "theirs", 1);
+    world.meet(1, 3);
+    world.edit(3, space, written, "honest", 2);
+    world.revoke(0, space, 1, Keep::Held);
+    // Host 2 hears of the revocation before it hears of the documents.
+    world.meet(2, 0);
+    world.meet(2, 3);
+    world.meet_all();
+    let (one, three) = (world.device_of(1), world.device_of(3));
+    assert_eq!(world.assert_same(space, written), BTreeMap::from([(one, 1), (three, 1)]));
+    for host in 0..4 {
+        assert!(world.shows(host, space, written), "host {host}");
+        let log = world.hosts[host].peer.log(space, empty);
+        assert!(log.is_none_or(|log| !log.is_shown()), "host {host}");
+    }
+}
+
+#[test]
+fn a_deletion_by_who_had_no_right_to_delete_is_undone() {
+    let (mut world, space, doc) = World::granted(4);
+    world.grant(0, space, 1, Right::Admin);
+    world.edit(2, space, doc, "a", 1);
+    world.meet_all();
+    world.say(1, space, Local::Records(vec![Record::Tombstone { doc }]));
+    world.meet(1, 2);
+    let (edges, one) = (world.authority(0, space).edges(), world.device_of(1));
+    let mut records: Vec<EntryId> =
+        edges.iter().filter(|edge| edge.subject == one.into()).map(|edge| edge.record).collect();
+    records.sort_unstable();
+    world.say(0, space, Local::Revoke { records, keep: Keep::Held });
+    // Host 3 hears of the revocation first, host 2 of the deletion.
+    world.meet(3, 0);
+    world.meet(3, 2);
+    world.meet_all();
+    let two = world.device_of(2);
+    assert_eq!(world.assert_same(space, doc), BTreeMap::from([(two, 1)]));
+    assert_eq!(world.events(2, |e| matches!(e, Event::Deleted { .. })), 1);
+}
+
+#[test]
+fn what_a_revocation_changes_is_found_though_no_log_is_in_memory() {
+    let (mut world, space, _) = World::granted(3);
+    let docs: Vec<DocId> = (10..700).map(|n| world.create(1, space, n)).collect();
+    docs.iter().for_each(|doc| world.edit(1, space, *doc, "a", 1));
+    world.meet_all();
+    // Host 2 starts anew, with nothing in memory, and is shut down before all is found again.
+    let reopen = |world: &mut World| {
+        let start = Start { store: StoreId([102; 16]), ..start(3, 2, &world.hosts[2].store) };
+        world.hosts[2].peer = Peer::new(start);
+    };
+    reopen(&mut world);
+    world.revoke(0, space, 1, Keep::Nothing);
+    world.meet(2, 0);
+    reopen(&mut world);
+    world.input(2, Input::Tick);
+    world.meet_all();
+    let all = world.fingerprints(space);
+    assert!(all.iter().all(|found| *found == all[0]));
+    assert!(docs.iter().all(|doc| world.hosts[2].peer.log(space, *doc).is_none_or(|log| !log.is_shown())));
+    assert!(world.hosts[2].peer.space(&space).unwrap().recut.is_empty());
+}
