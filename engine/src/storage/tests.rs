@@ -140,6 +140,7 @@ fn spaces_rights_and_cursors_are_there_at_start_and_numbers_leap() {
         fingerprint: Default::default(),
         logs: 0,
         filter: Some(vec![DOC]),
+        recut: Vec::new(),
     };
     let cursor = Cursor { store: THERE, seq: 17 };
     let (peer, device) = (DeviceId([3; 32]), DeviceId([4; 32]));

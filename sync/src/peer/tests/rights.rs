@@ -1,5 +1,7 @@
 //! Rights that change after the fact: what counts is the same on every peer, in whatever order it learnt of it.
 
+use rand_chacha::rand_core::Rng;
+
 use super::*;
 use crate::authority::Authority;
 use crate::record::Right;
@@ -185,4 +187,144 @@ fn what_a_revocation_changes_is_found_though_no_log_is_in_memory() {
     assert!(all.iter().all(|found| *found == all[0]));
     assert!(docs.iter().all(|doc| world.hosts[2].peer.log(space, *doc).is_none_or(|log| !log.is_shown())));
     assert!(world.hosts[2].peer.space(&space).unwrap().recut.is_empty());
+}
+
+/// What counts in a document by what one peer holds of it and of the authority log: the entries that the rights of their
+/// device cover, and everything in the past of those.
+fn counted_by_oracle(world: &mut World, host: usize, space: SpaceId, doc: DocId) -> BTreeSet<EntryId> {
+    let creator = world.log(host, space, doc).header().creator;
+    let held = world.hosts[host].peer.space(&space).unwrap();
+    let stored = world.hosts[host].store.log.values().filter(|(_, s)| s.segment.doc == doc);
+    let mut deps: BTreeMap<EntryId, Vec<EntryId>> = BTreeMap::new();
+    let mut todo: Vec<EntryId> = Vec::new();
+    for (_, StoredSegment { segment, .. }) in stored {
+        let end = held.limit(&doc, &segment.opening, Some(&creator)).end();
+        for (n, bytes) in (segment.first..).zip(&segment.entries) {
+            let head = crate::change::walk(bytes, &crate::limits::Rules::V1).unwrap();
+            if n <= end {
+                todo.push(head.id);
+            }
+            deps.insert(head.id, head.deps);
+        }
+    }
+    let mut counted = BTreeSet::new();
+    while let Some(id) = todo.pop() {
+        if counted.insert(id) {
+            todo.extend(deps[&id].iter().copied());
+        }
+    }
+    counted
+}
+
+/// The entries that count as the log says.
+fn counted_ids(world: &mut World, host: usize, space: SpaceId, doc: DocId) -> BTreeSet<EntryId> {
+    let lines = world.log(host, space, doc).lines().all().iter();
+    let ids = lines.flat_map(|line| line.branches[0].ids.iter().take(line.counted(0) as usize).copied());
+    ids.collect()
+}
+
+/// What an entry by this host builds on: what counts and nothing counted builds on yet.
+fn heads(world: &mut World, host: usize, space: SpaceId, doc: DocId) -> Vec<EntryId> {
+    let mut heads = counted_ids(world, host, space, doc);
+    let stored = world.hosts[host].store.log.values().filter(|(_, s)| s.segment.doc == doc);
+    for bytes in stored.flat_map(|(_, s)| &s.segment.entries) {
+        let head = crate::change::walk(bytes, &crate::limits::Rules::V1).unwrap();
+        if heads.contains(&head.id) || counted_ids_contains(world, host, space, doc, &head.id) {
+            head.deps.iter().for_each(|dep| _ = heads.remove(dep));
+        }
+    }
+    heads.into_iter().collect()
+}
+
+fn counted_ids_contains(world: &World, host: usize, space: SpaceId, doc: DocId, id: &EntryId) -> bool {
+    let Some(log) = world.hosts[host].peer.log(space, doc) else { return false };
+    let counted =
+        |line: &crate::lines::Line| line.branches[0].ids.iter().take(line.counted(0) as usize).any(|i| i == id);
+    log.lines().all().iter().any(counted)
+}
+
+/// Root 0, admins 1 and 2, writers 3 and 4, in any order: edits, grants, revocations that keep this or that, documents,
+/// deletions, meetings. In the end all hold what counts by the rights alone. How often what was met: reshown, withdrawn, deleted,
+/// deleted and back, and chains of which something counts only because others built upon it.
+fn random_history(seed: u64) -> [usize; 5] {
+    let mut rng = ChaCha20Rng::seed_from_u64(seed);
+    let mut below = |n: u64| rng.next_u64() % n;
+    let (mut world, space, doc) = World::granted(5);
+    (1..3).for_each(|admin| world.grant(0, space, admin, Right::Admin));
+    world.meet_all();
+    let mut docs = vec![doc];
+    for step in 0..40 {
+        let host = below(5) as usize;
+        match below(12) {
+            0 => {
+                let right = [Right::Read, Right::Write, Right::Write, Right::Admin][below(4) as usize];
+                world.grant(host, space, below(5) as usize, right);
+            }
+            1 | 2 => {
+                let keep = if below(2) == 0 { Keep::Held } else { Keep::Nothing };
+                let whom = 1 + below(4) as usize;
+                if !world.authority(host, space).path_of(&world.device_of(whom)).is_empty() {
+                    world.revoke(host, space, whom, keep);
+                }
+            }
+            3 if docs.len() < 4 => docs.push(world.create(host, space, 100 + step)),
+            4 if below(3) == 0 => {
+                let doc = docs[below(docs.len() as u64) as usize];
+                world.say(host, space, Local::Records(vec![Record::Tombstone { doc }]));
+            }
+            5..=8 => {
+                let doc = docs[below(docs.len() as u64) as usize];
+                world.input(host, Input::Tick);
+                if world.hosts[host].peer.log(space, doc).is_some_and(|log| !log.is_deleted()) {
+                    let deps = heads(&mut world, host, space, doc);
+                    world.build_on(host, space, doc, &deps);
+                }
+            }
+            _ => {
+                let other = (host + 1 + below(4) as usize) % 5;
+                world.meet(host, other);
+            }
+        }
+    }
+    world.meet_all();
+    world.meet_all();
+    let all = world.fingerprints(space);
+    assert!(all.iter().all(|found| *found == all[0]), "seed {seed}: not the same everywhere");
+    let mut met = [0; 5];
+    for host in 0..5 {
+        met[0] += world.events(host, |e| matches!(e, Event::Reshown { .. }));
+        met[1] += world.events(host, |e| matches!(e, Event::Withdrawn { .. }));
+        met[2] += world.events(host, |e| matches!(e, Event::Deleted { .. }));
+    }
+    for doc in docs {
+        if let Some(log) = world.hosts[0].peer.log(space, doc) {
+            met[3] += usize::from(!log.is_deleted() && !log.tombstones().is_empty());
+            met[4] += log.lines().all().iter().filter(|line| line.counted(0) > line.counts_to()).count();
+        }
+        let shown: Vec<bool> = (0..5)
+            .map(|host| world.hosts[host].peer.log(space, doc).is_some_and(|log| log.is_shown() && !log.is_deleted()))
+            .collect();
+        assert!(shown.windows(2).all(|pair| pair[0] == pair[1]), "seed {seed}: {doc:?} is shown at {shown:?}");
+        if !shown[0] {
+            continue;
+        }
+        let first = counted_ids(&mut world, 0, space, doc);
+        for host in 0..5 {
+            assert_eq!(counted_ids(&mut world, host, space, doc), first, "seed {seed}, host {host}");
+            assert_eq!(counted_by_oracle(&mut world, host, space, doc), first, "seed {seed}, host {host}");
+        }
+    }
+    met
+}
+
+#[test]
+fn whatever_rights_are_given_and_taken_back_all_peers_show_what_they_cover() {
+    let seeds = std::env::var("RIGHTS_SEEDS").map_or(60, |seeds| seeds.parse().unwrap());
+    let from = std::env::var("RIGHTS_FROM").map_or(0, |from| from.parse().unwrap());
+    let mut met = [0; 5];
+    for seed in from..from + seeds {
+        random_history(seed).iter().zip(&mut met).for_each(|(more, sum)| *sum += more);
+    }
+    assert!(seeds < 60 || met.iter().all(|times| *times >= 5), "{met:?}");
+    println!("{met:?}");
 }
