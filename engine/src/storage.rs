@@ -12,6 +12,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use commonhold_sync::chain::Opening;
 use commonhold_sync::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
 use commonhold_sync::log::{Header, Image, StoredSegment};
 use commonhold_sync::message::Cursor;
@@ -395,6 +396,7 @@ impl Storage {
                 Loaded::Snapshot(self.bytes(Table::Snapshots, &key, &mut damaged)?)
             }
             Load::Deep { .. } => Loaded::Deep(Vec::new()),
+            Load::Chain { space, opening, from } => Loaded::Chain(self.chain(space, opening, *from, &mut damaged)?),
             Load::Concerned { space, devices, after, max } => {
                 Loaded::Concerned(self.concerned(space, devices, after.as_ref(), *max, &mut damaged)?)
             }
@@ -431,8 +433,7 @@ impl Storage {
     ) -> Result<Option<Image>, StoreError> {
         if *doc == space.authority() {
             let row = self.get::<SpaceRow>(Table::Spaces, &space.0, damaged)?;
-            let header = Header { creator: DeviceId([0; 32]), kind: String::new(), name: String::new() };
-            return Ok(row.map(|row| Image { lines: row.lines, ..Image::of_header(header) }));
+            return Ok(row.map(|row| row.image()));
         }
         let bytes = self.bytes(Table::Documents, &keys::document(space, doc), damaged)?;
         Ok(bytes.and_then(|bytes| DocumentRow::from_bytes(&bytes)).map(|row| row.image))
@@ -619,6 +620,26 @@ impl Storage {
             }
             found.len() < max
         })?;
+        Ok(found)
+    }
+
+    /// Segments of a chain of the authority log that reach up to a number or further.
+    fn chain(
+        &self,
+        space: &SpaceId,
+        opening: &Opening,
+        from: u64,
+        damaged: &mut Vec<(Table, Vec<u8>)>,
+    ) -> Result<Vec<StoredSegment>, StoreError> {
+        let doc = space.authority();
+        let mut found = Vec::new();
+        let each = |key: Vec<u8>, value: Vec<u8>| {
+            let (Some(seq), Some(row)) = (ends_with(&key), rows::from_slice::<BodyRow>(&value)) else { return };
+            if row.opening == *opening && row.tip.n >= from {
+                found.push(row.into_stored(doc, seq));
+            }
+        };
+        self.walk(Table::Bodies, &keys::document(space, &doc), each, damaged)?;
         Ok(found)
     }
 

@@ -64,12 +64,9 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// Where an end is set to what counts, or may be known to be missing.
+    /// The end that a log is told of: the number of the last entry that counts, unless all do.
     pub fn cut(self) -> Option<u64> {
-        match self {
-            Limit::Upto(n) => Some(n),
-            Limit::Unknown | Limit::All => None,
-        }
+        (self != Limit::All).then(|| self.end())
     }
 
     /// Number of the last entry that counts.

@@ -3,7 +3,7 @@
 //! Not for meaning or for order between chains; a log of changes ([`crate::log`]) and an authority log
 //! ([`crate::space`]) both stand on this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::{Decode, Encode};
 
@@ -496,11 +496,13 @@ impl Lines {
         branch.base = frontier;
     }
 
-    /// Drops the ids of all branches: everything is on disk and is never told apart again (authority logs).
-    pub fn forget_ids(&mut self) {
-        for branch in self.lines.iter_mut().flat_map(|l| &mut l.branches) {
-            branch.base = branch.frontier.clone();
-            branch.ids = Vec::new();
+    /// Drops the ids of all branches but for those of some chains: everything is on disk (authority logs).
+    pub fn forget_ids(&mut self, but: &BTreeSet<ChainId>) {
+        for (_, line) in self.by_id.iter().filter(|(chain, _)| !but.contains(chain)) {
+            for branch in &mut self.lines[*line].branches {
+                branch.base = branch.frontier.clone();
+                (branch.ids, branch.inside) = (Vec::new(), Vec::new());
+            }
         }
     }
 }

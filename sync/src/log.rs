@@ -38,8 +38,12 @@ pub const HEAD_PASTS_MAX: usize = 1 << 20;
 /// Edges looked at for the pasts of a snapshot's heads, in all; about a second. Heads beyond as above.
 const HEAD_STEPS_MAX: usize = 1 << 23;
 
-/// Tombstones of one document that are told apart. With one more, the first that was not in force is forgotten.
-pub const TOMBSTONES_MAX: usize = 16;
+/// Places in the authority log where a document was created or deleted that are told apart. With one more, the first that was
+/// not in force is forgotten.
+pub const PLACES_MAX: usize = 16;
+
+/// Where something was said in the authority log: by whom, in which chain, as which entry.
+pub type SaidAt = (DeviceId, ChainId, u64);
 
 /// What the header of a document says, and who made it.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -75,15 +79,15 @@ pub struct Image {
     /// The place in the sequence where the proofs of its closed chains stand; 0 if there are none.
     #[cbor(n(4), default)]
     pub proofs_seq: u64,
-    /// Where its creator said the header, in the authority log; unknown in stores written before rights could be taken back.
-    #[n(5)]
-    pub said: Option<(ChainId, u64)>,
+    /// Where its creator said the header, at most [`PLACES_MAX`]; unknown in stores written before rights could be taken back.
+    #[cbor(n(5), default)]
+    pub headers: Vec<SaidAt>,
     /// True if the creator had no right to say it there: the document is shown only while something in it counts.
     #[cbor(n(6), default)]
     pub unfounded: bool,
-    /// Who said that it is deleted, and where in the authority log: at most [`TOMBSTONES_MAX`].
+    /// Where it was said that it is deleted, at most [`PLACES_MAX`].
     #[cbor(n(7), default)]
-    pub tombstones: Vec<(DeviceId, ChainId, u64)>,
+    pub tombstones: Vec<SaidAt>,
 }
 
 impl Image {
@@ -95,7 +99,7 @@ impl Image {
             lines: Vec::new(),
             covered: None,
             proofs_seq: 0,
-            said: None,
+            headers: Vec::new(),
             unfounded: false,
             tombstones: Vec::new(),
         }
@@ -284,9 +288,9 @@ pub struct Log {
     graph: Graph,
     deep: bool,
     proofs_seq: u64,
-    said: Option<(ChainId, u64)>,
+    headers: Vec<SaidAt>,
     unfounded: bool,
-    tombstones: Vec<(DeviceId, ChainId, u64)>,
+    tombstones: Vec<SaidAt>,
     /// Bytes of entries that do not count.
     hidden: u64,
     /// Entry bytes after the snapshot, and their number: what compaction looks at.
@@ -312,7 +316,7 @@ impl Log {
             graph: Graph::default(),
             deep: false,
             proofs_seq: image.proofs_seq,
-            said: image.said,
+            headers: image.headers,
             unfounded: image.unfounded,
             tombstones: image.tombstones,
             hidden: 0,
@@ -362,7 +366,7 @@ impl Log {
             lines: self.lines.all().to_vec(),
             covered: self.covered.clone(),
             proofs_seq: self.proofs_seq,
-            said: self.said,
+            headers: self.headers.clone(),
             unfounded: self.unfounded,
             tombstones: self.tombstones.clone(),
         }
@@ -418,14 +422,19 @@ impl Log {
         1_024 + self.graph.memory_bytes() + 512 * self.lines.all().len()
     }
 
-    /// Where its creator said the header, in the authority log, if that is known.
-    pub fn said(&self) -> Option<(ChainId, u64)> {
-        self.said
+    /// Where its creator said the header, as far as that is known.
+    pub fn headers(&self) -> &[SaidAt] {
+        &self.headers
     }
 
-    /// Takes note of where the header was said, and whether that counts. The document may be said again where it does.
-    pub fn found(&mut self, said: Option<(ChainId, u64)>, counts: bool) {
-        (self.said, self.unfounded) = (said, !counts);
+    /// Takes note of another place where the header was said. `counts` tells which are in force.
+    pub fn head(&mut self, at: SaidAt, counts: impl Fn(&SaidAt) -> bool) {
+        remember(&mut self.headers, at, counts);
+    }
+
+    /// Sets whether its creator had the right to create it.
+    pub fn found(&mut self, founded: bool) {
+        self.unfounded = !founded;
     }
 
     /// Whether its creator had no right to create it.
@@ -443,23 +452,14 @@ impl Log {
         !self.unfounded || self.lines.all().iter().any(Line::counts)
     }
 
-    /// Who said that it is deleted, and where in the authority log.
-    pub fn tombstones(&self) -> &[(DeviceId, ChainId, u64)] {
+    /// Where it was said that it is deleted.
+    pub fn tombstones(&self) -> &[SaidAt] {
         &self.tombstones
     }
 
-    /// Keeps in mind that a device said that it is deleted.
-    pub fn bury(&mut self, tombstone: (DeviceId, ChainId, u64), counts: impl Fn(&(DeviceId, ChainId, u64)) -> bool) {
-        if self.tombstones.contains(&tombstone) {
-            return;
-        }
-        if self.tombstones.len() >= TOMBSTONES_MAX {
-            match self.tombstones.iter().position(|known| !counts(known)) {
-                Some(idle) => drop(self.tombstones.remove(idle)),
-                None => return,
-            }
-        }
-        self.tombstones.push(tombstone);
+    /// Takes note of another place where it was said that it is deleted.
+    pub fn bury(&mut self, at: SaidAt, counts: impl Fn(&SaidAt) -> bool) {
+        remember(&mut self.tombstones, at, counts);
     }
 
     /// Drops everything but the tombstones.
@@ -1009,12 +1009,20 @@ impl Log {
     }
 }
 
-fn concerns(
-    header: &Header,
-    tombstones: &[(DeviceId, ChainId, u64)],
-    lines: &[Line],
-    devices: &BTreeSet<DeviceId>,
-) -> bool {
+fn remember(places: &mut Vec<SaidAt>, at: SaidAt, counts: impl Fn(&SaidAt) -> bool) {
+    if places.contains(&at) {
+        return;
+    }
+    if places.len() >= PLACES_MAX {
+        match places.iter().position(|place| !counts(place)) {
+            Some(idle) => drop(places.remove(idle)),
+            None => return,
+        }
+    }
+    places.push(at);
+}
+
+fn concerns(header: &Header, tombstones: &[SaidAt], lines: &[Line], devices: &BTreeSet<DeviceId>) -> bool {
     let buried = tombstones.iter().any(|(device, ..)| devices.contains(device));
     let writes = lines.iter().any(|line| devices.contains(&line.opening.device));
     buried || writes || devices.contains(&header.creator)

@@ -11,6 +11,7 @@ mod connection;
 mod connections;
 mod local;
 mod receive;
+mod records;
 mod repair;
 mod rights;
 mod serve;
@@ -419,11 +420,23 @@ pub enum Load {
         /// Documents at most.
         max: usize,
     },
+    /// A chain of the authority log: its segments, of all branches, that reach up to a number or further. Answer:
+    /// [`Loaded::Chain`].
+    Chain {
+        /// In which space.
+        space: SpaceId,
+        /// Which chain.
+        opening: Opening,
+        /// From which number.
+        from: u64,
+    },
 }
 
 /// What the store holds.
 #[derive(Debug)]
 pub enum Loaded {
+    /// Segments of a chain, by sequence.
+    Chain(Vec<StoredSegment>),
     /// Documents with what is stored of them. Fewer than were asked for: there are no more.
     Concerned(Vec<(DocId, Image)>),
     /// For each document asked for, what is held, or `None`.
@@ -727,6 +740,10 @@ struct Held {
     stored_by: OpId,
 }
 
+/// Time between two loads of one document's snapshot for the sake of an entry that builds on its inside, or of one space's
+/// records for the sake of a second history.
+const DEEPEN_EVERY_MS: u64 = 10_000;
+
 /// What of a space is on disk. This is what others are told: they take it for an acknowledgement.
 #[derive(Clone, Copy, Debug, Default)]
 struct Durable {
@@ -749,6 +766,8 @@ enum Purpose {
     Set,
     Deep { doc: DocId },
     Concerned { asker: Asker },
+    Suspect { opening: Opening, from: From },
+    Resay { opening: Opening },
 }
 
 /// What is told once a store operation is durable.
@@ -869,6 +888,8 @@ pub struct Peer {
     /// Logs in which this device has chains to bring to an end.
     heals: BTreeSet<(SpaceId, DocId)>,
     recuts: BTreeMap<SpaceId, Recut>,
+    /// Spaces with own records to be said again, once this operation and what it is about are on disk.
+    resaying: BTreeMap<SpaceId, OpId>,
     gather: Option<Gather>,
     /// Documents with entries that wait for their header, and whose devices may write.
     headers: BTreeSet<(SpaceId, DocId)>,
@@ -942,6 +963,7 @@ impl Peer {
             reclosed: BTreeMap::new(),
             heals: BTreeSet::new(),
             recuts: BTreeMap::new(),
+            resaying: BTreeMap::new(),
             gather: None,
             headers: BTreeSet::new(),
             pushed: BTreeSet::new(),
@@ -960,6 +982,8 @@ impl Peer {
         let ids: Vec<SpaceId> = peer.spaces.keys().copied().collect();
         ids.iter().for_each(|id| peer.index_space(*id));
         peer.resume_recuts();
+        let resay = peer.spaces.iter().filter(|(_, held)| !held.resay.is_empty());
+        peer.resaying = resay.map(|(space, _)| (*space, OpId(0))).collect();
         peer
     }
 
@@ -1036,6 +1060,7 @@ impl Peer {
         self.run_retries();
         self.run_rechecks();
         self.run_recuts();
+        self.run_resays();
         self.run_heals();
         self.run_snapshots();
         self.run_made();
@@ -1193,6 +1218,10 @@ impl Peer {
             }
             (Purpose::Set, Loaded::Digests(digests)) => self.set_loaded(space, digests),
             (Purpose::Deep { doc }, Loaded::Deep(entries)) => self.deep_loaded(space, doc, entries),
+            (Purpose::Suspect { opening, from }, Loaded::Chain(segments)) => {
+                self.suspect_loaded(space, &opening, from, &segments)
+            }
+            (Purpose::Resay { opening }, Loaded::Chain(segments)) => self.resay_loaded(space, &opening, segments),
             (Purpose::Concerned { asker }, Loaded::Concerned(found)) => self.concerned_loaded(space, asker, op, found),
             (purpose, loaded) => debug_assert!(false, "a load for {purpose:?} was answered with {loaded:?}"),
         }

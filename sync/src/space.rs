@@ -10,12 +10,13 @@ use minicbor::{Decode, Encode};
 
 use crate::authority::{Authority, Judgement, Limit, Needed, RecordAt};
 use crate::chain::{Kind, Opening, RIGHTS_HEADS_MAX, Segment};
-use crate::clock::{Clock, Fingerprint};
+use crate::clock::{Clock, Ends, Fingerprint};
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::limits::{Limits, Rules};
-use crate::lines::{Line, Lines, Place};
-use crate::log::Admitted;
+use crate::lines::{Closing, Line, Lines, Place};
+use crate::log::{Admitted, Header, Image, SaidAt};
 use crate::merkle::Head;
+use crate::proof::ForkProof;
 use crate::record::{Genesis, Record, Right, Writers};
 use crate::violation::Violation;
 
@@ -44,6 +45,20 @@ pub struct SpaceRow {
     /// Devices whose rights have changed, while not all logs were looked at again.
     #[cbor(n(6), default)]
     pub recut: Vec<DeviceId>,
+    /// As [`Space::strangers`].
+    #[cbor(n(7), default)]
+    pub strangers: Vec<DeviceId>,
+    /// As [`Space::resay`].
+    #[cbor(n(8), default)]
+    pub resay: Vec<ChainId>,
+}
+
+impl SpaceRow {
+    /// The authority log as the store speaks of any log: it has no header worth naming.
+    pub fn image(&self) -> Image {
+        let header = Header { creator: DeviceId([0; 32]), kind: String::new(), name: String::new() };
+        Image { lines: self.lines.clone(), ..Image::of_header(header) }
+    }
 }
 
 /// A stored record about rights, with its place in the authority log.
@@ -89,7 +104,12 @@ pub enum RecordAdmission {
     /// All of it is beyond what a revocation, rotation or closing leaves of its chain: not held, and nobody's fault who
     /// delivers it.
     Cut,
-    /// A second history of an authority chain, or too many chains.
+    /// It may show a second history of its chain. To tell, the ids of the chain are needed ([`Space::deepen`]), and then all of
+    /// what the deliverer has of it.
+    Suspect,
+    /// It shows a second history of its chain: to be closed by this proof, and the segment offered again.
+    Forked(Box<ForkProof>),
+    /// Too many chains.
     NotHeld(&'static str),
     /// The deliverer is at fault.
     Refused(Violation),
@@ -114,6 +134,12 @@ pub struct Space {
     pub filter: Option<BTreeSet<DocId>>,
     /// Devices whose rights have changed, while not all logs were looked at again.
     pub recut: BTreeSet<DeviceId>,
+    /// Devices without a right that is known here, of whom entries are held because others built upon them.
+    pub strangers: BTreeSet<DeviceId>,
+    /// Chains of the authority log that are this device's own and closed, until what it said in them is said again.
+    pub resay: BTreeSet<ChainId>,
+    /// Chains of the authority log whose ids are in memory.
+    suspects: BTreeSet<ChainId>,
     /// The generation of the authority up to which [`Space::take_affected`] has told.
     told: u64,
 }
@@ -137,6 +163,9 @@ impl Space {
             logs: 0,
             filter: None,
             recut: BTreeSet::new(),
+            strangers: BTreeSet::new(),
+            resay: BTreeSet::new(),
+            suspects: BTreeSet::new(),
             told: 0,
         }
     }
@@ -144,7 +173,7 @@ impl Space {
     /// From its stored row and its stored rights records, in any order.
     pub fn load(id: SpaceId, row: SpaceRow, mut rights: Vec<RightRow>) -> Space {
         let mut lines = Lines::from_stored(&id, &id.authority(), row.lines);
-        lines.forget_ids();
+        lines.forget_ids(&BTreeSet::new());
         let mut space = Space {
             lines,
             seq: row.seq,
@@ -152,6 +181,8 @@ impl Space {
             logs: row.logs,
             filter: row.filter.map(|docs| docs.into_iter().collect()),
             recut: row.recut.into_iter().collect(),
+            strangers: row.strangers.into_iter().collect(),
+            resay: row.resay.into_iter().collect(),
             ..Space::unknown(id)
         };
         if let Some(genesis) = row.genesis.and_then(|bytes| Genesis::from_bytes(&bytes).ok()) {
@@ -168,6 +199,9 @@ impl Space {
         let chains: Vec<(ChainId, DeviceId)> = space.chains().collect();
         for (chain, device) in chains {
             space.authority.open(chain, device);
+            if let Some(proof) = space.lines.get(&chain).and_then(|(_, line)| line.closed.as_ref()) {
+                space.authority.close(chain, proof.at());
+            }
             space.find_end(chain, &device);
         }
         space.ends.0 = space.authority.generation();
@@ -175,10 +209,13 @@ impl Space {
         space
     }
 
-    /// The devices whose limits have changed since this was last asked.
+    /// The devices whose limits have changed since this was last asked, and those that have a right by now of whom entries
+    /// were held before.
     pub fn take_affected(&mut self) -> BTreeSet<DeviceId> {
-        let affected = self.authority.affected(self.told);
+        let mut affected = self.authority.affected(self.told);
         self.told = self.authority.generation();
+        let authority = &self.authority;
+        affected.extend(self.strangers.extract_if(.., |device| authority.ever(device, Right::Write)));
         affected
     }
 
@@ -215,6 +252,8 @@ impl Space {
             logs: self.logs,
             filter: self.filter.as_ref().map(|docs| docs.iter().copied().collect()),
             recut: self.recut.iter().copied().collect(),
+            strangers: self.strangers.iter().copied().collect(),
+            resay: self.resay.iter().copied().collect(),
         }
     }
 
@@ -249,9 +288,41 @@ impl Space {
         &self.authority
     }
 
-    /// Closes a chain of the authority log at an entry, whose device signed two histories from there on.
-    pub fn close(&mut self, chain: ChainId, n: u64) {
-        self.recount(|space| space.authority.close(chain, n));
+    /// Takes the ids of the entries of a chain of the authority log, as the disk has them, to tell two histories apart. They stay
+    /// in memory until [`Space::forget`].
+    pub fn deepen(&mut self, chain: ChainId, ids: Vec<EntryId>) {
+        if let Some((line, _)) = self.lines.get(&chain) {
+            self.suspects.insert(chain);
+            self.lines.deepen(line, ids);
+        }
+    }
+
+    /// Lets go of the ids of chains that were looked at more closely.
+    pub fn forget(&mut self) {
+        self.suspects.clear();
+        self.lines.forget_ids(&self.suspects);
+    }
+
+    /// Closes a chain of the authority log by a proof. What was said in it from there on does not count.
+    pub fn close(&mut self, proof: &ForkProof) -> Closing {
+        let (chain, at) = (proof.chain(&self.id), proof.at());
+        let mut closing = Closing::Known;
+        self.recount(|space| {
+            closing = space.lines.close(&space.id, proof.clone());
+            if closing == Closing::Closed {
+                space.authority.open(chain, proof.opening.device);
+                space.authority.close(chain, at);
+                space.count(&chain);
+            }
+        });
+        closing
+    }
+
+    /// Finds how much counts of the branches of a closed chain of the authority log: what they share.
+    fn count(&mut self, chain: &ChainId) {
+        let Some((line, held)) = self.lines.get(chain).filter(|(_, line)| line.closed.is_some()) else { return };
+        let ends: Vec<u64> = held.branches.iter().map(|branch| branch.len().min(held.counts_to())).collect();
+        ends.into_iter().enumerate().for_each(|(branch, n)| self.lines.count(line, branch, n));
     }
 
     /// The greatest right that a device was given and that nothing ends; none for the root.
@@ -311,11 +382,10 @@ impl Space {
     pub fn digest(&self) -> Option<[u8; 32]> {
         let mut clock = self.clock();
         for (chain, end) in &self.ends.1 {
-            if clock.length(chain) >= *end && clock.0.contains_key(chain) {
+            let Some(ends) = clock.0.get_mut(chain).filter(|ends| ends.length() >= *end) else { continue };
+            ends.heads = if *end > 0 { vec![(*end, Head([0; 32]))] } else { Vec::new() };
+            if *ends == Ends::default() {
                 clock.0.remove(chain);
-                if *end > 0 {
-                    clock.insert(*chain, *end, Head([0; 32]));
-                }
             }
         }
         crate::log::digest_of(false, || clock)
@@ -355,16 +425,33 @@ impl Space {
             return RecordAdmission::WaitsForRight;
         }
         let ids: Vec<EntryId> = segment.entries.iter().map(|bytes| Record::id(&self.id, &device, bytes)).collect();
+        let closed = self.lines.get(&chain).and_then(|(_, line)| line.closed.as_ref()).map(ForkProof::at);
+        if closed.is_some() && !awaited && self.lines.is_behind_the_end(&chain, &segment, &ids) {
+            return RecordAdmission::Cut;
+        }
         let place = self.lines.place(&self.id, &doc, &chain, &segment, &ids);
-        let skip = match &place {
+        let floor = self.lines.get(&chain).map_or(0, |(_, line)| line.branches[0].floor());
+        let (branch, skip) = match &place {
+            // What ends where no ids are known is taken for what is held, unless there are two histories to choose from.
+            Place::Duplicate if awaited && floor > 0 && closed.is_some_and(|at| at <= segment.tip.n) => {
+                return RecordAdmission::Suspect;
+            }
             Place::Duplicate => return RecordAdmission::Duplicate,
             Place::Gap => return RecordAdmission::WaitsForPrefix,
-            Place::BadTip if self.lines.get(&chain).is_none() => return RecordAdmission::Refused(Violation::BadTip),
-            Place::BadTip | Place::NeedsWhole | Place::LeavesBase | Place::Forks { .. } => {
-                return RecordAdmission::NotHeld("authority-fork");
-            }
+            Place::BadTip if floor == 0 => return RecordAdmission::Refused(Violation::BadTip),
+            Place::BadTip | Place::NeedsWhole | Place::LeavesBase => return RecordAdmission::Suspect,
+            Place::Forks { line, skip, .. } => match self.lines.proof(&place, &segment, &ids) {
+                Some(proof) if closed.is_none_or(|at| proof.at() < at) => {
+                    return RecordAdmission::Forked(Box::new(proof));
+                }
+                _ if !awaited => return RecordAdmission::Cut,
+                _ if self.lines.all()[*line].branches.len() >= limits.branches_per_chain => {
+                    return RecordAdmission::NotHeld("branches");
+                }
+                _ => (self.lines.all()[*line].branches.len(), *skip),
+            },
             Place::Extends { line, .. } if *line >= limits.chains_per_log => return RecordAdmission::NotHeld("chains"),
-            Place::Extends { skip, .. } => *skip,
+            Place::Extends { skip, branch, .. } => (*branch, *skip),
         };
         let mut records = Vec::with_capacity(ids.len() - skip);
         for (id, bytes) in ids.iter().zip(&segment.entries).skip(skip) {
@@ -383,7 +470,8 @@ impl Space {
         }
         self.recount(|space| {
             space.lines.apply(chain, place, &segment, &ids);
-            space.lines.forget_ids();
+            space.lines.forget_ids(&space.suspects);
+            space.count(&chain);
             for (n, (id, record)) in (first..).zip(&records) {
                 space.authority.note(RecordAt { device, chain, n, id: *id }, record);
             }
@@ -393,7 +481,8 @@ impl Space {
         segment.entries.drain(..skip);
         segment.first = first;
         let (counted, ids) = (segment.tip.n, ids[skip..].to_vec());
-        let admitted = Admitted { chain, branch: 0, segment, ids, counted, reshown: false, proof: None };
+        let branch = branch as u16;
+        let admitted = Admitted { chain, branch, segment, ids, counted, reshown: false, proof: None };
         RecordAdmission::Admitted(admitted, records)
     }
 
@@ -426,17 +515,15 @@ impl Space {
         device == creator || self.right_of(device) == Some(Right::Admin)
     }
 
-    /// Whether a tombstone (who said it, and where in the authority log) is in force for a document of `creator`, though its
-    /// device may not delete any more.
-    pub fn buries(&self, tombstone: &(DeviceId, ChainId, u64), creator: &DeviceId) -> bool {
-        let (device, chain, n) = tombstone;
+    /// Whether a tombstone is in force for a document of `creator`, though its device may not delete any more.
+    pub fn buries(&self, (device, chain, n): &SaidAt, creator: &DeviceId) -> bool {
         let right = if device == creator { Right::Write } else { Right::Admin };
         self.authority.counts_at(device, chain, *n, right)
     }
 
     /// Whether a device had the right to create a document where it said the header.
-    pub fn founds(&self, device: &DeviceId, chain: ChainId, n: u64) -> bool {
-        self.authority.counts_at(device, &chain, n, Right::Write)
+    pub fn founds(&self, (device, chain, n): &SaidAt) -> bool {
+        self.authority.counts_at(device, chain, *n, Right::Write)
     }
 
     /// Id of the chain that `opening` opens in the authority log.

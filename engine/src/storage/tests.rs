@@ -141,6 +141,8 @@ fn spaces_rights_and_cursors_are_there_at_start_and_numbers_leap() {
         logs: 0,
         filter: Some(vec![DOC]),
         recut: Vec::new(),
+        strangers: Vec::new(),
+        resay: Vec::new(),
     };
     let cursor = Cursor { store: THERE, seq: 17 };
     let (peer, device) = (DeviceId([3; 32]), DeviceId([4; 32]));

@@ -97,6 +97,13 @@ impl Peer {
                 _ => {}
             }
         }
+        let ids = self.add_records(space, records)?;
+        self.after.push(After::Saved { ticket, records: ids, end: None });
+        Ok(())
+    }
+
+    /// Signs records and takes them in. Gives their ids.
+    pub(super) fn add_records(&mut self, space: SpaceId, records: &[Record]) -> Result<Vec<EntryId>, LocalError> {
         let opening = self.own_opening(&space, &space.authority());
         let mut ids = Vec::new();
         let mut bodies: Vec<Vec<u8>> = records.iter().map(Record::to_bytes).collect();
@@ -114,8 +121,7 @@ impl Peer {
             ids.extend(new);
             self.admit_own_records(space, Segment { doc, opening: opening.clone(), first, entries, tip })?;
         }
-        self.after.push(After::Saved { ticket, records: ids, end: None });
-        Ok(())
+        Ok(ids)
     }
 
     fn admit_own_records(&mut self, space: SpaceId, segment: Segment) -> Result<(), LocalError> {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::connection::{Ask, Begun, Connection, Incoming, Serve};
 use super::local::heads_of;
 use super::{
-    After, Checking, ConnId, Deepening, Event, Held, Load, Now, OpId, Output, Peer, Purpose, Slot, SnapshotContent,
-    SnapshotFault, StoreOp, frontier_of,
+    After, Checking, ConnId, DEEPEN_EVERY_MS, Deepening, Event, Held, Load, Now, OpId, Output, Peer, Purpose, Slot,
+    SnapshotContent, SnapshotFault, StoreOp, frontier_of,
 };
 use crate::authority::{Limit, RecordAt};
 use crate::chain::{Opening, Segment, Tip};
@@ -35,8 +35,6 @@ const LOOSE_BYTES: u64 = 1 << 20;
 const RECLOSE_EVERY_MS: u64 = 1_000;
 /// Proofs of one log that wait until the inside of its snapshot is read. Others come with the next comparison.
 const PROOFS_WAITING: usize = 16;
-/// Time between two loads of one document's snapshot for the sake of an entry that builds on its inside.
-const DEEPEN_EVERY_MS: u64 = 10_000;
 /// Time between two questions to one peer for the records behind a cut.
 const RECORDS_EVERY_MS: u64 = 10_000;
 /// Times that a snapshot is read when it turns out to be another than the log speaks of.
@@ -271,12 +269,26 @@ impl Peer {
                 return Ok(Outcome::Pending);
             }
         }
-        let awaited = self.awaits_header(&space);
+        // What this device said in a copy of its disk is to be said again.
+        let own = segment.opening.device == self.device;
+        let awaited = own || self.awaits_header(&space);
         let Some(held) = self.spaces.get_mut(&space) else { return Ok(Outcome::Pending) };
         match held.admit(segment.clone(), &self.limits, awaited) {
             RecordAdmission::Admitted(admitted, records) => {
+                let chain = admitted.chain;
                 self.take_records(space, admitted, records, Some(from));
+                if own {
+                    self.lose_records(space, chain, &segment.opening);
+                }
                 Ok(Outcome::Held)
+            }
+            RecordAdmission::Suspect => {
+                self.suspect(space, segment.opening, from);
+                Ok(Outcome::Pending)
+            }
+            RecordAdmission::Forked(proof) => {
+                self.close_records(space, *proof, from);
+                self.take_record_segment(space, segment, from)
             }
             RecordAdmission::Duplicate => Ok(Outcome::Held),
             RecordAdmission::WaitsForPrefix => {
@@ -323,14 +335,15 @@ impl Peer {
         if log.is_deleted() {
             return Ok(Outcome::Held);
         }
-        if limit == Limit::Unknown || !known {
+        let awaited = self.waiting.awaits_entry(space, doc);
+        if (limit == Limit::Unknown || !known) && !awaited {
             self.wait(space, segment, from, Blocker::Right);
             return Ok(Outcome::Pending);
         }
         let limits = self.limits.clone();
         let chain = opening.chain(&space, &doc);
         let need = match asked {
-            _ if !(log.is_open() && limit == Limit::All) && self.waiting.awaits_entry(space, doc) => Need::Awaited,
+            _ if awaited && !(log.is_open() && limit == Limit::All) => Need::Awaited,
             true => Need::Asked,
             false => Need::Pushed,
         };
@@ -338,6 +351,11 @@ impl Peer {
             self.change_log(space, doc, |log| log.admit_upto(rules, &limits, segment.clone(), need, limit.cut()));
         match admission {
             Some(Admission::Admitted(admitted)) => {
+                if limit == Limit::Unknown
+                    && let Some(held) = self.spaces.get_mut(&space)
+                {
+                    held.strangers.insert(opening.device);
+                }
                 if opening == self.own_opening(&space, &doc) {
                     // Somebody shows my own chain beyond what I made in this run: never continue it.
                     let salt = self.random();
@@ -380,10 +398,14 @@ impl Peer {
     fn take_proof(&mut self, space: SpaceId, proof: ForkProof, from: From) -> Result<(), Violation> {
         let doc = proof.doc;
         let Some(held) = self.spaces.get(&space).filter(|held| held.takes(&doc)) else { return Ok(()) };
+        if doc == space.authority() {
+            return self.take_record_proof(space, proof, from);
+        }
         let Some(log) = self.log(space, doc).filter(|log| !log.is_deleted()) else { return Ok(()) };
         // Who never had the right to write cannot fill a document with closed chains. If the right is on its way, a
         // comparison brings the proof again.
-        if held.limit(&doc, &proof.opening, Some(&log.header().creator)) == Limit::Unknown {
+        let unknown = held.limit(&doc, &proof.opening, Some(&log.header().creator)) == Limit::Unknown;
+        if unknown && !held.strangers.contains(&proof.opening.device) {
             return Ok(());
         }
         // A device can sign its chain shorter as often as it has entries, and each time all that counts is found anew.
@@ -643,30 +665,33 @@ impl Peer {
 
     /// A document, whether or not its creator had the right to create it: what others wrote in it needs it.
     fn take_header(&mut self, space: SpaceId, at: &RecordAt, header: Header) {
-        let (doc, said) = (DocId(at.id.0), Some((at.chain, at.n)));
+        let (doc, said) = (DocId(at.id.0), (at.device, at.chain, at.n));
         let Some(held) = self.spaces.get_mut(&space) else { return };
-        let counts = held.founds(&at.device, at.chain, at.n);
         if at.device == self.device
             && let Some(filter) = &mut held.filter
         {
             filter.insert(doc);
         }
         self.headers.remove(&(space, doc));
-        if let Some(log) = self.log(space, doc) {
-            // Said again, perhaps where it counts.
-            if counts && log.is_unfounded() {
-                self.change_log(space, doc, |log| log.found(said, true));
-                self.changed.insert((space, doc));
+        let founded = held.founds(&said);
+        if let Some(Slot::Held(slot)) = self.slots.get_mut(&(space, doc)) {
+            // Said again, perhaps where it counts, or will when the other does not any more.
+            slot.log.head(said, |at| held.founds(at));
+            let founds = founded && slot.log.is_unfounded();
+            self.changed.insert((space, doc));
+            self.dirty_spaces.insert(space);
+            if founds {
+                self.change_log(space, doc, |log| log.found(true));
             }
             return;
         }
         self.uses += 1;
-        let image = Image { said, unfounded: !counts, ..Image::of_header(header.clone()) };
+        let image = Image { headers: vec![said], unfounded: !founded, ..Image::of_header(header.clone()) };
         let (log, _) = Log::load(space, doc, image, &[]);
         let slot = Held { digest: log.digest(), log, used: self.uses, stored_by: OpId(0) };
         self.put_slot(space, doc, Slot::Held(Box::new(slot)));
         self.changed.insert((space, doc));
-        if counts {
+        if founded {
             self.emit(Event::Document { space, doc, header });
         }
         self.unblock(space, doc, Blocker::Header);
@@ -722,7 +747,7 @@ impl Peer {
 
     /// Documents that the other side holds: what this side lacks of them is wanted.
     pub(super) fn take_haves(&mut self, conn: ConnId, space: SpaceId, haves: Vec<Have>) {
-        let (mut docs, mut forked) = (Vec::new(), Vec::new());
+        let (mut docs, mut forked, mut suspect) = (Vec::new(), Vec::new(), None);
         for have in haves {
             let Some(held) = self.spaces.get(&space).filter(|held| held.takes(&have.doc)) else { continue };
             let log = self.log(space, have.doc);
@@ -734,14 +759,19 @@ impl Peer {
             let lines = if authority { held.lines() } else { log.map_or(&none, Log::lines) };
             let lacks = lines.lacks(&have.clock);
             let mut clock = lines.clock();
-            // Of an authority log no second history is kept. Of a document, it comes with the chain from its first entry,
-            // once all that is plainly missing is there.
+            // A second history comes with the chain from its first entry, once all that is plainly missing is there.
             if lacks.more {
                 docs.push(Have { doc: have.doc, clock });
-            } else if !lacks.forks.is_empty() && !authority {
+            } else if let Some(chain) = lacks.forks.first().filter(|_| authority) {
+                suspect = lines.get(chain).map(|(_, line)| line.opening.clone());
+            } else if !lacks.forks.is_empty() {
                 lacks.forks.iter().for_each(|chain| drop(clock.0.remove(chain)));
                 forked.push(Have { doc: have.doc, clock });
             }
+        }
+        let source = self.connections.get(&conn).and_then(|connection| Some((connection.peer?, connection.source())));
+        if let Some((opening, (peer, store))) = suspect.zip(source) {
+            self.suspect(space, opening, From { conn, peer, store });
         }
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let Some(link) = connection.links.get_mut(&space) else { return };

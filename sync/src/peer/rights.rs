@@ -181,14 +181,14 @@ impl Peer {
         let Some(held) = self.spaces.get(&space) else { return };
         let Some(log) = self.log(space, doc) else { return };
         let creator = log.header().creator;
-        let founded = log.said().is_none_or(|(chain, n)| held.founds(&creator, chain, n));
-        let (said, was) = (log.said(), !log.is_unfounded());
+        let founded = log.headers().is_empty() || log.headers().iter().any(|at| held.founds(at));
+        let was = !log.is_unfounded();
         let deleted = log.tombstones().is_empty() && log.is_deleted() || is_deleted(held, log);
         let was_deleted = log.is_deleted();
         let limits = log.lines().all().iter().map(|line| held.limit(&doc, &line.opening, Some(&creator)).cut());
         let cuts: Vec<Option<u64>> = limits.collect();
         if founded != was {
-            self.change_log(space, doc, |log| log.found(said, founded));
+            self.change_log(space, doc, |log| log.found(founded));
             self.changed.insert((space, doc));
         }
         if deleted && !was_deleted {

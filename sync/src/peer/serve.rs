@@ -254,7 +254,10 @@ impl Peer {
                 image.lines.iter().map(|line| (line.opening.chain(&space, &doc), line)).collect();
             let lacks = |stored: &StoredSegment| {
                 let chain = stored.segment.opening.chain(&space, &doc);
-                lines.get(&chain).is_some_and(|line| is_lacking(line, clock.0.get(&chain), stored))
+                // Behind the end of a chain of records may stand the header of a document in which others wrote.
+                let behind = doc == space.authority()
+                    && lines.get(&chain).is_some_and(|line| stored.segment.tip.n > line.counts_to());
+                behind || lines.get(&chain).is_some_and(|line| is_lacking(line, clock.0.get(&chain), stored))
             };
             let lacking: Vec<StoredSegment> = stored.into_iter().filter(lacks).collect();
             let complete = lines.iter().all(|(chain, line)| {

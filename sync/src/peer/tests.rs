@@ -8,6 +8,7 @@ use automerge::{ActorId, Automerge, Change};
 use super::*;
 
 mod forks;
+#[allow(clippy::disallowed_methods, reason = "tests that run as many seeds as asked")]
 mod rights;
 use crate::message::Data;
 use crate::record::{Privacy, Right, Writers};
@@ -42,19 +43,19 @@ impl ModelStore {
         }
     }
 
+    fn image(&self, space: SpaceId, doc: DocId) -> Option<Image> {
+        match doc == space.authority() {
+            true => self.spaces.get(&space).map(SpaceRow::image),
+            false => self.documents.get(&(space, doc)).map(|(_, image)| image.clone()),
+        }
+    }
+
     fn load(&self, load: Load) -> Loaded {
         match load {
             Load::Logs { space, docs } | Load::Raw { space, docs } => {
                 let of = |doc: DocId| {
                     let segments = self.log.values().filter(|(_, s)| s.segment.doc == doc).map(|(_, s)| s.clone());
-                    if doc == space.authority() {
-                        let row = self.spaces.get(&space)?;
-                        let header = Header { creator: DeviceId([0; 32]), kind: String::new(), name: String::new() };
-                        let image = Image { lines: row.lines.clone(), ..Image::of_header(header) };
-                        return Some((image, segments.collect()));
-                    }
-                    let (_, image) = self.documents.get(&(space, doc))?;
-                    Some((image.clone(), segments.collect()))
+                    Some((self.image(space, doc)?, segments.collect()))
                 };
                 Loaded::Logs(docs.into_iter().map(|doc| (doc, of(doc))).collect())
             }
@@ -71,8 +72,8 @@ impl ModelStore {
                 let end = range.peek().is_none();
                 for ((_, seq), (source, doc)) in self.proofs.range((space, after + 1)..=(space, u64::MAX)) {
                     if (end || *seq <= upto) && (skip.is_none() || *source != skip) {
-                        let (_, image) = &self.documents[&(space, *doc)];
-                        out.push(PageRow::Proofs { doc: *doc, image: Box::new(image.clone()) });
+                        let image = Box::new(self.image(space, *doc).unwrap());
+                        out.push(PageRow::Proofs { doc: *doc, image });
                     }
                     upto = if end { upto.max(*seq) } else { upto };
                 }
@@ -84,6 +85,11 @@ impl ModelStore {
             }
             Load::Snapshot { .. } => Loaded::Snapshot(None),
             Load::Deep { .. } => Loaded::Deep(Vec::new()),
+            Load::Chain { space, opening, from } => {
+                let of_space = self.log.range((space, 0)..=(space, u64::MAX)).map(|(_, (_, stored))| stored);
+                let of = of_space.filter(|s| s.segment.doc == space.authority() && s.segment.opening == opening);
+                Loaded::Chain(of.filter(|s| s.segment.tip.n >= from).cloned().collect())
+            }
             Load::Concerned { space, devices, after, max } => {
                 let of_space = self.documents.iter().filter(|((s, doc), _)| *s == space && Some(*doc) > after);
                 let found = of_space.filter(|(_, (_, image))| image.concerns(&devices));

@@ -472,6 +472,7 @@ impl World {
         let Some(run) = &mut self.hosts[host].run else { return Ok(()) };
         match event {
             Event::Document { space, doc, .. } => run.app.document(space, doc),
+            Event::Withdrawn { .. } => return Err("a document was withdrawn, though nobody's rights were".into()),
             Event::Deleted { space, doc } => {
                 run.app.remove(space, doc);
                 self.ledger.perhaps_deleted.insert((space, doc));

@@ -81,18 +81,19 @@ impl ModelStore {
         })
     }
 
+    fn image(&self, space: SpaceId, doc: DocId) -> Option<Image> {
+        match doc == space.authority() {
+            true => self.spaces.get(&space).map(SpaceRow::image),
+            false => self.documents.get(&(space, doc)).map(|(_, image)| image.clone()),
+        }
+    }
+
     fn load(&self, load: Load) -> Loaded {
         match load {
             Load::Logs { space, docs } | Load::Raw { space, docs } => {
                 let of = |doc: DocId| {
                     let segments = self.segments(space, doc).cloned().collect();
-                    if doc == space.authority() {
-                        let row = self.spaces.get(&space)?;
-                        let header = Header { creator: DeviceId([0; 32]), kind: String::new(), name: String::new() };
-                        return Some((Image { lines: row.lines.clone(), ..Image::of_header(header) }, segments));
-                    }
-                    let (_, image) = self.documents.get(&(space, doc))?;
-                    Some((image.clone(), segments))
+                    Some((self.image(space, doc)?, segments))
                 };
                 Loaded::Logs(docs.into_iter().map(|doc| (doc, of(doc))).collect())
             }
@@ -110,7 +111,7 @@ impl ModelStore {
                             out.push(PageRow::Segment(stored.clone()));
                         }
                         Row::Proofs(doc) => {
-                            let image = Box::new(self.documents[&(space, *doc)].1.clone());
+                            let image = Box::new(self.image(space, *doc).unwrap());
                             out.push(PageRow::Proofs { doc: *doc, image });
                         }
                         Row::Snapshot(doc) => {
@@ -127,6 +128,15 @@ impl ModelStore {
                 Loaded::Digests(of.filter_map(|((_, doc), (digest, _))| Some((*doc, (*digest)?))).collect())
             }
             Load::Snapshot { space, doc } => Loaded::Snapshot(self.snapshots.get(&(space, doc)).cloned()),
+            Load::Chain { space, opening, from } => {
+                let of_space = self.log.range((space, 0)..=(space, u64::MAX)).map(|(_, (_, row))| row);
+                let segments = of_space.filter_map(|row| match row {
+                    Row::Segment(stored) => Some(stored),
+                    _ => None,
+                });
+                let of = segments.filter(|s| s.segment.doc == space.authority() && s.segment.opening == opening);
+                Loaded::Chain(of.filter(|s| s.segment.tip.n >= from).cloned().collect())
+            }
             Load::Concerned { space, devices, after, max } => {
                 let of_space = self.documents.iter().filter(|((s, doc), _)| *s == space && Some(*doc) > after);
                 let found = of_space.filter(|(_, (_, image))| image.concerns(&devices));

@@ -177,6 +177,7 @@ impl Host {
             Load::Digests { .. } => Loaded::Digests(Vec::new()),
             Load::Snapshot { .. } => Loaded::Snapshot(None),
             Load::Deep { .. } => Loaded::Deep(Vec::new()),
+            Load::Chain { .. } => Loaded::Chain(Vec::new()),
             Load::Concerned { .. } => Loaded::Concerned(Vec::new()),
         }
     }

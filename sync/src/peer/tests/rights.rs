@@ -70,6 +70,11 @@ impl World {
         first
     }
 
+    fn show_records(&self, space: SpaceId) -> String {
+        let clocks = self.hosts.iter().map(|host| format!("{:?}\n", host.peer.space(&space).unwrap().clock().0));
+        clocks.collect()
+    }
+
     fn shows(&mut self, host: usize, space: SpaceId, doc: DocId) -> bool {
         self.log(host, space, doc).is_shown()
     }
@@ -327,4 +332,109 @@ fn whatever_rights_are_given_and_taken_back_all_peers_show_what_they_cover() {
     }
     assert!(seeds < 60 || met.iter().all(|times| *times >= 5), "{met:?}");
     println!("{met:?}");
+}
+
+/// Hosts with these keys, the first of which is the root of a space that grants, held by all.
+fn granted_to(keys: &[u8]) -> (World, SpaceId, DocId) {
+    let mut world = World::of(keys);
+    let (space, _) = world.space(0, Writers::Granted);
+    let doc = world.create(0, space, 1);
+    for host in 1..keys.len() {
+        world.join(host, space);
+        world.grant(0, space, host, Right::Write);
+        world.meet(host, 0);
+    }
+    world.meet_all();
+    (world, space, doc)
+}
+
+#[test]
+fn copies_of_one_disk_that_both_created_documents_lose_none() {
+    // Hosts 1 and 2 are one device and one run.
+    let (mut world, space, _) = granted_to(&[1, 2, 2, 3]);
+    let first: Vec<DocId> = (10..13).map(|n| world.create(1, space, n)).collect();
+    let second: Vec<DocId> = (20..22).map(|n| world.create(2, space, n)).collect();
+    first.iter().for_each(|doc| world.edit(1, space, *doc, "a", 1));
+    world.meet(0, 1);
+    world.meet(3, 2);
+    world.meet_all();
+    world.meet_all();
+    let all = world.fingerprints(space);
+    assert!(all.iter().all(|found| *found == all[0]), "{}", world.show_records(space));
+    for host in 0..4 {
+        for doc in first.iter().chain(&second) {
+            let shown = world.hosts[host].peer.log(space, *doc).map(|log| log.is_shown());
+            assert_eq!(
+                shown,
+                Some(true),
+                "host {host}, {doc:?} of {first:?} and {second:?}\n{}",
+                world.show_records(space)
+            );
+        }
+        assert_eq!(world.forks_told(host), 1, "host {host}");
+    }
+}
+
+#[test]
+fn what_honest_writers_wrote_in_the_documents_of_a_liar_with_two_histories_is_there_for_everybody() {
+    // Hosts 1 and 2 are copies of a liar that never meet, and so never say again what they said.
+    let (mut world, space, _) = granted_to(&[1, 2, 2, 3, 4, 5]);
+    let one = world.create(1, space, 10);
+    let other = world.create(2, space, 20);
+    world.create(2, space, 21);
+    world.meet(3, 1);
+    world.meet(4, 2);
+    world.edit(3, space, one, "honest", 1);
+    world.edit(4, space, other, "honest", 2);
+    for _ in 0..3 {
+        for (a, b) in [(3, 4), (0, 3), (0, 4), (5, 0), (5, 3), (5, 4)] {
+            world.meet(a, b);
+        }
+    }
+    let honest = [0, 3, 4, 5];
+    let all = world.fingerprints(space);
+    assert!(honest.iter().all(|host| all[*host] == all[0]), "{}", world.show_records(space));
+    for host in honest {
+        assert_eq!(world.forks_told(host), 1, "host {host}");
+        for (doc, writer) in [(one, 3), (other, 4)] {
+            assert!(world.shows(host, space, doc), "host {host}");
+            let writer = world.device_of(writer);
+            assert_eq!(world.counted(host, space, doc), BTreeMap::from([(writer, 1)]), "host {host}");
+        }
+    }
+}
+
+#[test]
+fn who_was_let_in_by_a_forked_admin_counts_as_far_as_others_built_upon_it() {
+    let (mut world, space, doc) = granted_to(&[1, 2, 2, 3, 4]);
+    world.grant(0, space, 1, Right::Admin);
+    world.meet_all();
+    // Both copies of the admin say something; the stranger is let in by one of them.
+    let stranger = {
+        let store = ModelStore::default();
+        let start = Start { store: StoreId([99; 16]), ..start(9, 1, &store) };
+        world.hosts.push(Host { peer: Peer::new(start), store, events: vec![], sent_bytes: 0 });
+        world.hosts.len() - 1
+    };
+    world.join(stranger, space);
+    world.grant(1, space, stranger, Right::Write);
+    world.create(2, space, 77);
+    world.meet(stranger, 1);
+    world.edit(stranger, space, doc, "stranger", 1);
+    world.meet(3, stranger);
+    world.edit(3, space, doc, "honest", 1);
+    world.edit(stranger, space, doc, "stranger", 2);
+    world.meet(4, 2);
+    for _ in 0..3 {
+        for (a, b) in [(3, 4), (0, 3), (0, 4)] {
+            world.meet(a, b);
+        }
+    }
+    let all = world.fingerprints(space);
+    assert!([3, 4].iter().all(|host| all[*host] == all[0]), "{}", world.show_records(space));
+    let (stranger, three) = (world.device_of(stranger), world.device_of(3));
+    for host in [0, 3, 4] {
+        let expected = BTreeMap::from([(stranger, 1), (three, 1)]);
+        assert_eq!(world.counted(host, space, doc), expected, "host {host}");
+    }
 }
