@@ -91,7 +91,7 @@ fn the_seeds_meet_every_kind_of_fault() {
 
 #[test]
 fn a_disk_that_never_syncs_is_caught() {
-    is_caught(Canary::NeverSyncs, 0..12, 7);
+    is_caught(Canary::NeverSyncs, 0..24, 14);
 }
 
 #[test]
