@@ -2,6 +2,15 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each target uses one")]
 
+#[path = "bodies/forks.rs"]
+pub mod forks;
+#[path = "bodies/rights.rs"]
+pub mod rights;
+#[path = "bodies/stored.rs"]
+pub mod stored;
+#[path = "bodies/wire.rs"]
+pub mod wire;
+
 use automerge as am;
 use commonhold_engine::document::{ChainAuthor, ObjId, View};
 use commonhold_sync::chain::{Kind, Opening, Segment, Tip};

@@ -14,7 +14,7 @@ use commonhold_sync::chain::{Kind, Opening, Segment, Tip};
 use commonhold_sync::clock::{Clock, Fingerprint};
 use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use commonhold_sync::limits::Limits;
-use commonhold_sync::log::{DeepEntry, Header, Image, StoredSegment};
+use commonhold_sync::log::{DeepEntry, Image, StoredSegment};
 use commonhold_sync::merkle::Frontier;
 use commonhold_sync::message::{Cursor, Data, DocRef, Hello, Message, OpeningRef, SpaceHello, WireSegment};
 use commonhold_sync::peer::{
