@@ -283,6 +283,9 @@ impl Driver {
             Command::Prepare { space, doc, reply } => {
                 let Some(machine) = &self.machine else { return };
                 let opening = machine.peer.own_opening(&space, &doc);
+                if let Some(open) = self.shared.open_document(space, doc) {
+                    open.superseded();
+                }
                 self.barrier(move || _ = reply.send(opening));
             }
             Command::Settle(reply) => self.barrier(move || _ = reply.send(())),

@@ -126,6 +126,11 @@ impl OpenDocument {
         self.leave(|inbox| inbox.reshow(Instant::now()));
     }
 
+    /// The view is about to be read from a store that will hold everything told so far.
+    pub(crate) fn superseded(&self) {
+        locked(&self.inbox).clear();
+    }
+
     pub(crate) fn opening(&self, opening: Opening) {
         self.leave(|inbox| inbox.opening = Some(opening));
     }

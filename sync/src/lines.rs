@@ -165,9 +165,10 @@ impl Line {
         (1..self.branches.len()).filter(|at| self.counted(*at) <= self.branches[*at].shared).count()
     }
 
-    /// The ends of what counts.
+    /// The ends of what counts. Where rights end before it is closed, it makes no difference that it is, and not all peers take
+    /// the proof.
     fn ends(&self) -> Ends {
-        let closed = self.closed.as_ref().map(ForkProof::at);
+        let closed = self.closed.as_ref().map(ForkProof::at).filter(|at| self.cut.is_none_or(|cut| cut >= *at));
         if self.is_open() {
             let heads = self.branches.iter().map(|branch| (branch.len(), branch.frontier.head()));
             return Ends { closed, heads: heads.filter(|(n, _)| *n > 0).collect() };

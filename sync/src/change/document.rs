@@ -151,7 +151,12 @@ const ENCODER_BYTES: u64 = 3072;
 
 fn walk_changes(columns: [&[u8]; 9], actors: u64, rules: &Rules, caps: &DocumentCaps) -> Result<Changes, Fault> {
     let [actor, seq, max_op, time, message, dep_count, dep_index, footer_meta, footer] = columns;
-    let count = walk_indices(actor, actors, caps.changes, Fault::Changes)?;
+    let mut authors = vec![false; usize::try_from(actors).map_err(|_| Fault::Actors)?];
+    let count = walk_indices(actor, actors, caps.changes, Fault::Changes, |author| authors[author] = true)?;
+    // On an actor without a change, Automerge 0.12 panics when it drops it.
+    if authors.contains(&false) {
+        return Err(Fault::ActorsOrder);
+    }
     let counter = |low, high| within(low, high, 1, rules.op_counter_end, Fault::Counter);
     walk_delta(seq, count, false, counter)?;
     let time_fits = |low: i64, high: i64| low.unsigned_abs().max(high.unsigned_abs()) <= TIMESTAMP_MAX;
@@ -232,7 +237,7 @@ fn walk_ops(columns: [&[u8]; 16], actors: u64, rules: &Rules, caps: &DocumentCap
         expand,
         mark_name,
     ] = columns;
-    let count = walk_indices(id_actor, actors, caps.ops, Fault::Ops)?;
+    let count = walk_indices(id_actor, actors, caps.ops, Fault::Ops, |_| ())?;
     let id = |low, high| within(low, high, 1, rules.op_counter_end, Fault::Id);
     let index =
         |_, actor: Option<u64>| if actor.is_some_and(|a| a >= actors) { Err(Fault::ActorIndex) } else { Ok(()) };
@@ -276,7 +281,7 @@ fn walk_ops(columns: [&[u8]; 16], actors: u64, rules: &Rules, caps: &DocumentCap
         successors = successors.saturating_add(rows.saturating_mul(n.ok_or(Fault::Encoding)?));
         if successors > caps.ops.saturating_mul(EDGES_PER_NODE) { Err(Fault::Preds) } else { Ok(()) }
     })?;
-    if walk_indices(succ_actor, actors, successors, Fault::Rows)? != successors {
+    if walk_indices(succ_actor, actors, successors, Fault::Rows, |_| ())? != successors {
         return Err(Fault::Rows);
     }
     walk_delta(succ_counter, successors, false, id)?;
@@ -322,17 +327,17 @@ fn walk_delta(
     if rows == count || (optional && rows == 0) { Ok(()) } else { Err(Fault::Rows) }
 }
 
-/// The rows of a column of actor indices, all in range; refused with `fault` once there are more than `max`.
-fn walk_indices(bytes: &[u8], actors: u64, max: u64, fault: Fault) -> Result<u64, Fault> {
+/// The rows of a column of actor indices, all in range; refused with `fault` once there are more than `max`. `see` gets each
+/// index that comes.
+fn walk_indices(bytes: &[u8], actors: u64, max: u64, fault: Fault, mut see: impl FnMut(usize)) -> Result<u64, Fault> {
     let (mut column, mut rows) = (Rle::<u64>::new(bytes), 0u64);
     while let Some((n, actor)) = column.next_run(u64::MAX)? {
         rows = rows.saturating_add(n);
         if rows > max {
             return Err(fault);
         }
-        if actor.ok_or(Fault::Encoding)? >= actors {
-            return Err(Fault::ActorIndex);
-        }
+        let actor = actor.filter(|&actor| actor < actors).and_then(|actor| usize::try_from(actor).ok());
+        see(actor.ok_or(Fault::ActorIndex)?);
     }
     Ok(rows)
 }
@@ -466,6 +471,14 @@ mod tests {
         all.iter().for_each(|(_, bytes)| data.extend(bytes));
         data.push(n as u8 - 1);
         cost(&sealed(DOCUMENT, &data))
+    }
+
+    /// `document_walk` found it: Automerge panics where it drops the actor (`remove_actor` on an empty table of authors).
+    #[test]
+    fn an_actor_without_a_change_is_refused() {
+        let empty = |actors: &[u8]| cost(&sealed(DOCUMENT, &[actors, &[0, 0, 0]].concat()));
+        assert_eq!(empty(&[0]).unwrap().changes, 0);
+        assert_eq!(empty(&[&[1, 16][..], &[7; 16]].concat()), Err(Fault::ActorsOrder));
     }
 
     #[test]

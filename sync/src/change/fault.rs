@@ -42,7 +42,8 @@ pub enum Fault {
     /// More actors than allowed.
     #[error("too many actors")]
     Actors,
-    /// Other actors out of order, named twice, equal to the author, or used by no operation.
+    /// Other actors out of order, named twice, equal to the author, or used by no operation; in a document, an actor without
+    /// a change.
     #[error("other actors not sorted, distinct and each in use")]
     ActorsOrder,
     /// An operation names an actor that the chunk does not list.

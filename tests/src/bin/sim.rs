@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use commonhold_tests::sim::{Options, Plan, run};
+use commonhold_tests::sim::{Options, run};
 
 /// Deterministic simulation of several peers.
 #[derive(Parser)]
@@ -21,6 +21,9 @@ struct Args {
     /// Print what happens.
     #[arg(long)]
     trace: bool,
+    /// Some members lie.
+    #[arg(long)]
+    liars: bool,
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
@@ -34,8 +37,8 @@ fn main() -> ExitCode {
     };
     let (start, count, mut failed) = (Instant::now(), seeds.end - seeds.start, 0);
     for (done, seed) in seeds.enumerate() {
-        match run(seed, Options { trace: args.trace, canary: None }) {
-            Ok(report) if args.seed.is_some() => println!("{:#?}\n{report:#?}", Plan::of(seed)),
+        match run(seed, Options { trace: args.trace, canary: None, liars: args.liars }) {
+            Ok(report) if args.seed.is_some() => println!("{report:#?}"),
             Ok(_) => {}
             Err(failure) => {
                 println!("{failure}");

@@ -7,11 +7,11 @@ use commonhold_engine::document::{Applied, ChainAuthor, EditError, ObjId, ObjKin
 use commonhold_engine::storage::{DocumentQuery, Storage};
 use commonhold_engine::store::faulty::Rng;
 use commonhold_sync::id::{DocId, EntryId, SpaceId};
-use commonhold_sync::limits::Limits;
 use commonhold_sync::peer::{Input, Load, Loaded, Local, Peer, Ticket};
 use commonhold_sync::record::Record;
 use serde_json::Value as Json;
 
+use super::plan::Plan;
 use super::snapshot;
 
 /// What a ticket stands for.
@@ -34,6 +34,8 @@ pub(super) struct Open {
     pub(super) stale: bool,
     /// Flushes not saved yet.
     pub(super) unsaved: usize,
+    /// Some of the authors lie.
+    among_liars: bool,
 }
 
 #[derive(Default)]
@@ -42,15 +44,17 @@ pub(super) struct App {
     pub(super) deleted: BTreeSet<(SpaceId, DocId)>,
     pub(super) asked: BTreeMap<Ticket, Asked>,
     next_ticket: u64,
+    /// Some of the authors lie.
+    among_liars: bool,
     /// A canary: once true, the next entry from elsewhere is not shown.
     pub(super) hides_next: bool,
 }
 
 impl Open {
-    fn new(mut view: View) -> Open {
+    fn new(mut view: View, among_liars: bool) -> Open {
         view.watch(true);
         let mirror = view.to_json();
-        Open { view, mirror, arrived: Vec::new(), due: false, stale: false, unsaved: 0 }
+        Open { view, mirror, arrived: Vec::new(), due: false, stale: false, unsaved: 0, among_liars }
     }
 
     fn watch(&mut self, patches: &[Patch]) -> Result<(), String> {
@@ -78,7 +82,13 @@ impl Open {
         let refs: Vec<(EntryId, &[u8])> = entries.iter().map(|(id, bytes)| (*id, &bytes[..])).collect();
         let Applied { invalid, quarantined, missing, bad_base, broken, local_patches, patches, .. } =
             self.view.apply_remote(&refs, &mut |_| {});
-        if !invalid.is_empty() || !quarantined.is_empty() || !missing.is_empty() || bad_base.is_some() || broken {
+        // Among liars, what breaks a rule of meaning is hidden by every view.
+        if !(invalid.is_empty() || self.among_liars)
+            || !quarantined.is_empty()
+            || !missing.is_empty()
+            || bad_base.is_some()
+            || broken
+        {
             return Err(format!(
                 "a view refused entries of honest peers: invalid {invalid:?}, quarantined {quarantined:?}, missing \
                  {missing:?}, base {bad_base:?}, broken {broken}"
@@ -91,8 +101,8 @@ impl Open {
 
 impl App {
     /// Views of everything that a store holds.
-    pub(super) fn open(storage: &Storage, limits: &Limits) -> Result<App, String> {
-        let mut app = App::default();
+    pub(super) fn open(storage: &Storage, plan: &Plan) -> Result<App, String> {
+        let mut app = App { among_liars: plan.liars > 0, ..App::default() };
         let start = storage.start().map_err(|e| e.to_string())?;
         for (space, ..) in start.spaces {
             let query = DocumentQuery { deleted: true, ..DocumentQuery::default() };
@@ -100,7 +110,8 @@ impl App {
                 if info.deleted {
                     app.deleted.insert((space, info.id));
                 } else {
-                    app.docs.insert((space, info.id), Open::new(view_from(storage, space, info.id, limits)?));
+                    app.docs
+                        .insert((space, info.id), Open::new(view_from(storage, space, info.id, plan)?, plan.liars > 0));
                 }
             }
         }
@@ -114,8 +125,9 @@ impl App {
     }
 
     pub(super) fn document(&mut self, space: SpaceId, doc: DocId) {
+        let among_liars = self.among_liars;
         if !self.deleted.contains(&(space, doc)) {
-            self.docs.entry((space, doc)).or_insert_with(|| Open::new(View::new()));
+            self.docs.entry((space, doc)).or_insert_with(|| Open::new(View::new(), among_liars));
         }
     }
 
@@ -154,11 +166,10 @@ impl App {
     }
 
     /// Makes views anew whose log is wholly on disk.
-    pub(super) fn renew(&mut self, storage: &Storage, limits: &Limits) -> Result<(), String> {
+    pub(super) fn renew(&mut self, storage: &Storage, plan: &Plan) -> Result<(), String> {
         for ((space, doc), open) in self.docs.iter_mut().filter(|(_, o)| o.stale && o.unsaved == 0) {
-            let (arrived, due) = (core::mem::take(&mut open.arrived), open.due);
-            *open = Open { due, ..Open::new(view_from(storage, *space, *doc, limits)?) };
-            open.apply(&arrived)?;
+            // What came meanwhile is on disk too, or does not count any more.
+            *open = Open { due: open.due, ..Open::new(view_from(storage, *space, *doc, plan)?, plan.liars > 0) };
         }
         Ok(())
     }
@@ -202,22 +213,25 @@ impl App {
 }
 
 /// A view from what is on disk.
-pub(super) fn view_from(storage: &Storage, space: SpaceId, doc: DocId, limits: &Limits) -> Result<View, String> {
+pub(super) fn view_from(storage: &Storage, space: SpaceId, doc: DocId, plan: &Plan) -> Result<View, String> {
     let load = |load| storage.load(&load).map(|read| read.value).map_err(|e| e.to_string());
     let (mut view, mut entries) = (View::new(), Vec::new());
     if let Loaded::Snapshot(Some(bytes)) = load(Load::Snapshot { space, doc })? {
-        view = snapshot::open(&bytes, limits)?.0;
+        view = snapshot::open(&bytes, &plan.limits)?.0;
     }
     if let Loaded::Logs(mut logs) = load(Load::Logs { space, docs: vec![doc] })?
-        && let Some((_, Some((_, segments)))) = logs.pop()
+        && let Some((_, Some((image, segments)))) = logs.pop()
     {
-        let of_branch = segments.into_iter().filter(|s| s.branch == 0).flat_map(|s| s.segment.entries);
-        for bytes in of_branch {
-            let id = commonhold_sync::change::id(&bytes).map_err(|e| e.to_string())?;
-            entries.push((id, bytes));
+        for stored in segments {
+            let counted = image.counted(&stored.segment.opening, stored.branch);
+            let shown = (counted + 1).saturating_sub(stored.segment.first) as usize;
+            for bytes in stored.segment.entries.into_iter().take(shown) {
+                let id = commonhold_sync::change::id(&bytes).map_err(|e| e.to_string())?;
+                entries.push((id, bytes));
+            }
         }
     }
-    let mut open = Open::new(view);
+    let mut open = Open::new(view, plan.liars > 0);
     open.apply(&entries)?;
     open.view.watch(false);
     Ok(open.view)
@@ -226,7 +240,7 @@ pub(super) fn view_from(storage: &Storage, space: SpaceId, doc: DocId, limits: &
 const WORDS: [&str; 8] = ["a", "bee", "commons", "déjà", "édition", "field", "🌾", "hold the line"];
 
 /// One random edit: scalars, counters, nested maps, lists, text.
-fn scribble(edit: &mut commonhold_engine::document::Edit<'_>, rng: &mut Rng) -> Result<(), EditError> {
+pub(super) fn scribble(edit: &mut commonhold_engine::document::Edit<'_>, rng: &mut Rng) -> Result<(), EditError> {
     let root = ObjId::ROOT;
     let word = WORDS[rng.below(8) as usize];
     let key = format!("k{}", rng.below(4));

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use commonhold_sync::change;
 use commonhold_sync::id::{DocId, SpaceId};
+use commonhold_sync::limits::Rules;
 use commonhold_sync::peer::{Load, Loaded};
 
 use super::app;
 use super::host::{Host, Run};
+use super::oracle;
 use super::world::World;
 
 fn running(host: &Host) -> Result<&Run, String> {
@@ -34,7 +37,8 @@ pub(super) fn agree(world: &World) -> Result<(), String> {
         if !run.commits.is_empty() || run.committing {
             return Err(format!("peer {} is still storing", host.index));
         }
-        if run.peer.waiting_bytes() > 0 {
+        // What liars sent may wait for what there never was, within its bounds, until its time is up.
+        if run.peer.waiting_bytes() > 0 && world.liars.is_empty() {
             return Err(format!("{} bytes wait at peer {}", run.peer.waiting_bytes(), host.index));
         }
     }
@@ -75,9 +79,10 @@ fn differences_in(world: &World, space: &SpaceId) -> Result<String, String> {
 }
 
 /// Everything that must hold at the end of a run.
-pub(super) fn everything(world: &World) -> Result<(), String> {
+pub(super) fn everything(world: &mut World) -> Result<(), String> {
     agree(world)?;
     same_documents(world)?;
+    as_the_oracle_says(world)?;
     nothing_promised_is_missing(world)?;
     for host in &world.hosts {
         patches_rebuild(host)?;
@@ -101,9 +106,56 @@ fn same_documents(world: &World) -> Result<(), String> {
         if keys.0 != keys.1 {
             return Err(format!("peer {} shows documents {:?}, peer 0 {:?}", host.index, keys.1, keys.0));
         }
-        if let Some((key, shown)) = docs.iter().find(|(key, shown)| first[*key] != **shown) {
-            return Err(format!("peer {} shows {:?} as {shown:?}, peer 0 as {:?}", host.index, key.1, first[key]));
+        if let Some((space, doc)) = docs.iter().find(|(key, shown)| first[*key] != **shown).map(|(key, _)| *key) {
+            return Err(format!("peers 0 and {} show another {doc:?}\n{}", host.index, story(world, space, doc)?));
         }
+    }
+    Ok(())
+}
+
+/// For each peer, what it holds of a document, but for late branches of a storm, and what of that it shows.
+fn story(world: &World, space: SpaceId, doc: DocId) -> Result<String, String> {
+    use core::fmt::Write;
+    let mut out = String::new();
+    for host in &world.hosts {
+        let run = running(host)?;
+        let Some(open) = run.app.docs.get(&(space, doc)) else { continue };
+        writeln!(out, "peer {} at {:?}", host.index, open.view.heads()).map_err(|e| e.to_string())?;
+        let load = |load| run.storage.load(&load).map(|read| read.value).map_err(|e| e.to_string());
+        let Loaded::Logs(mut logs) = load(Load::Raw { space, docs: vec![doc] })? else { continue };
+        let Some((image, segments)) = logs.pop().and_then(|(_, found)| found) else { continue };
+        if let Some(covered) = &image.covered {
+            writeln!(out, "  a snapshot of {:?}", covered.heads).map_err(|e| e.to_string())?;
+        }
+        for stored in segments {
+            let opening = &stored.segment.opening;
+            let chain = opening.chain(&space, &doc);
+            if stored.branch > 8 {
+                continue;
+            }
+            for (n, bytes) in (stored.segment.first..).zip(&stored.segment.entries) {
+                let head = change::walk(bytes, &Rules::V1).map_err(|e| e.to_string())?;
+                let (id, counted) = (head.id, image.counted(opening, stored.branch));
+                let shown = if open.view.contains(&id) { "shown" } else { "not shown" };
+                writeln!(out, "  {chain:?}.{} {n} {id:?} on {:?}, {counted} count, {shown}", stored.branch, head.deps)
+                    .map_err(|e| e.to_string())?;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Every peer shows what is to be shown of the union of what honest stores hold.
+fn as_the_oracle_says(world: &mut World) -> Result<(), String> {
+    let docs: Vec<(SpaceId, DocId)> = running(&world.hosts[0])?.app.docs.keys().copied().collect();
+    for (space, doc) in docs {
+        let Some((heads, json)) = oracle::view(world, space, doc)? else { continue };
+        let shown = &running(&world.hosts[0])?.app.docs[&(space, doc)].view;
+        if (shown.heads(), shown.to_json()) != (heads.clone(), json.clone()) {
+            let story = story(world, space, doc)?;
+            return Err(format!("all show {doc:?} at {:?}, not at {heads:?}\n{story}", shown.heads()));
+        }
+        world.report.judged += 1;
     }
     Ok(())
 }
@@ -147,7 +199,7 @@ fn patches_rebuild(host: &Host) -> Result<(), String> {
 fn disk_says_the_same(world: &World, host: &Host) -> Result<(), String> {
     let run = running(host)?;
     for ((space, doc), open) in &run.app.docs {
-        let read = app::view_from(&run.storage, *space, *doc, &world.plan.limits)?;
+        let read = app::view_from(&run.storage, *space, *doc, &world.plan)?;
         if read.heads() != open.view.heads() {
             return Err(format!("peer {} shows another {doc:?} than its disk holds", host.index));
         }

@@ -75,7 +75,7 @@ impl Host {
         }
         self.clean = false;
         let stored = storage.start().map_err(|e| e.to_string())?;
-        let app = App::open(&storage, &plan.limits)?;
+        let app = App::open(&storage, plan)?;
         let seed = rng.bytes(32);
         let peer = Peer::new(Start {
             key: self.key.clone(),

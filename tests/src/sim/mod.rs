@@ -2,16 +2,19 @@
 //! fail by a seed. The same seed gives the same run, to the byte.
 //!
 //! A run has two phases. First faults (`nemesis`), during which nothing wrong may happen; then healing, after which
-//! everybody must agree, miss nothing that was acknowledged, and fall silent within a budget (`check`). Peers here are
-//! honest; what liars can do is tested elsewhere. A [`Canary`] breaks one peer on purpose: the checks must notice.
+//! everybody must agree, miss nothing that was acknowledged, and fall silent within a budget (`check`). With `liars`, some
+//! members sign several histories, break rules, accuse, withhold and replay; then all honest peers must show what is to be
+//! shown of all that their stores hold together (`oracle`). A [`Canary`] breaks one peer on purpose: the checks must notice.
 
 mod app;
 mod check;
 mod disk;
 mod host;
 mod ledger;
+mod liars;
 mod nemesis;
 mod network;
+mod oracle;
 mod plan;
 mod snapshot;
 mod world;

@@ -172,7 +172,9 @@ impl World {
         for a in 0..self.plan.peers {
             for b in a + 1..self.plan.peers {
                 let up = self.hosts[a].run.is_some() && self.hosts[b].run.is_some();
-                let wanted = self.shape.joins(a, b, self.plan.peers) && !self.network.parted.contains(&(a, b));
+                let wanted = self.shape.joins(a, b, self.plan.peers)
+                    && !self.network.parted.contains(&(a, b))
+                    && (self.healing || !self.plan.eclipse);
                 if !up || !wanted {
                     continue;
                 }
@@ -309,8 +311,9 @@ impl World {
     }
 
     fn grant(&mut self, host: usize, space: SpaceId) -> Result<(), String> {
-        let to = self.rng.below(self.plan.peers as u64) as usize;
-        let device = self.hosts[to].device();
+        let to = self.rng.below((self.plan.peers + self.plan.liars) as u64) as usize;
+        let liar = to.checked_sub(self.plan.peers);
+        let device = liar.map_or_else(|| self.hosts[to % self.plan.peers].device(), |liar| self.liars[liar].device());
         let Some(run) = &self.hosts[host].run else { return Ok(()) };
         let right = run.peer.space(&space).and_then(|s| s.right_of(&run.peer.device()));
         if to == host || right != Some(Right::Admin) {
@@ -326,7 +329,7 @@ impl World {
     /// The engine makes a snapshot of what its view shows.
     fn compact(&mut self, host: usize, space: SpaceId, doc: DocId) -> Result<(), String> {
         let limits = self.plan.limits.clone();
-        let Some(run) = &mut self.hosts[host].run else { return Ok(()) };
+        let Some(run) = self.hosts[host].run.as_mut().filter(|_| self.plan.packs) else { return Ok(()) };
         let open = run.app.docs.get(&(space, doc)).filter(|open| open.is_settled());
         match open.and_then(|open| snapshot::make(&open.view, space, doc, &limits)) {
             Some(input) => {

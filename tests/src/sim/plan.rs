@@ -94,6 +94,16 @@ pub struct Plan {
     pub commit_ms: u64,
     /// Every peer's limits.
     pub limits: Limits,
+    /// Members that lie, besides the honest peers.
+    pub liars: usize,
+    /// Mean time between two lies of one liar, ms.
+    pub lie_ms: u64,
+    /// Whether they go on while the others come to agree, with what brings nothing new.
+    pub lies_on: bool,
+    /// Honest peers meet each other only once healing begins.
+    pub eclipse: bool,
+    /// Whether apps pack documents.
+    pub packs: bool,
 }
 
 impl Plan {
@@ -160,6 +170,39 @@ impl Plan {
             slow_bytes_per_ms: [0, 0, 1, 20][rng.below(4) as usize],
             commit_ms: [1, 5, 40, 800][rng.below(4) as usize],
             limits,
+            liars: 0,
+            lie_ms: 0,
+            lies_on: false,
+            eclipse: false,
+            packs: true,
+        }
+    }
+
+    /// The same among liars. Runs are shorter: what liars do takes no patience.
+    pub fn with_liars(seed: u64) -> Plan {
+        let plan = Plan::of(seed);
+        let rng = &mut Rng::new(seed ^ 0x11a5);
+        // Nine of ten lie, and two honest peers know nobody else for most of the time.
+        let eclipse = rng.below(10) == 0;
+        let peers = if eclipse { 2 } else { 2 + rng.below(3) as usize };
+        let liars = if eclipse { 18 } else { 1 + rng.below(3) as usize };
+        let faults_ms = 3_000 + rng.below(7_000);
+        let calm = rng.below(2) == 0;
+        Plan {
+            peers,
+            spaces: plan.spaces.iter().map(|(writers, root)| (*writers, root % peers)).collect(),
+            starts: plan.starts.iter().map(|at| at % (faults_ms / 2)).take(peers).chain([0; 8]).take(peers).collect(),
+            faults_ms,
+            chances: if calm { Chances::default() } else { Chances { tampers: 0, ..plan.chances.clone() } },
+            limits: if calm { Limits::default() } else { plan.limits.clone() },
+            commit_ms: plan.commit_ms.min(40),
+            app_ms: plan.app_ms.min(200),
+            liars,
+            lie_ms: if eclipse { 1_000 } else { [60, 200][rng.below(2) as usize] },
+            lies_on: rng.below(3) == 0,
+            eclipse,
+            packs: rng.below(4) == 0,
+            ..plan
         }
     }
 }

@@ -13,6 +13,7 @@ use super::check;
 use super::disk::{CommitFault, Committed};
 use super::host::Host;
 use super::ledger::Ledger;
+use super::liars::Liar;
 use super::network::Network;
 use super::plan::{Canary, Chances, Plan, Shape};
 use super::snapshot;
@@ -36,6 +37,8 @@ pub struct Options {
     pub trace: bool,
     /// Break a rule on purpose.
     pub canary: Option<Canary>,
+    /// Some members lie.
+    pub liars: bool,
 }
 
 /// What a run went through.
@@ -63,6 +66,12 @@ pub struct Report {
     pub tampered: u64,
     /// Acknowledgements that authors got.
     pub acks: u64,
+    /// What liars did, and how often.
+    pub lies: BTreeMap<&'static str, u64>,
+    /// Forks that honest peers told of.
+    pub forks: u64,
+    /// Documents whose view was compared with that of the union of what honest stores hold.
+    pub judged: u64,
     /// Virtual time from healing to agreement, ms.
     pub agreed_after_ms: u64,
     /// A hash over everything that was sent and when: equal for equal runs.
@@ -78,14 +87,17 @@ pub struct Failure {
     pub at_ms: u64,
     /// What was wrong.
     pub what: String,
+    /// Whether some members lied.
+    pub liars: bool,
 }
 
 impl core::fmt::Display for Failure {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let Failure { seed, at_ms, what } = self;
+        let Failure { seed, at_ms, what, .. } = self;
         write!(
             f,
-            "seed {seed}, at {at_ms} ms: {what}\nreplay: cargo run -p commonhold-tests --bin sim -- --seed {seed}"
+            "seed {seed}, at {at_ms} ms: {what}\nreplay: cargo run -p commonhold-tests --bin sim -- --seed {seed}{}",
+            if self.liars { " --liars" } else { "" }
         )
     }
 }
@@ -155,6 +167,10 @@ pub(super) enum Step {
     Start {
         host: usize,
     },
+    /// A liar does something.
+    Lie {
+        liar: usize,
+    },
     Heal,
 }
 
@@ -168,6 +184,7 @@ pub(super) struct World {
     queue: BTreeMap<(u64, u64), Step>,
     steps: u64,
     pub(super) hosts: Vec<Host>,
+    pub(super) liars: Vec<Liar>,
     pub(super) network: Network,
     pub(super) ledger: Ledger,
     pub(super) spaces: Vec<(SpaceId, Genesis, usize)>,
@@ -179,7 +196,7 @@ pub(super) struct World {
 
 /// Runs a seed to its end.
 pub fn run(seed: u64, options: Options) -> Result<Report, Failure> {
-    let mut plan = Plan::of(seed);
+    let mut plan = if options.liars { Plan::with_liars(seed) } else { Plan::of(seed) };
     if options.canary == Some(Canary::NeverSyncs) {
         // What was never synced is missed only once the power is gone.
         plan.chances.crashes = plan.chances.crashes.max(12);
@@ -190,7 +207,7 @@ pub fn run(seed: u64, options: Options) -> Result<Report, Failure> {
         let said = panic.downcast_ref::<String>().map(String::as_str);
         Err(format!("panic: {}", said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")))
     });
-    ended.map_err(|what| Failure { seed, at_ms: world.now, what })?;
+    ended.map_err(|what| Failure { seed, at_ms: world.now, what, liars: options.liars })?;
     Ok(world.report)
 }
 
@@ -212,6 +229,7 @@ impl World {
             now: 0,
             queue: BTreeMap::new(),
             steps: 0,
+            liars: (0..plan.liars).map(|at| Liar::new(plan.peers + at)).collect(),
             hosts,
             network: Network::default(),
             ledger: Ledger::default(),
@@ -256,6 +274,10 @@ impl World {
         for (host, at) in plan.starts.iter().enumerate() {
             self.later(*at, Step::Start { host });
             self.later(*at + 1, Step::Act { host });
+        }
+        for liar in 0..plan.liars {
+            let delay = 100 + self.rng.below(1_000);
+            self.later(delay, Step::Lie { liar });
         }
         self.later(0, Step::Mend);
         self.later(100, Step::Weather);
@@ -324,6 +346,10 @@ impl World {
                 let Some(link) = self.network.links.get_mut(&conn) else { return Ok(()) };
                 let (host, open) = (link.hosts[end], core::mem::replace(&mut link.open[end], false));
                 self.network.sweep();
+                if let Some(liar) = host.checked_sub(self.hosts.len()) {
+                    self.liars[liar].closed(conn);
+                    return Ok(());
+                }
                 if open { self.input(host, Input::Disconnected { conn }) } else { Ok(()) }
             }
             Step::Commit { host, boot } if self.runs(host, boot) => self.commit(host),
@@ -354,6 +380,7 @@ impl World {
             Step::Weather => self.weather(),
             Step::Mend => self.mend(),
             Step::Start { host } => self.start(host),
+            Step::Lie { liar } => self.lie(liar),
             Step::Heal => self.heal(),
             // Work of a process that is no more.
             _ => Ok(()),
@@ -389,11 +416,17 @@ impl World {
         }
         self.report.frames += 1;
         self.report.bytes += bytes.len() as u64;
-        self.last_frame = now;
+        // What a liar goes on to say, and answers to it, are no restlessness of honest peers.
+        if to < self.hosts.len() && from < self.hosts.len() {
+            self.last_frame = now;
+        }
         self.fold(now << 24 ^ (to as u64) << 20 ^ bytes.len() as u64);
         self.fold(bytes.iter().fold(0, |sum, byte| sum.rotate_left(7) ^ u64::from(*byte)));
-        if sender_open {
+        if sender_open && from < self.hosts.len() {
             self.input(from, Input::Drained { conn, pending })?;
+        }
+        if let Some(liar) = to.checked_sub(self.hosts.len()) {
+            return self.hear(liar, conn, &bytes);
         }
         for _ in 0..copies {
             if self.network.links.get(&conn).is_some_and(|link| link.open[end]) {
@@ -453,8 +486,8 @@ impl World {
                 self.note(|| format!("{host} ends {conn:?}: {} {}", reason.code, reason.text));
                 inputs.push_back(Input::Disconnected { conn });
                 let Some(link) = self.network.links.get_mut(&conn) else { return Ok(()) };
-                if reason.violation && link.tampered_at.is_none() {
-                    let other = link.hosts[1 - link.end_of(host)];
+                let other = link.hosts[1 - link.end_of(host)];
+                if reason.violation && link.tampered_at.is_none() && other < self.hosts.len() {
                     return Err(format!("peer {host} accuses peer {other}: {} ({})", reason.code, reason.text));
                 }
                 let end = link.end_of(host);
@@ -512,10 +545,14 @@ impl World {
                     (_, asked) => return Err(format!("peer {host} could not do {asked:?}: {why}")),
                 }
             }
+            Event::Acked { peer, .. } if self.liars.iter().any(|liar| liar.device() == peer) => {}
             Event::Acked { peer, space, doc, chain, n } => {
                 self.report.acks += 1;
                 let acker = peer_of(self, peer).ok_or("an acknowledgement by a stranger")?;
                 self.ledger.hold(acker, space, doc, chain, n);
+            }
+            Event::Forked { device, .. } if self.liars.iter().any(|liar| liar.device() == device) => {
+                self.report.forks += 1;
             }
             Event::Forked { doc, .. } => return Err(format!("peer {host} sees a fork in {doc:?} among honest peers")),
             Event::ChainLost { doc, .. } => return Err(format!("peer {host} is shown its own chain of {doc:?}")),
@@ -523,7 +560,7 @@ impl World {
                 self.note(|| format!("{host} notices of {peer:?} {doc:?}: {code} {text}"));
                 let tampered = self.network.links.values().any(|l| l.tampered_at.is_some());
                 let expected = ["busy", "store-failed", "P.handshake"].contains(&code.as_str());
-                if !expected && !tampered {
+                if !expected && !tampered && self.liars.is_empty() {
                     return Err(format!("peer {host} notices {code} ({text}) among honest peers"));
                 }
             }
@@ -577,7 +614,7 @@ impl World {
                     self.later(delay, Step::Commit { host, boot });
                     return Ok(());
                 }
-                run.app.renew(&run.storage, &self.plan.limits)?;
+                run.app.renew(&run.storage, &self.plan)?;
                 check::fingerprints_add_up(host, run)
             }
             Committed::Failed => {
