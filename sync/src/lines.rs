@@ -329,8 +329,9 @@ impl Lines {
         Some(ForkProof::of(segment.doc, base.clone(), held, new))
     }
 
-    /// Closes a chain by a proof that was verified, or closes it earlier. What counts of it is to be found anew.
-    pub fn close(&mut self, space: &SpaceId, proof: ForkProof) -> Closing {
+    /// Closes a chain by a proof that was verified, or closes it earlier. What counts of it is to be found anew. `cut` is how
+    /// far the rights of its device reach, if it is unknown so far.
+    pub fn close(&mut self, space: &SpaceId, proof: ForkProof, cut: Option<u64>) -> Closing {
         let chain = proof.chain(space);
         let line = match self.by_id.get(&chain) {
             Some(line) => &mut self.lines[*line],
@@ -338,12 +339,7 @@ impl Lines {
                 // Known by nothing but its proof.
                 self.by_id.insert(chain, self.lines.len());
                 let empty = Branch::first(&proof.first.tip);
-                self.lines.push(Line {
-                    opening: proof.opening.clone(),
-                    branches: vec![empty],
-                    closed: None,
-                    cut: None,
-                });
+                self.lines.push(Line { opening: proof.opening.clone(), branches: vec![empty], closed: None, cut });
                 self.lines.last_mut().expect("just pushed")
             }
         };

@@ -581,7 +581,7 @@ impl Log {
         let mut reshown = !found.is_empty();
         if let Some(proof) = &proof {
             let before = self.counted();
-            self.lines.close(&self.space, (**proof).clone());
+            self.lines.close(&self.space, (**proof).clone(), None);
             reshown |= self.recount(&before);
         } else {
             if !self.lines.all()[line].is_open() {
@@ -614,8 +614,8 @@ impl Log {
         known.is_none_or(|known| proof.at() < known.at())
     }
 
-    /// Closes a chain by a proof from elsewhere.
-    pub fn close(&mut self, proof: &ForkProof, limits: &Limits) -> ProofAdmission {
+    /// Closes a chain by a proof from elsewhere, of which the rights of its device cover the first `cut` entries, or all.
+    pub fn close(&mut self, proof: &ForkProof, limits: &Limits, cut: Option<u64>) -> ProofAdmission {
         let chain = proof.chain(&self.space);
         if !self.closes(&chain, proof) {
             return ProofAdmission::Known;
@@ -631,7 +631,7 @@ impl Log {
             return ProofAdmission::NeedsDeep;
         }
         let before = self.counted();
-        match self.lines.close(&self.space, proof.clone()) {
+        match self.lines.close(&self.space, proof.clone(), cut) {
             Closing::Closed => ProofAdmission::Closed(self.recount(&before)),
             Closing::Known => ProofAdmission::Known,
         }

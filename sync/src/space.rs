@@ -308,7 +308,7 @@ impl Space {
         let (chain, at) = (proof.chain(&self.id), proof.at());
         let mut closing = Closing::Known;
         self.recount(|space| {
-            closing = space.lines.close(&space.id, proof.clone());
+            closing = space.lines.close(&space.id, proof.clone(), None);
             if closing == Closing::Closed {
                 space.authority.open(chain, proof.opening.device);
                 space.authority.close(chain, at);

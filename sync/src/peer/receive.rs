@@ -404,8 +404,8 @@ impl Peer {
         let Some(log) = self.log(space, doc).filter(|log| !log.is_deleted()) else { return Ok(()) };
         // Who never had the right to write cannot fill a document with closed chains. If the right is on its way, a
         // comparison brings the proof again.
-        let unknown = held.limit(&doc, &proof.opening, Some(&log.header().creator)) == Limit::Unknown;
-        if unknown && !held.strangers.contains(&proof.opening.device) {
+        let limit = held.limit(&doc, &proof.opening, Some(&log.header().creator));
+        if limit == Limit::Unknown && !held.strangers.contains(&proof.opening.device) {
             return Ok(());
         }
         // A device can sign its chain shorter as often as it has entries, and each time all that counts is found anew.
@@ -416,7 +416,7 @@ impl Peer {
             return Ok(());
         }
         let limits = self.limits.clone();
-        match self.change_log(space, doc, |log| log.close(&proof, &limits)) {
+        match self.change_log(space, doc, |log| log.close(&proof, &limits, limit.cut())) {
             Some(ProofAdmission::Closed(reshown)) => {
                 if is_closed {
                     self.reclosed.insert(key, now);
@@ -736,6 +736,8 @@ impl Peer {
         held.seq += 1;
         let seq = held.seq;
         self.dirty_spaces.insert(space);
+        // Even where none of it counts, and the digest is what it was.
+        self.changed.insert((space, admitted.segment.doc));
         let stored = StoredSegment { seq, branch: admitted.branch, segment: admitted.segment };
         match from {
             // Own entries leave only once they are on disk.

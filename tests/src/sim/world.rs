@@ -560,8 +560,8 @@ impl World {
                 self.note(|| format!("{host} notices of {peer:?} {doc:?}: {code} {text}"));
                 let tampered = self.network.links.values().any(|l| l.tampered_at.is_some());
                 let expected = ["busy", "store-failed", "P.handshake"].contains(&code.as_str());
-                if !expected && !tampered && self.liars.is_empty() {
-                    return Err(format!("peer {host} notices {code} ({text}) among honest peers"));
+                if code == "store.damaged" || !expected && !tampered && self.liars.is_empty() {
+                    return Err(format!("peer {host} notices {code} ({text})"));
                 }
             }
             Event::Opened { conn, .. } => self.note(|| format!("{host} knows who is on {conn:?}")),

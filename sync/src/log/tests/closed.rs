@@ -67,14 +67,14 @@ fn peers_that_hold_different_branches_of_a_closed_chain_hold_the_same() {
     let both = [hold(&left, &right), hold(&right, &left)];
     let mut told = Held::new();
     told.takes(left.from(1));
-    assert_eq!(told.log.close(&both[1].proofs()[0], &Limits::default()), ProofAdmission::Closed(true));
+    assert_eq!(told.log.close(&both[1].proofs()[0], &Limits::default(), None), ProofAdmission::Closed(true));
     // Known by the proof alone, and what comes after it.
     let mut late = Held::new();
-    assert_eq!(late.log.close(&both[0].proofs()[0], &Limits::default()), ProofAdmission::Closed(false));
+    assert_eq!(late.log.close(&both[0].proofs()[0], &Limits::default(), None), ProofAdmission::Closed(false));
     assert!(matches!(late.offer(left.part(1, 3)), Admission::Admitted(a) if a.counted == 2 && !a.reshown));
     let mut shorter = Held::new();
     shorter.takes(trunk.from(1));
-    shorter.log.close(&both[0].proofs()[0], &Limits::default());
+    shorter.log.close(&both[0].proofs()[0], &Limits::default(), None);
     let digest = both[0].log.digest();
     assert!(digest.is_some());
     for held in [&both[1], &told, &late, &shorter] {
@@ -117,7 +117,7 @@ fn an_earlier_proof_closes_earlier_and_a_later_one_says_nothing_new() {
     let found = held.admitted(early.from(1));
     assert!(found.reshown && found.proof.is_some_and(|proof| proof.at() == 2));
     assert!(held.counts(&trunk.ids[0]) && !held.counts(&trunk.ids[1]));
-    assert_eq!(held.log.close(&later[0], &Limits::default()), ProofAdmission::Known);
+    assert_eq!(held.log.close(&later[0], &Limits::default(), None), ProofAdmission::Known);
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn a_chain_that_parts_inside_a_snapshot_is_closed_once_that_is_read() {
     (0..3).for_each(|_| chains.iter().for_each(|chain| drop(elsewhere.offer(chain.from(1)))));
     elsewhere.takes(other.from(1));
     let proof = elsewhere.proofs().remove(0);
-    assert_eq!(held.log.close(&proof, &Limits::default()), ProofAdmission::NeedsDeep);
+    assert_eq!(held.log.close(&proof, &Limits::default(), None), ProofAdmission::NeedsDeep);
     held.log.deepen(deep);
     held.takes(other.from(1));
     assert_eq!(held.proofs(), [proof]);
