@@ -761,14 +761,15 @@ impl Peer {
             let lines = if authority { held.lines() } else { log.map_or(&none, Log::lines) };
             let lacks = lines.lacks(&have.clock);
             let mut clock = lines.clock();
-            // A second history comes with the chain from its first entry, once all that is plainly missing is there.
-            if lacks.more {
-                docs.push(Have { doc: have.doc, clock });
-            } else if let Some(chain) = lacks.forks.first().filter(|_| authority) {
+            if let Some(chain) = lacks.forks.first().filter(|_| authority) {
                 suspect = lines.get(chain).map(|(_, line)| line.opening.clone());
-            } else if !lacks.forks.is_empty() {
+            }
+            // A second history comes with the chain from its first entry, and with it all that may build upon it.
+            if !lacks.forks.is_empty() && !authority {
                 lacks.forks.iter().for_each(|chain| drop(clock.0.remove(chain)));
                 forked.push(Have { doc: have.doc, clock });
+            } else if lacks.more {
+                docs.push(Have { doc: have.doc, clock });
             }
         }
         let source = self.connections.get(&conn).and_then(|connection| Some((connection.peer?, connection.source())));

@@ -48,6 +48,8 @@ pub(super) struct App {
     among_liars: bool,
     /// A canary: once true, the next entry from elsewhere is not shown.
     pub(super) hides_next: bool,
+    /// A canary: of a closed chain, no branch but the first is shown.
+    pub(super) one_branch: bool,
 }
 
 impl Open {
@@ -110,8 +112,10 @@ impl App {
                 if info.deleted {
                     app.deleted.insert((space, info.id));
                 } else {
-                    app.docs
-                        .insert((space, info.id), Open::new(view_from(storage, space, info.id, plan)?, plan.liars > 0));
+                    app.docs.insert(
+                        (space, info.id),
+                        Open::new(view_from(storage, space, info.id, plan, false)?, plan.liars > 0),
+                    );
                 }
             }
         }
@@ -169,7 +173,10 @@ impl App {
     pub(super) fn renew(&mut self, storage: &Storage, plan: &Plan) -> Result<(), String> {
         for ((space, doc), open) in self.docs.iter_mut().filter(|(_, o)| o.stale && o.unsaved == 0) {
             // What came meanwhile is on disk too, or does not count any more.
-            *open = Open { due: open.due, ..Open::new(view_from(storage, *space, *doc, plan)?, plan.liars > 0) };
+            *open = Open {
+                due: open.due,
+                ..Open::new(view_from(storage, *space, *doc, plan, self.one_branch)?, plan.liars > 0)
+            };
         }
         Ok(())
     }
@@ -213,7 +220,13 @@ impl App {
 }
 
 /// A view from what is on disk.
-pub(super) fn view_from(storage: &Storage, space: SpaceId, doc: DocId, plan: &Plan) -> Result<View, String> {
+pub(super) fn view_from(
+    storage: &Storage,
+    space: SpaceId,
+    doc: DocId,
+    plan: &Plan,
+    one_branch: bool,
+) -> Result<View, String> {
     let load = |load| storage.load(&load).map(|read| read.value).map_err(|e| e.to_string());
     let (mut view, mut entries) = (View::new(), Vec::new());
     if let Loaded::Snapshot(Some(bytes)) = load(Load::Snapshot { space, doc })? {
@@ -222,7 +235,7 @@ pub(super) fn view_from(storage: &Storage, space: SpaceId, doc: DocId, plan: &Pl
     if let Loaded::Logs(mut logs) = load(Load::Logs { space, docs: vec![doc] })?
         && let Some((_, Some((image, segments)))) = logs.pop()
     {
-        for stored in segments {
+        for stored in segments.into_iter().filter(|stored| stored.branch == 0 || !one_branch) {
             let counted = image.counted(&stored.segment.opening, stored.branch);
             let shown = (counted + 1).saturating_sub(stored.segment.first) as usize;
             for bytes in stored.segment.entries.into_iter().take(shown) {

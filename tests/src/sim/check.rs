@@ -199,7 +199,7 @@ fn patches_rebuild(host: &Host) -> Result<(), String> {
 fn disk_says_the_same(world: &World, host: &Host) -> Result<(), String> {
     let run = running(host)?;
     for ((space, doc), open) in &run.app.docs {
-        let read = app::view_from(&run.storage, *space, *doc, &world.plan)?;
+        let read = app::view_from(&run.storage, *space, *doc, &world.plan, false)?;
         if read.heads() != open.view.heads() {
             return Err(format!("peer {} shows another {doc:?} than its disk holds", host.index));
         }

@@ -149,6 +149,7 @@ impl World {
         let hides = self.canary == Some(Canary::HidesEntry) && host == 0;
         if let Some(run) = &mut self.hosts[host].run {
             run.app.hides_next = hides;
+            run.app.one_branch = self.canary == Some(Canary::OneBranch) && host == 0;
         }
         for (space, genesis) in self.hosts[host].joined.clone() {
             self.input(host, Input::Join { space, genesis, filter: None })?;
@@ -172,9 +173,12 @@ impl World {
         for a in 0..self.plan.peers {
             for b in a + 1..self.plan.peers {
                 let up = self.hosts[a].run.is_some() && self.hosts[b].run.is_some();
-                let wanted = self.shape.joins(a, b, self.plan.peers)
-                    && !self.network.parted.contains(&(a, b))
-                    && (self.healing || !self.plan.eclipse);
+                let apart = !self.healing && self.plan.apart_from.is_some_and(|from| from <= self.now);
+                if apart && self.network.connected(a, b) {
+                    self.part(a, b);
+                }
+                let wanted =
+                    self.shape.joins(a, b, self.plan.peers) && !self.network.parted.contains(&(a, b)) && !apart;
                 if !up || !wanted {
                     continue;
                 }

@@ -15,6 +15,10 @@ pub enum Canary {
     DropsThirdSegment,
     /// Peer 0's view does not show one of the entries.
     HidesEntry,
+    /// Peer 0 goes on to show what does not count any more.
+    KeepsShowing,
+    /// Peer 0 shows of a closed chain no branch but the first.
+    OneBranch,
 }
 
 /// Who is connected to whom while all is well.
@@ -100,8 +104,9 @@ pub struct Plan {
     pub lie_ms: u64,
     /// Whether they go on while the others come to agree, with what brings nothing new.
     pub lies_on: bool,
-    /// Honest peers meet each other only once healing begins.
-    pub eclipse: bool,
+    /// From when on honest peers meet no other until healing begins, ms. What liars tell each of them meanwhile, each builds
+    /// upon.
+    pub apart_from: Option<u64>,
     /// Whether apps pack documents.
     pub packs: bool,
 }
@@ -173,7 +178,7 @@ impl Plan {
             liars: 0,
             lie_ms: 0,
             lies_on: false,
-            eclipse: false,
+            apart_from: None,
             packs: true,
         }
     }
@@ -188,6 +193,7 @@ impl Plan {
         let liars = if eclipse { 18 } else { 1 + rng.below(3) as usize };
         let faults_ms = 3_000 + rng.below(7_000);
         let calm = rng.below(2) == 0;
+        let apart = (seed % 5 == 3).then_some(faults_ms / 3);
         Plan {
             peers,
             spaces: plan.spaces.iter().map(|(writers, root)| (*writers, root % peers)).collect(),
@@ -200,7 +206,7 @@ impl Plan {
             liars,
             lie_ms: if eclipse { 1_000 } else { [60, 200][rng.below(2) as usize] },
             lies_on: rng.below(3) == 0,
-            eclipse,
+            apart_from: if eclipse { Some(0) } else { apart },
             packs: rng.below(4) == 0,
             ..plan
         }
