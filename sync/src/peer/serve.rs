@@ -468,7 +468,7 @@ fn is_lacking(line: &Line, theirs: Option<&Ends>, stored: &StoredSegment) -> boo
     // have before the chain parts.
     let has_end = held.counts.is_some_and(|counts| theirs.heads.contains(&(counts.n, counts.head)));
     let at = line.closed.as_ref().map(ForkProof::at);
-    let before = at.is_some_and(|at| segment.tip.n < at) && theirs.closed == at && !theirs.heads.is_empty();
+    let before = at.is_some_and(|at| segment.tip.n < at) && theirs.closed == at && segment.tip.n <= theirs.length();
     segment.first <= counted && !has_end && !before
 }
 

@@ -1,5 +1,5 @@
 //! What is to be shown, as a pure function of what the honest stores hold together: the first number at which two entries of
-//! a chain differ closes it, entries before that count if their device has the right to write, and everything that those
+//! a chain differ, or of which a proof is held that they do, closes it, entries before that count if their device has the right to write, and everything that those
 //! have in their past. Who has which right is taken from a peer: the same model of rights has an oracle of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,7 @@ pub(super) fn view(world: &World, space: SpaceId, doc: DocId) -> Result<Option<(
     let mut entries: BTreeMap<EntryId, Entry> = BTreeMap::new();
     let mut places: BTreeMap<(ChainId, u64), BTreeSet<EntryId>> = BTreeMap::new();
     let mut entitled: BTreeMap<ChainId, u64> = BTreeMap::new();
+    let mut closed: BTreeMap<ChainId, u64> = BTreeMap::new();
     for host in &world.hosts {
         let Some(run) = &host.run else { continue };
         let load = |load| run.storage.load(&load).map(|read| read.value).map_err(|e| e.to_string());
@@ -32,6 +33,10 @@ pub(super) fn view(world: &World, space: SpaceId, doc: DocId) -> Result<Option<(
         let Loaded::Logs(mut logs) = load(Load::Raw { space, docs: vec![doc] })? else { continue };
         let Some((image, segments)) = logs.pop().and_then(|(_, found)| found) else { continue };
         let held = run.peer.space(&space).ok_or("a document without its space")?;
+        for proof in image.proofs().filter(|proof| proof.verifies(&space)) {
+            let at = closed.entry(proof.chain(&space)).or_insert(u64::MAX);
+            *at = proof.at().min(*at);
+        }
         for stored in segments {
             let opening = &stored.segment.opening;
             let chain = opening.chain(&space, &doc);
@@ -43,11 +48,9 @@ pub(super) fn view(world: &World, space: SpaceId, doc: DocId) -> Result<Option<(
             }
         }
     }
-    let mut closed: BTreeMap<ChainId, u64> = BTreeMap::new();
-    for ((chain, n), ids) in &places {
-        if ids.len() > 1 {
-            closed.entry(*chain).or_insert(*n);
-        }
+    for ((chain, n), _) in places.iter().filter(|(_, ids)| ids.len() > 1) {
+        let at = closed.entry(*chain).or_insert(u64::MAX);
+        *at = (*n).min(*at);
     }
     let open =
         places.iter().filter(|((chain, n), _)| *n <= entitled[chain] && closed.get(chain).is_none_or(|at| n < at));
