@@ -20,6 +20,9 @@ use crate::proof::ForkProof;
 use crate::record::{Genesis, Record, Right, Writers};
 use crate::violation::Violation;
 
+/// The last place in its sequence that a stored space may name.
+const SEQ_MAX: u64 = 1 << 62;
+
 /// The stored form of a space, without its logs.
 #[derive(Clone, Debug, Encode, Decode)]
 #[cbor(map)]
@@ -176,7 +179,8 @@ impl Space {
         lines.forget_ids(&BTreeSet::new());
         let mut space = Space {
             lines,
-            seq: row.seq,
+            // Beyond that it was not written by this engine; there must be room to count on.
+            seq: row.seq.min(SEQ_MAX),
             fingerprint: row.fingerprint,
             logs: row.logs,
             filter: row.filter.map(|docs| docs.into_iter().collect()),
@@ -502,11 +506,11 @@ impl Space {
         }
         if let Some(digest) = before {
             self.fingerprint.remove(doc, &digest);
-            self.logs -= 1;
+            self.logs = self.logs.saturating_sub(1);
         }
         if let Some(digest) = after {
             self.fingerprint.add(doc, &digest);
-            self.logs += 1;
+            self.logs = self.logs.saturating_add(1);
         }
     }
 

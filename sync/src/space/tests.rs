@@ -234,3 +234,14 @@ proptest! {
         }
     }
 }
+
+/// `stored_rows` found the first: a row that counts no logs and has one.
+#[test]
+fn a_row_with_wrong_totals_is_no_reason_to_stop() {
+    let mut space = Space::unknown(SpaceId([1; 32]));
+    space.replace(&DocId([2; 32]), Some([3; 32]), None);
+    let row = SpaceRow { seq: u64::MAX, logs: u64::MAX, ..space.row() };
+    let mut space = Space::load(SpaceId([1; 32]), row, vec![]);
+    space.replace(&DocId([2; 32]), None, Some([3; 32]));
+    assert!(space.seq < u64::MAX);
+}
