@@ -177,10 +177,18 @@ impl Tip {
     /// Whether the device of `opening` signed `head` as the head of the first `n` entries. `verify_strict`, one at a
     /// time: batch verification accepts crafted signatures that single verification refuses.
     pub fn verifies(&self, space: &SpaceId, doc: &DocId, opening: &Opening, head: &Head) -> bool {
+        #[cfg(test)]
+        SIGNATURES_CHECKED.set(SIGNATURES_CHECKED.get() + 1);
         let Ok(key) = VerifyingKey::from_bytes(&opening.device.0) else { return false };
         let bytes = tip_bytes(space, doc, opening, self.n, head, &self.rights);
         key.verify_strict(&bytes, &ed25519_dalek::Signature::from_bytes(&self.signature)).is_ok()
     }
+}
+
+#[cfg(test)]
+std::thread_local! {
+    /// Signatures of tips that this thread has checked.
+    pub(crate) static SIGNATURES_CHECKED: core::cell::Cell<u64> = const { core::cell::Cell::new(0) };
 }
 
 /// A run of consecutive entries of one chain under the tip over the last of them: the unit of transfer and storage.

@@ -301,3 +301,56 @@ fn a_snapshot_bomb_is_not_loaded() {
         assert!(result.is_some() && extra < MIB, "{extra}");
     }
 }
+
+/// A device signs 100,000 histories of one chain, each of which would be valid alone, and pushes them all.
+#[test]
+fn a_hundred_thousand_branches_grow_nothing_and_hold_up_nobody() {
+    const BRANCHES: u32 = 100_000;
+    const EACH: u32 = 500;
+    let _alone = alone();
+    let mut stage = Stage::new();
+    let doc = stage.doc;
+    let forger = stage.forger();
+    let entry = forger.put(&stage.base, "lie", 1);
+    let messages: Vec<Message> = (0..BRANCHES / EACH)
+        .map(|message| {
+            let branches = (0..EACH).map(|n| {
+                let mut entry = entry.clone();
+                entry.time = i64::from(message * EACH + n) + 1;
+                forger.clone().seal(vec![bytes_of(entry)])
+            });
+            let branches = branches.collect();
+            stage.liar.data(branches, false)
+        })
+        .collect();
+    stage.world.connect(2, 0);
+    stage.world.settle();
+    let stored = |stage: &Stage| -> usize {
+        stage.world.segments(0, doc).iter().map(|s| s.body_bytes() + s.tip.signature.len()).sum()
+    };
+    let before = stored(&stage);
+    let started = Instant::now();
+    let mut spent = std::time::Duration::ZERO;
+    let (extra, ()) = peak("100,000 branches", || {
+        for (at, message) in messages.iter().enumerate() {
+            stage.world.now += 1_000 * u64::from(EACH) / 2_000;
+            let frames = stage.liar.frames(&message.to_bytes());
+            let (host, conn) = (stage.liar.host, stage.liar.conn);
+            let began = Instant::now();
+            frames.into_iter().for_each(|bytes| stage.world.input(host, Input::Frame { conn, bytes }));
+            spent += began.elapsed();
+            if at % 50 == 25 {
+                stage.world.put(2, doc, "honest", at as i64);
+                stage.world.settle();
+                assert_eq!(stage.world.get(0, doc, "honest"), Some(at as i64), "honest work goes on");
+            }
+        }
+    });
+    let grown = stored(&stage).saturating_sub(before);
+    println!("100,000 branches: {grown} bytes stored, {spent:?} in the victim, {:?} in all", started.elapsed());
+    assert!(grown < MIB, "{grown} bytes are stored of it");
+    assert!(extra < 2 * MIB, "{extra} bytes at the peak");
+    assert!(stage.world.notices(0).len() < 1_000, "{} notices", stage.world.notices(0).len());
+    assert_eq!(stage.world.ended(&stage.liar), None, "to have many histories is no violation: all of it was looked at");
+    assert_eq!(stage.world.get(0, doc, "lie"), None);
+}

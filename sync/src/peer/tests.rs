@@ -266,6 +266,21 @@ impl World {
         self.say(host, space, Local::Entries { doc, opening, entries: vec![entry] });
     }
 
+    /// Several changes under one tip.
+    fn edit_often(&mut self, host: usize, space: SpaceId, doc: DocId, value: i64, times: usize) {
+        let opening = self.hosts[host].peer.own_opening(&space, &doc);
+        let mut automerge = self.view(host, doc);
+        automerge.set_actor(ActorId::from(opening.actor(&space, &doc)));
+        let entry = |n| {
+            let mut tx = automerge.transaction();
+            tx.put(automerge::ROOT, "value", value + n as i64).unwrap();
+            tx.commit();
+            automerge.get_last_local_change().unwrap().raw_bytes().to_vec()
+        };
+        let entries = (0..times).map(entry).collect();
+        self.say(host, space, Local::Entries { doc, opening, entries });
+    }
+
     fn view(&self, host: usize, doc: DocId) -> Automerge {
         let stored = self.hosts[host].store.log.values().filter(|(_, s)| s.segment.doc == doc && s.branch == 0);
         let bytes = stored.flat_map(|(_, s)| s.segment.entries.clone());
@@ -381,6 +396,37 @@ fn reconnecting_by_cursor_sends_the_difference_both_ways_and_little_else() {
     world.assert_no_complaints();
     let bytes = world.hosts[0].sent_bytes + world.hosts[1].sent_bytes - before;
     assert!(bytes < 20 * 100 + 4_096, "{bytes} bytes");
+}
+
+#[test]
+fn a_signature_is_checked_for_each_tip_and_not_for_each_change() {
+    const FLUSHES: u64 = 20;
+    const EACH: usize = 50;
+    let mut world = World::new(3);
+    let (space, _) = world.space(0, Writers::Anyone);
+    (1..3).for_each(|host| world.join(host, space));
+    let doc = world.create(0, space, 1);
+    world.connect(1, 0);
+    world.settle();
+    let checked = |world: &mut World, work: &dyn Fn(&mut World)| {
+        let before = crate::chain::SIGNATURES_CHECKED.get();
+        work(world);
+        crate::chain::SIGNATURES_CHECKED.get() - before
+    };
+    let live = checked(&mut world, &|world| {
+        for flush in 0..FLUSHES {
+            world.edit_often(0, space, doc, flush as i64 * 1_000, EACH);
+            world.settle();
+        }
+    });
+    assert_eq!(live, 2 * FLUSHES, "each flush has a tip, which its author checks once and who gets it once");
+    // All of a chain comes under its last tip, and so does the log of records.
+    let late = checked(&mut world, &|world| {
+        world.connect(2, 0);
+        world.settle();
+    });
+    assert_eq!(late, 2);
+    assert_eq!(world.view(2, doc).get_changes(&[]).len(), FLUSHES as usize * EACH);
 }
 
 #[test]
