@@ -8,6 +8,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use common::{Home, Served, copy_folder, until};
 use serde_json::{Value as Json, json};
@@ -124,4 +125,67 @@ fn a_copied_folder_and_its_original_both_go_on_and_lose_nothing() {
             which.run(&["doctor"]).text();
         }
     }
+}
+
+/// Writes what is in one folder into the files of another, which stay the files that they are: a whole disk set back.
+fn set_back(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        fs::write(to.join(name), fs::read(path).unwrap()).unwrap();
+    }
+    for entry in fs::read_dir(to).unwrap() {
+        let name = entry.unwrap().file_name();
+        if !from.join(&name).exists() {
+            fs::remove_file(to.join(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_disk_set_back_with_its_keys_forks_its_chain_and_loses_nothing() {
+    let (origin, at_origin, invite) = origin();
+    let home = Home::new();
+    home.run(&["join", &invite]).text();
+    home.run(&["set", "list", "a", "1", "--sync"]).text();
+    let earlier = home.copied();
+
+    // Two histories of one chain: nothing on the disk can tell.
+    home.run(&["set", "list", "b", "2", "--sync"]).text();
+    shows(&origin, &json!({"origin": 1, "a": 1, "b": 2}));
+    for folder in ["data", "keys"] {
+        set_back(&earlier.path(folder), &home.path(folder));
+    }
+    let before = chains(&home);
+    home.run(&["set", "list", "c", "3"]).text();
+    home.run(&["set", "list", "a", "9"]).text();
+    assert_eq!(chains(&home), before, "the chain goes on");
+
+    // They meet while another history is written, heal, and go on writing.
+    let served = home.serve(&["serve"]);
+    let all = json!({"origin": 1, "a": 9, "b": 2, "c": 3});
+    shows(&home, &all);
+    shows(&origin, &all);
+    home.run(&["set", "list", "d", "4"]).text();
+    origin.run(&["set", "list", "e", "5"]).text();
+    let all = json!({"origin": 1, "a": 9, "b": 2, "c": 3, "d": 4, "e": 5});
+    for which in [&home, &origin] {
+        shows(which, &all);
+        which.run(&["doctor"]).text();
+    }
+    let newcomer = Home::new();
+    newcomer.run(&["join", &at_origin_invite(&origin)]).text();
+    newcomer.run(&["status", "list", "--wait", "30"]).text();
+    shows(&newcomer, &all);
+    let told = |served: Served| {
+        let (status, _, log) = served.stop();
+        assert!(status.success() && !log.contains("violation"), "{log}");
+        log
+    };
+    let log = told(served);
+    assert!(log.contains("this device signed two histories") && log.contains("let only one copy run"), "{log}");
+    assert!(told(at_origin).contains("a device signed two histories"));
+}
+
+fn at_origin_invite(origin: &Home) -> String {
+    origin.run(&["space", "invite"]).text().to_owned()
 }

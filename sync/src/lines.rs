@@ -11,7 +11,7 @@ use crate::chain::{Opening, Segment, Tip};
 use crate::clock::{Clock, Ends};
 use crate::id::{ChainId, DocId, EntryId, SpaceId};
 use crate::merkle::{Frontier, Head};
-use crate::proof::{ForkProof, Tail};
+use crate::proof::{ForkProof, Side, Tail};
 
 /// One branch of a chain. Branch 0 is the first that this peer saw; any other says that the device signed two histories.
 #[derive(Clone, Debug, Encode, Decode)]
@@ -158,6 +158,16 @@ impl Line {
     /// Whether something of it counts.
     pub fn counts(&self) -> bool {
         (0..self.branches.len()).any(|branch| self.counted(branch) > 0)
+    }
+
+    /// Whether its proof speaks of a history that is not held.
+    pub fn lacks_a_history(&self) -> bool {
+        let Some(proof) = &self.closed else { return false };
+        let holds = |side: &Side| {
+            let on = |branch: &&Branch| branch.id_at(proof.at()).is_none_or(|id| *id == side.entry);
+            self.branches.iter().filter(on).any(|branch| branch.len() >= side.tip.n)
+        };
+        !(holds(&proof.first) && holds(&proof.second))
     }
 
     /// Branches, besides the first, of which nothing counts that is their own.

@@ -887,6 +887,8 @@ pub struct Peer {
     reclosed: BTreeMap<(SpaceId, DocId), Now>,
     /// Logs in which this device has chains to bring to an end.
     heals: BTreeSet<(SpaceId, DocId)>,
+    /// Logs in which a proof speaks of a history of this device that is not held: wanted of everybody.
+    forgotten: BTreeSet<(SpaceId, DocId)>,
     recuts: BTreeMap<SpaceId, Recut>,
     /// Spaces with own records to be said again, once this operation and what it is about are on disk.
     resaying: BTreeMap<SpaceId, OpId>,
@@ -962,6 +964,7 @@ impl Peer {
             proofs: BTreeMap::new(),
             reclosed: BTreeMap::new(),
             heals: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
             recuts: BTreeMap::new(),
             resaying: BTreeMap::new(),
             gather: None,

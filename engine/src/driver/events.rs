@@ -120,7 +120,14 @@ impl Driver {
                 self.shared.moved();
             }
             Event::Forked { space, doc, device, .. } => {
-                tracing::warn!(%space, %doc, %device, "a device signed two histories");
+                match self.machine.as_ref().is_some_and(|machine| machine.peer.device() == device) {
+                    true => tracing::warn!(
+                        %space, %doc,
+                        "this device signed two histories: its data folder and keys were copied, or set back to an earlier state. \
+                         Both histories are kept; let only one copy run"
+                    ),
+                    false => tracing::warn!(%space, %doc, %device, "a device signed two histories"),
+                }
                 self.shared.emit(NodeEvent::Forked { space, doc, device });
             }
             Event::ChainLost { space, doc } => {

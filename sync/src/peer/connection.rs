@@ -147,6 +147,8 @@ pub(super) struct Link {
     /// This side held nothing when it said hello.
     pub(super) fresh: bool,
     pub(super) whole: BTreeSet<ChainId>,
+    /// Chains of this device of which all histories were asked for.
+    pub(super) remembered: BTreeSet<ChainId>,
     /// When records were last asked for that lie behind a cut.
     pub(super) records_asked: Option<Now>,
     /// Documents asked for in a way that a snapshot may answer.
@@ -220,6 +222,7 @@ impl Link {
             wants_genesis: false,
             fresh: false,
             whole: BTreeSet::new(),
+            remembered: BTreeSet::new(),
             records_asked: None,
             due: BTreeSet::new(),
             snapshot: None,

@@ -3,8 +3,8 @@
 use super::{After, Event, Local, LocalError, Peer, SnapshotContent, StoreOp, Ticket};
 use crate::chain::{Kind, Opening, Segment, Tip};
 use crate::id::{ChainId, DocId, EntryId, SpaceId};
-use crate::log::{Admission, Need, SnapshotHead, SnapshotOf};
-use crate::message::LIST_MAX;
+use crate::log::{Admission, Log, Need, SnapshotHead, SnapshotOf};
+use crate::message::{Have, LIST_MAX, Message, Want};
 use crate::record::{Record, Right};
 use crate::space::RecordAdmission;
 
@@ -217,6 +217,9 @@ impl Peer {
             idle.map(|(_, branch)| branch.id_at(branch.len()).copied())
         });
         let ends: Vec<Option<EntryId>> = ends.collect();
+        let own = log.lines().all().iter().filter(|line| line.opening.device == device && line.lacks_a_history());
+        let forgotten: Vec<ChainId> = own.map(|line| line.opening.chain(&space, &doc)).collect();
+        self.remember(space, doc, &forgotten);
         if lost {
             let salt = self.random();
             self.lost.insert((space, doc), salt);
@@ -236,6 +239,38 @@ impl Peer {
                 self.notice(None, Some(space), Some(doc), "own-fork", &why.to_string());
             }
         }
+    }
+
+    /// Asks everybody, once a connection, for histories of this device that a proof speaks of and that are not held: of a disk
+    /// that was set back, others have what was written since. Whoever is met later is asked as well.
+    fn remember(&mut self, space: SpaceId, doc: DocId, chains: &[ChainId]) {
+        match chains.is_empty() {
+            true => self.forgotten.remove(&(space, doc)),
+            false => self.forgotten.insert((space, doc)),
+        };
+        for chain in chains {
+            let mut clock = self.log(space, doc).map(Log::clock).unwrap_or_default();
+            clock.0.remove(chain);
+            for conn in self.connections.of_space(&space) {
+                let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) else {
+                    continue;
+                };
+                if link.wants_doc(&space, &doc) && link.remembered.insert(*chain) {
+                    link.wanted.insert(doc);
+                    let docs = vec![Have { doc, clock: clock.clone() }];
+                    let want = Want { space: link.theirs, docs, no_snapshot: true };
+                    if let Some(connection) = self.connections.get_mut(&conn) {
+                        connection.send(&Message::Want(want));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A connection follows a space from now on.
+    pub(super) fn follows(&mut self, space: SpaceId) {
+        let forgotten = self.forgotten.range((space, DocId([0; 32]))..=(space, DocId([255; 32])));
+        self.heals.extend(forgotten);
     }
 
     /// A snapshot made by the engine of exactly what is held: it replaces raw entries.
@@ -287,7 +322,7 @@ impl Peer {
         }
     }
 
-    pub(super) fn log(&self, space: SpaceId, doc: DocId) -> Option<&crate::log::Log> {
+    pub(super) fn log(&self, space: SpaceId, doc: DocId) -> Option<&Log> {
         match self.slots.get(&(space, doc)) {
             Some(super::Slot::Held(held)) => Some(&held.log),
             _ => None,

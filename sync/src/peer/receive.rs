@@ -830,6 +830,7 @@ impl Peer {
                 if theirs == ours && link.is_whole() {
                     self.reach(conn, space, upto, true);
                     self.after.push(After::Level { conn, peer, space, whole: true });
+                    self.follows(space);
                 }
                 self.levelled(conn, space);
             }

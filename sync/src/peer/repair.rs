@@ -239,6 +239,7 @@ impl Peer {
         if equal {
             self.reach(conn, space, check.seq, true);
             self.after.push(After::Level { conn, peer, space, whole: true });
+            self.follows(space);
         }
         Ok(())
     }

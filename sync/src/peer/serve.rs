@@ -239,6 +239,7 @@ impl Peer {
         let device = self.device;
         let mut snapshots = Vec::new();
         let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let peer = connection.peer;
         let Some(link) = connection.links.get_mut(&space) else { return };
         let answering = core::mem::take(&mut link.answering);
         let theirs = link.theirs;
@@ -257,7 +258,9 @@ impl Peer {
                 // Behind the end of a chain of records may stand the header of a document in which others wrote.
                 let behind = doc == space.authority()
                     && lines.get(&chain).is_some_and(|line| stored.segment.tip.n > line.counts_to());
-                behind || lines.get(&chain).is_some_and(|line| is_lacking(line, clock.0.get(&chain), stored))
+                // Nobody but its device brings what does not count of a closed chain back to count.
+                let own = peer == Some(stored.segment.opening.device) && !clock.0.contains_key(&chain);
+                behind || own || lines.get(&chain).is_some_and(|line| is_lacking(line, clock.0.get(&chain), stored))
             };
             let lacking: Vec<StoredSegment> = stored.into_iter().filter(lacks).collect();
             let complete = lines.iter().all(|(chain, line)| {
@@ -422,6 +425,7 @@ impl Peer {
         if let Some(upto) = link.reached {
             self.reach(conn, space, upto, true);
             self.after.push(After::Level { conn, peer, space, whole: false });
+            self.follows(space);
         }
     }
 }

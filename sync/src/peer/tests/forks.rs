@@ -70,6 +70,24 @@ impl World {
         id
     }
 
+    /// Sends a proof in the first space that both named.
+    fn accuse(&mut self, host: usize, conn: ConnId, proof: ForkProof) {
+        let proofs = Some(crate::message::Proofs(vec![proof]));
+        let data = Data {
+            space: 0,
+            segments: vec![],
+            haves: vec![],
+            upto: None,
+            fingerprint: None,
+            asked: false,
+            absent: vec![],
+            proofs,
+        };
+        let connection = self.hosts[host].peer.connections.get_mut(&conn).unwrap();
+        connection.send(&Message::Data(data));
+        self.hosts[host].peer.sealing.insert(conn);
+    }
+
     pub(super) fn show(&mut self, space: SpaceId, doc: DocId) -> String {
         let clocks = (0..self.hosts.len()).map(|host| format!("{host}: {:?}\n", self.log(host, space, doc).clock().0));
         clocks.collect()
@@ -101,6 +119,46 @@ fn copies_of_one_disk_that_both_wrote_lose_nothing_and_are_told() {
     for host in 0..2 {
         assert_eq!(world.events(host, |event| matches!(event, Event::ChainLost { doc: d, .. } if *d == doc)), 1);
         assert!(world.events(host, |event| matches!(event, Event::Failed { .. })) == 0);
+    }
+}
+
+/// A disk that was set back as a whole: whoever wrote the other history is no more.
+#[test]
+fn what_a_device_wrote_and_does_not_remember_comes_back_from_others() {
+    for late in [false, true] {
+        let mut world = World::of(&[1, 1, 2, 3]);
+        let (space, doc) = world.shared_document(2);
+        (0..3).for_each(|n| world.edit(0, space, doc, "forgotten", n));
+        world.meet(2, 0);
+        (0..2).for_each(|n| world.edit(1, space, doc, "after", n));
+        if late {
+            // It hears of its other history from one who has it not.
+            world.meet(3, 1);
+            let chain = world.hosts[1].peer.own_opening(&space, &doc).chain(&space, &doc);
+            let (_, line) = world.log(2, space, doc).lines().get(&chain).unwrap();
+            let (opening, other, held) = (line.opening.clone(), line.branches[0].clone(), {
+                let (_, line) = world.log(3, space, doc).lines().get(&chain).unwrap();
+                line.branches[0].clone()
+            });
+            fn tail<'a>(opening: &'a Opening, branch: &'a crate::lines::Branch) -> crate::proof::Tail<'a> {
+                crate::proof::Tail { opening, tip: &branch.tip, ids: &branch.ids }
+            }
+            let proof = ForkProof::of(doc, Frontier::default(), tail(&opening, &other), tail(&opening, &held));
+            let conn = world.connect(3, 1);
+            world.settle();
+            world.accuse(3, conn, proof);
+            world.settle();
+            assert_eq!(world.forks_told(1), 1);
+            world.cut(3, 1, conn);
+        }
+        world.meet(2, 1);
+        world.meet(2, 3);
+        for host in 1..4 {
+            let (counted, idle) = world.counts(host, space, doc);
+            assert!(counted >= 5 && idle == 0, "host {host}, late {late}: {counted} count, {idle} do not");
+        }
+        let all: Vec<_> = world.fingerprints(space).split_off(1);
+        assert!(all.iter().all(|found| *found == all[0]), "{}", world.show(space, doc));
     }
 }
 
@@ -191,19 +249,7 @@ fn a_false_accusation_ends_the_connection_of_who_brings_it_and_closes_nothing() 
     let other = [EntryId([9; 32])];
     let tail = |ids| crate::proof::Tail { opening: &line.opening, tip: &branch.tip, ids };
     let proof = ForkProof::of(doc, Frontier::default(), tail(&branch.ids), tail(&other));
-    let data = Data {
-        space: 0,
-        segments: vec![],
-        haves: vec![],
-        upto: None,
-        fingerprint: None,
-        asked: false,
-        absent: vec![],
-        proofs: Some(crate::message::Proofs(vec![proof])),
-    };
-    let connection = world.hosts[0].peer.connections.get_mut(&conn).unwrap();
-    connection.send(&Message::Data(data));
-    world.hosts[0].peer.sealing.insert(conn);
+    world.accuse(0, conn, proof);
     world.settle();
     assert!(!world.links.contains_key(&(1, conn)), "who accuses falsely is not listened to");
     assert_eq!((world.forks_told(1), world.counts(1, space, doc)), (0, (1, 0)));
