@@ -288,6 +288,11 @@ impl Driver {
                 }
                 self.barrier(move || _ = reply.send(opening));
             }
+            Command::Look { space, look } => {
+                if let Some(held) = self.machine.as_ref().and_then(|machine| machine.peer.space(&space)) {
+                    look(held.authority());
+                }
+            }
             Command::Settle(reply) => self.barrier(move || _ = reply.send(())),
             Command::Attach(attach) => {
                 if self.machine.is_some() {

@@ -18,6 +18,7 @@ mod foreign;
 mod invite;
 pub mod lineage;
 pub mod local;
+mod members;
 mod node;
 mod open_document;
 mod shared;
@@ -33,9 +34,11 @@ mod worker;
 mod writer;
 
 pub use commonhold_sync as sync;
+pub use commonhold_sync::authority::{Edge, EdgeKind};
 pub use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 pub use commonhold_sync::limits::Limits;
-pub use commonhold_sync::record::{Right, Writers};
+pub use commonhold_sync::peer::Keep;
+pub use commonhold_sync::record::{Right, Subject, Writers};
 
 pub use bundle::{ExportReport, ImportReport};
 pub use check::CheckReport;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use commonhold_sync::id::{DeviceId, DocId, EntryId, SpaceId, StoreId};
 use commonhold_sync::message::LIST_MAX;
 use commonhold_sync::peer::Local;
-use commonhold_sync::record::{Genesis, KIND_BYTES_MAX, NAME_BYTES_MAX, Privacy, Record, Right, Writers};
+use commonhold_sync::record::{Genesis, KIND_BYTES_MAX, NAME_BYTES_MAX, Privacy, Record, Writers};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -198,20 +198,14 @@ impl Node {
         Ok(Invite::new(space, genesis.as_ref(), Some(self.device()), self.shared().advertised()))
     }
 
-    /// Gives a device a right in a space. `gateway`: it may vouch for unsigned changes of others.
-    pub async fn grant(&self, space: SpaceId, device: DeviceId, right: Right, gateway: bool) -> Result<(), Error> {
-        self.say(space, vec![Record::Grant { subject: device.into(), right, gateway, again: 0 }]).await.map(drop)
-    }
-
     /// Returns when the genesis of a space is known: at once, or when a peer that holds it has been reached.
     pub async fn wait_ready(&self, space: SpaceId) -> Result<(), Error> {
         self.shared().until(|| locked(&self.shared().spaces).get(&space).is_some_and(|info| info.ready)).await
     }
 
-    async fn say(&self, space: SpaceId, records: Vec<Record>) -> Result<Vec<EntryId>, Error> {
+    pub(crate) async fn say(&self, space: SpaceId, local: Local) -> Result<Vec<EntryId>, Error> {
         self.shared().running()?;
         let (reply, said) = oneshot::channel();
-        let local = Local::Records(records);
         self.shared().command(Command::Say { space, local, reply: Reply::Records(reply) }).await?;
         said.await.map_err(|_| self.shared().no_reply())?
     }
@@ -243,7 +237,7 @@ impl Node {
             }
             records.push(Record::Header { nonce: random()?, kind: kind.to_owned(), name: name.to_owned() });
         }
-        Ok(self.say(space, records).await?.into_iter().map(|id| DocId(id.0)).collect())
+        Ok(self.say(space, Local::Records(records)).await?.into_iter().map(|id| DocId(id.0)).collect())
     }
 
     /// Opens a document that is held here.
@@ -263,7 +257,7 @@ impl Node {
 
     /// Deletes a document: its content is dropped by every peer, a tombstone stays.
     pub async fn delete_document(&self, space: SpaceId, doc: DocId) -> Result<(), Error> {
-        self.say(space, vec![Record::Tombstone { doc }]).await.map(drop)
+        self.say(space, Local::Records(vec![Record::Tombstone { doc }])).await.map(drop)
     }
 
     // Connections.

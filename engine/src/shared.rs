@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use commonhold_sync::authority::Authority;
 use commonhold_sync::chain::Opening;
 use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use commonhold_sync::peer::{Local, LocalError};
@@ -24,6 +25,9 @@ pub(crate) const COMMANDS_MAX: usize = 1_024;
 /// Events that a slow receiver may be behind.
 const EVENTS_MAX: usize = 1_024;
 
+/// What is asked of the rights in a space.
+pub(crate) type Look = Box<dyn FnOnce(&Authority) + Send>;
+
 /// What the driver is asked.
 pub(crate) enum Command {
     /// Say something as this device.
@@ -34,6 +38,8 @@ pub(crate) enum Command {
     Take { space: SpaceId, docs: Option<Vec<DocId>>, reply: oneshot::Sender<()> },
     /// How this device writes in a document; the reply comes when everything so far is on disk.
     Prepare { space: SpaceId, doc: DocId, reply: oneshot::Sender<Opening> },
+    /// Look at who may do what in a space.
+    Look { space: SpaceId, look: Look },
     /// The reply comes when everything so far is on disk.
     Settle(oneshot::Sender<()>),
     /// Take a connection.

@@ -79,6 +79,34 @@ pub(crate) enum Verb {
     /// Spaces: the units of sharing
     #[command(subcommand)]
     Space(SpaceVerb),
+    /// Who may do what in a space
+    Members {
+        #[command(flatten)]
+        space: SpaceRef,
+        /// What was taken back as well
+        #[arg(long)]
+        all: bool,
+    },
+    /// Give a device a right in a space
+    Grant {
+        /// Peer id of the device, 64 hex digits
+        device: String,
+        /// What it may do
+        #[arg(long, value_enum, default_value_t = RightArg::Write)]
+        right: RightArg,
+        #[command(flatten)]
+        space: SpaceRef,
+    },
+    /// Take back all that a device was given in a space
+    Revoke {
+        /// Peer id of the device, or its first digits
+        device: String,
+        /// What stays of what it wrote: what is held here, or nothing but what others built upon
+        #[arg(long, value_enum, default_value_t = KeepArg::Held)]
+        keep: KeepArg,
+        #[command(flatten)]
+        space: SpaceRef,
+    },
     /// Documents of a space
     #[command(subcommand)]
     Doc(DocVerb),
@@ -191,16 +219,6 @@ pub(crate) enum SpaceVerb {
         /// Space [default: the only one]
         space: Option<String>,
     },
-    /// Give a device a right
-    Grant {
-        /// Space
-        space: String,
-        /// Peer id of the device, 64 hex digits
-        device: String,
-        /// What it may do
-        #[arg(long, value_enum, default_value_t = RightArg::Write)]
-        right: RightArg,
-    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -278,6 +296,13 @@ pub(crate) enum RightArg {
     Read,
     Write,
     Admin,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum KeepArg {
+    Held,
+    Nothing,
 }
 
 #[cfg(test)]

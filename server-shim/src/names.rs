@@ -32,10 +32,13 @@ pub(crate) fn find<T: Copy + ToString>(what: &str, given: &str, all: &[Named<T>]
         [] => Err(Failure::not_found(
             &format!("no_such_{what}"),
             format!("there is no {what} {given:?} here"),
-            format!(
-                "`commonhold {} ls` lists them; if it should be here, `commonhold doctor` checks the store",
-                if what == "space" { "space" } else { "doc" }
-            ),
+            match what {
+                "member" => "`commonhold members` lists those who were given something".to_owned(),
+                _ => format!(
+                    "`commonhold {} ls` lists them; if it should be here, `commonhold doctor` checks the store",
+                    if what == "space" { "space" } else { "doc" }
+                ),
+            },
         )),
         _ => Err(Failure::not_found(
             &format!("ambiguous_{what}"),

@@ -3,6 +3,7 @@
 
 mod documents;
 mod errors;
+mod members;
 mod spaces;
 
 use std::time::Duration;
@@ -68,8 +69,12 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
         Request::Spaces => Ok(Reply::Spaces(node.spaces().iter().map(spaces::row).collect())),
         Request::NewSpace { writers } => spaces::create(node, writers).await,
         Request::Invite { space } => spaces::invite(node, find_space(node, space.as_deref())?),
+        Request::Members { space, all } => members::list(node, find_space(node, space.as_deref())?, all).await,
         Request::Grant { space, device, right } => {
-            spaces::grant(node, find_space(node, Some(&space))?, &device, right).await
+            members::grant(node, find_space(node, space.as_deref())?, &device, right).await
+        }
+        Request::Revoke { space, device, keep } => {
+            members::revoke(node, find_space(node, space.as_deref())?, &device, keep).await
         }
         Request::Join { invite, wait_ms } => spaces::join(node, &invite, Duration::from_millis(wait_ms)).await,
         Request::Level { space, wait_ms } => {

@@ -4,9 +4,9 @@ use std::io::{self, Write};
 
 use serde_json::Value as Json;
 
-use crate::args::WritersArg;
+use crate::args::{KeepArg, WritersArg};
 use crate::failure::{Exit, Failure};
-use crate::request::{Change, Checked, Document, Peer, Reply, Space, Status, Watched};
+use crate::request::{Change, Checked, Document, Member, Peer, Reply, Space, Status, Watched};
 
 /// Digits of an id that are shown; they name it everywhere a unique prefix does.
 const SHORT: usize = 10;
@@ -67,6 +67,17 @@ fn human(reply: &Reply) -> String {
         Reply::Granted(granted) => {
             format!("{} may now {} in space {}\n", short(&granted.device), lower(&granted.right), short(&granted.space))
         }
+        Reply::Members(members) => members_table(members),
+        Reply::Revoked(revoked) => format!(
+            "took back {} of {} in space {}; of what it wrote stays {}\n",
+            count(revoked.records.len() as u64, "grant"),
+            short(&revoked.device),
+            short(&revoked.space),
+            match revoked.keep {
+                KeepArg::Held => "what is held here",
+                KeepArg::Nothing => "what others built upon",
+            }
+        ),
         Reply::Joined(joined) if joined.level => {
             format!("joined space {}: {}, level\n", joined.space, count(joined.documents, "document"))
         }
@@ -116,6 +127,23 @@ fn spaces_table(spaces: &[Space]) -> String {
         vec![short(&space.id).into(), space.documents.to_string(), writers.into(), right.into()]
     };
     table(&["SPACE", "DOCUMENTS", "WRITERS", "YOU MAY"], spaces.iter().map(row), "no spaces")
+}
+
+fn members_table(members: &[Member]) -> String {
+    let row = |member: &Member| {
+        let or_none = |id: &Option<String>| id.as_deref().map_or("-", short).to_owned();
+        let state = match (member.in_force, member.revoked) {
+            (true, _) => "in force",
+            (false, true) => "taken back",
+            (false, false) => "without effect",
+        };
+        let right = member.right.as_deref().unwrap_or("as the identity");
+        let right = if member.gateway { format!("{right}, gateway") } else { right.to_owned() };
+        let who = member.subject.as_deref().map_or("whoever has the secret", short);
+        let name = member.name.as_deref().map(|name| format!(" {}", plain(name))).unwrap_or_default();
+        vec![format!("{who}{name}"), member.kind.clone(), right, or_none(&member.by), state.into()]
+    };
+    table(&["WHO", "HOW", "MAY", "BY", "STATE"], members.iter().map(row), "nobody was given anything")
 }
 
 fn documents_table(documents: &[Document]) -> String {

@@ -4,11 +4,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::args::{RightArg, WritersArg};
+use crate::args::{KeepArg, RightArg, WritersArg};
 use crate::failure::Failure;
 
 /// Raised when a request or reply changes its meaning. Two processes of different numbers do not talk.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// What travels to the owner.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,10 +32,19 @@ pub(crate) enum Request {
     Invite {
         space: Option<String>,
     },
+    Members {
+        space: Option<String>,
+        all: bool,
+    },
     Grant {
-        space: String,
+        space: Option<String>,
         device: String,
         right: RightArg,
+    },
+    Revoke {
+        space: Option<String>,
+        device: String,
+        keep: KeepArg,
     },
     Join {
         invite: String,
@@ -114,7 +123,9 @@ pub(crate) enum Reply {
     Space(Space),
     Spaces(Vec<Space>),
     Invite(Invite),
+    Members(Vec<Member>),
     Granted(Granted),
+    Revoked(Revoked),
     Joined(Joined),
     Document(Document),
     Documents(Vec<Document>),
@@ -172,6 +183,37 @@ pub(crate) struct Granted {
     pub(crate) space: String,
     pub(crate) device: String,
     pub(crate) right: RightArg,
+}
+
+/// Somebody who was given something.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Member {
+    /// Peer id, or the id of an identity; `null` for an invite that anybody may redeem.
+    pub(crate) subject: Option<String>,
+    /// root, grant, invite, redeemed, or member: of the identity in `identity`.
+    pub(crate) kind: String,
+    /// relay, read, write, admin; `null` where it is the identity's.
+    pub(crate) right: Option<String>,
+    pub(crate) gateway: bool,
+    pub(crate) identity: Option<String>,
+    /// A name that a device was given.
+    pub(crate) name: Option<String>,
+    /// Peer id of who gave it; `null` for the root.
+    pub(crate) by: Option<String>,
+    /// The record that gives it; `null` for the root.
+    pub(crate) record: Option<String>,
+    /// Whether it is in force: given by somebody who could, and not taken back.
+    pub(crate) in_force: bool,
+    pub(crate) revoked: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Revoked {
+    pub(crate) space: String,
+    pub(crate) device: String,
+    pub(crate) keep: KeepArg,
+    /// The records that were taken back.
+    pub(crate) records: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

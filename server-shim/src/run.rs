@@ -78,7 +78,9 @@ fn request_of(verb: Verb) -> Result<(Request, Option<u64>), Failure> {
         Verb::Space(SpaceVerb::New { writers }) => Request::NewSpace { writers },
         Verb::Space(SpaceVerb::Ls) => Request::Spaces,
         Verb::Space(SpaceVerb::Invite { space }) => Request::Invite { space },
-        Verb::Space(SpaceVerb::Grant { space, device, right }) => Request::Grant { space, device, right },
+        Verb::Members { space, all } => Request::Members { space: space.space, all },
+        Verb::Grant { device, right, space } => Request::Grant { space: space.space, device, right },
+        Verb::Revoke { device, keep, space } => Request::Revoke { space: space.space, device, keep },
         Verb::Doc(DocVerb::New { kind, name, space }) => Request::NewDocument { space: space.space, kind, name },
         Verb::Doc(DocVerb::Ls { kind, deleted, space }) => Request::Documents { space: space.space, kind, deleted },
         Verb::Doc(DocVerb::Rm { doc }) => Request::DeleteDocument(named(doc)),
@@ -138,11 +140,12 @@ fn level(space: Option<String>, seconds: u64) -> Request {
 }
 
 fn writes(request: &Request) -> bool {
-    use Request::{DeleteDocument, Edit, Grant, NewDocument, NewSpace, Patch, Set};
+    use Request::{DeleteDocument, Edit, Grant, NewDocument, NewSpace, Patch, Revoke, Set};
     matches!(
         request,
         NewSpace { .. }
             | Grant { .. }
+            | Revoke { .. }
             | NewDocument { .. }
             | DeleteDocument(_)
             | Set { .. }

@@ -125,11 +125,66 @@ fn a_space_where_writers_are_granted_refuses_the_others_until_they_are() {
     home.run(&["set", "notes", "x", "1"]).fails(1, &["grant"]);
     let status = home.run(&["status", "--json"]).json();
     let peer = status["me"]["peer"].as_str().unwrap();
-    origin.run(&["space", "grant", served.facts["space"].as_str().unwrap(), peer]).text();
+    origin.run(&["grant", peer]).text();
     home.run(&["status", "--wait", "50"]).text();
     home.run(&["set", "notes", "x", "1", "--sync=50"]).text();
     assert_eq!(origin.run(&["get", "notes"]).json(), json!({"x": 1}));
-    origin.run(&["space", "grant", &served.facts["space"].as_str().unwrap()[..6], "abc"]).fails(2, &["64 hex digits"]);
+    origin
+        .run(&["grant", "--space", &served.facts["space"].as_str().unwrap()[..6], "abc"])
+        .fails(2, &["64 hex digits"]);
+}
+
+#[test]
+fn what_was_granted_is_listed_taken_back_and_given_again() {
+    let (origin, home) = (Home::new(), Home::new());
+    origin.with_document("notes");
+    let served = origin.serve(&["serve"]);
+    home.run(&["join", served.invite(), "--wait", "50"]).text();
+    let second = home.serve(&["serve"]);
+    let status = home.run(&["status", "--json"]).json();
+    let peer = status["me"]["peer"].as_str().unwrap();
+    let may = |wanted: Option<&str>| {
+        until("the right", || {
+            let spaces = home.run(&["space", "ls", "--json"]).json();
+            (spaces[0]["right"].as_str() == wanted).then_some(())
+        })
+    };
+    let listed = |arguments: &[&str]| {
+        let members = origin.run(arguments).json();
+        let members = members.as_array().unwrap().iter().filter(|member| member["subject"] == peer);
+        members.map(|member| (member["right"].clone(), member["in_force"].clone())).collect::<Vec<_>>()
+    };
+    origin.run(&["revoke", peer]).fails(5, &["no member", "commonhold members"]);
+    origin.run(&["grant", peer]).text();
+    may(Some("write"));
+    assert_eq!(listed(&["members", "--json"]), [(json!("write"), json!(true))]);
+    home.run(&["set", "notes", "kept", "1"]).text();
+    let shows = |wanted: &serde_json::Value| {
+        for which in [&origin, &home] {
+            until(&format!("{wanted}"), || (which.run(&["get", "notes"]).json() == *wanted).then_some(()));
+        }
+    };
+    shows(&json!({"kept": 1}));
+
+    // Taken back: what was held stays, and nothing follows.
+    origin.run(&["revoke", &peer[..8]]).text();
+    may(None);
+    home.run(&["set", "notes", "refused", "1"]).fails(1, &["no right to write", "commonhold grant"]);
+    assert_eq!(listed(&["members", "--json"]), []);
+    assert_eq!(listed(&["members", "--all", "--json"]), [(json!("write"), json!(false))]);
+    assert!(origin.run(&["members", "--all"]).text().contains("taken back"));
+    shows(&json!({"kept": 1}));
+    // Who may not give cannot take.
+    home.run(&["grant", peer]).fails(1, &["no right to grant"]);
+
+    // Given again, and taken back with everything.
+    origin.run(&["grant", peer]).text();
+    may(Some("write"));
+    home.run(&["set", "notes", "again", "2"]).text();
+    shows(&json!({"kept": 1, "again": 2}));
+    origin.run(&["revoke", peer, "--keep", "nothing"]).text();
+    shows(&json!({}));
+    assert!(second.stop().0.success() && served.stop().0.success());
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(crate) fn failure(error: &Error) -> Failure {
         ),
         Error::NotAllowed(_) => (
             Exit::Failed,
-            "ask an administrator for: commonhold space grant SPACE DEVICE (`commonhold peers --json` on their side lists devices)",
+            "ask an administrator for: commonhold grant DEVICE (`commonhold status --json` prints this device's id as \"peer\"); `commonhold members` lists who may what",
         ),
         Error::Invite(_) => (Exit::Usage, "copy the whole invite, from commonhold1 to its last character"),
         Error::Damaged { .. } => (Exit::Store, "run `commonhold doctor`; other peers still have the document"),

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
-use commonhold_engine::{DeviceId, DocumentQuery, Invite, Node, Right, SpaceId, SpaceInfo, Writers};
+use commonhold_engine::{DeviceId, DocumentQuery, Invite, Node, SpaceId, SpaceInfo, Writers};
 use tokio::time::timeout;
 
 use super::failure;
-use crate::args::{RightArg, WritersArg};
+use crate::args::WritersArg;
 use crate::failure::{Exit, Failure};
-use crate::request::{Answered, Checked, Granted, Invite as InviteReply, Joined, Level, Peer, Reply, Space};
+use crate::request::{Answered, Checked, Invite as InviteReply, Joined, Level, Peer, Reply, Space};
 
 /// How often a condition is looked at that has no event of its own.
 const LOOK: Duration = Duration::from_millis(25);
@@ -58,24 +58,6 @@ pub(super) fn invite(node: &Node, space: SpaceId) -> Answered {
     let invite = node.invite(space).map_err(|error| failure(&error))?;
     let writers = node.spaces().iter().find(|one| one.id == space).and_then(|one| one.writers).map(writers_of);
     Ok(Reply::Invite(InviteReply { space: space.to_string(), invite: invite.to_string(), writers }))
-}
-
-pub(super) async fn grant(node: &Node, space: SpaceId, device: &str, right: RightArg) -> Answered {
-    let id: DeviceId = device.parse().map_err(|error| {
-        Failure::usage(
-            "bad_device",
-            error,
-            "a device is named by its peer id: 64 hex digits, as `commonhold serve` prints them there",
-        )
-    })?;
-    let given = match right {
-        RightArg::Relay => Right::Relay,
-        RightArg::Read => Right::Read,
-        RightArg::Write => Right::Write,
-        RightArg::Admin => Right::Admin,
-    };
-    node.grant(space, id, given, false).await.map_err(|error| failure(&error))?;
-    Ok(Reply::Granted(Granted { space: space.to_string(), device: id.to_string(), right }))
 }
 
 /// Stores an invite and, if there is time, waits for the space to arrive.

@@ -1,0 +1,74 @@
+//! Who may do what in a space: the members, grants, and taking them back.
+
+use commonhold_sync::authority::{Authority, Edge};
+use commonhold_sync::id::{EntryId, SpaceId};
+use commonhold_sync::peer::{Keep, Local};
+use commonhold_sync::record::{REVOKED_MAX, Right, Subject};
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+use crate::node::Node;
+use crate::shared::{Command, Look};
+
+impl Node {
+    /// Every record of the space that gives somebody something, by record id: grants, invites, who redeemed them, and who acts for
+    /// an identity. Those that were taken back are among them. The root is none of them: [`SpaceInfo::root`](crate::SpaceInfo).
+    pub async fn members(&self, space: SpaceId) -> Result<Vec<Edge>, Error> {
+        self.look(space, Authority::edges).await
+    }
+
+    /// Gives a device or an identity a right in a space, again if the same was taken back. `gateway`: it may vouch for unsigned
+    /// changes of others. Only the root makes administrators, and administrators give the rest.
+    pub async fn grant(
+        &self,
+        space: SpaceId,
+        subject: impl Into<Subject>,
+        right: Right,
+        gateway: bool,
+    ) -> Result<(), Error> {
+        let (subject, by) = (subject.into(), self.device());
+        let grant = self.look(space, move |authority| authority.grant_again(&by, subject, right, gateway)).await?;
+        self.say(space, Local::Records(vec![grant])).await.map(drop)
+    }
+
+    /// Takes back what these records gave, at most [`REVOKED_MAX`] at once. `keep` says what stays of what their subjects wrote. Who
+    /// revokes them later or elsewhere leaves no more than the least of all.
+    pub async fn revoke(&self, space: SpaceId, records: Vec<EntryId>, keep: Keep) -> Result<(), Error> {
+        if records.len() > REVOKED_MAX {
+            return Err(Error::TooMuch { what: "records taken back at once", max: REVOKED_MAX });
+        }
+        self.say(space, Local::Revoke { records, keep }).await.map(drop)
+    }
+
+    /// Takes back everything that a device or an identity was given by itself in a space; if nothing is to stay of what it wrote,
+    /// also what was taken back before. Gives the ids of those records: none if there was nothing to take back.
+    pub async fn revoke_all(
+        &self,
+        space: SpaceId,
+        subject: impl Into<Subject>,
+        keep: Keep,
+    ) -> Result<Vec<EntryId>, Error> {
+        let subject = subject.into();
+        let given = |edge: &Edge| edge.subject == subject && edge.counts && (!edge.revoked || keep == Keep::Nothing);
+        let given: Vec<EntryId> =
+            self.members(space).await?.into_iter().filter(given).map(|edge| edge.record).collect();
+        for records in given.chunks(REVOKED_MAX) {
+            self.revoke(space, records.to_vec(), keep).await?;
+        }
+        Ok(given)
+    }
+
+    /// Looks at who may do what.
+    async fn look<T: Send + 'static>(
+        &self,
+        space: SpaceId,
+        look: impl FnOnce(&Authority) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.shared().running()?;
+        self.space(space)?;
+        let (reply, seen) = oneshot::channel();
+        let look: Look = Box::new(move |authority| _ = reply.send(look(authority)));
+        self.shared().command(Command::Look { space, look }).await?;
+        seen.await.map_err(|_| self.shared().no_reply())
+    }
+}
