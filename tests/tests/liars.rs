@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use commonhold_tests::sim::{Canary, Failure, Options, Report, run};
+use commonhold_tests::sim::{Canary, Failure, Options, Plan, Report, run};
 
 /// Seeds of one full run; split over the tests below, which run side by side.
 const SEEDS: u64 = 1_000;
@@ -101,6 +101,18 @@ const KINDS: [&str; 17] = [
     "showed less than before",
     "claimed to be level",
 ];
+
+#[test]
+fn two_honest_peers_among_eighteen_liars_agree_once_they_meet() {
+    let eclipsed =
+        |seed: &u64| matches!(Plan::with_liars(*seed), Plan { peers: 2, liars: 18, apart_from: Some(0), .. });
+    let seeds: Vec<u64> = (0..300).filter(eclipsed).take(12).collect();
+    assert_eq!(seeds.len(), 12);
+    for seed in seeds {
+        let report = passes(seed);
+        assert!(report.lies.values().sum::<u64>() > 20, "seed {seed}: {:?}", report.lies);
+    }
+}
 
 #[test]
 fn a_peer_that_goes_on_to_show_what_does_not_count_is_caught() {

@@ -146,3 +146,20 @@ fn the_text_names_every_limit_with_its_value() {
     assert!(missing.is_empty(), "the text lacks {missing:?}");
     assert!(told.len() > made.len(), "fixed numbers are there as well");
 }
+
+#[test]
+fn every_test_that_the_text_on_security_names_exists() {
+    let text = std::fs::read_to_string(repository().join("docs/security.md")).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| T"));
+    let cells: Vec<&str> = rows.filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next()).collect();
+    assert!(cells.len() >= 17);
+    let all: String =
+        ["sync/src", "sync/tests", "engine/src", "server-shim/tests", "tests/tests"].map(sources).concat();
+    for cell in cells {
+        let named: Vec<&str> = cell.split('`').skip(1).step_by(2).filter(|name| !name.contains('/')).collect();
+        assert!(!named.is_empty(), "no test in {cell}");
+        for name in named {
+            assert!(all.contains(&format!("fn {name}(")), "there is no test {name}");
+        }
+    }
+}
