@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use commonhold_sync::id::{DeviceId, SpaceId};
+use commonhold_sync::id::{DeviceId, EntryId, SpaceId};
 use commonhold_sync::record::Genesis;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
@@ -54,13 +54,48 @@ pub struct Invite {
     /// Where that peer can be dialled.
     #[n(3)]
     pub addresses: Vec<String>,
+    /// A right for whoever has this text.
+    #[n(4)]
+    pub(crate) grant: Option<InviteGrant>,
+}
+
+/// The secret half of an invite that brings a right.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct InviteGrant {
+    /// The record of the invite in the space.
+    #[n(0)]
+    pub(crate) record: EntryId,
+    /// Seed of the key whose hash the record names.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub(crate) seed: [u8; 32],
+}
+
+impl fmt::Debug for InviteGrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InviteGrant({})", self.record)
+    }
 }
 
 impl Invite {
     /// An invite to a space.
     pub fn new(space: SpaceId, genesis: Option<&Genesis>, peer: Option<DeviceId>, addresses: Vec<String>) -> Invite {
         let addresses = addresses.into_iter().take(ADDRESSES_MAX).collect();
-        Invite { space, genesis: genesis.map(|g| g.to_bytes().into()), peer, addresses }
+        Invite { space, genesis: genesis.map(|g| g.to_bytes().into()), peer, addresses, grant: None }
+    }
+
+    /// Whether it brings a right to whoever has it ([`Node::redeem`](crate::Node::redeem)).
+    pub fn brings_a_right(&self) -> bool {
+        self.grant.is_some()
+    }
+
+    pub(crate) fn with_grant(self, grant: InviteGrant) -> Invite {
+        Invite { grant: Some(grant), ..self }
+    }
+
+    /// The same without the right that it brings.
+    pub(crate) fn without_grant(&self) -> Invite {
+        Invite { grant: None, ..self.clone() }
     }
 
     /// The genesis of the space, if it is in the invite.

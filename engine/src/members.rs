@@ -1,14 +1,17 @@
 //! Who may do what in a space: the members, grants, and taking them back.
 
-use commonhold_sync::authority::{Authority, Edge};
+use commonhold_sync::authority::{Authority, Edge, EdgeKind, invite as invite_record, redeem};
 use commonhold_sync::id::{EntryId, SpaceId};
 use commonhold_sync::peer::{Keep, Local};
-use commonhold_sync::record::{REVOKED_MAX, Right, Subject};
+use commonhold_sync::record::{INVITE_USES_MAX, REVOKED_MAX, Right, Subject};
+use ed25519_dalek::SigningKey;
 use tokio::sync::oneshot;
 
 use crate::error::Error;
+use crate::invite::{Invite, InviteGrant};
 use crate::node::Node;
 use crate::shared::{Command, Look};
+use crate::start::random;
 
 impl Node {
     /// Every record of the space that gives somebody something, by record id: grants, invites, who redeemed them, and who acts for
@@ -56,6 +59,48 @@ impl Node {
             self.revoke(space, records.to_vec(), keep).await?;
         }
         Ok(given)
+    }
+
+    /// An invite that brings a right below [`Right::Admin`] to the devices that redeem it ([`Node::redeem`]): `uses` of them are
+    /// expected, 1 to 16. Who has its text can use it; more uses than expected show in [`Node::members`], and to revoke the invite's
+    /// record takes all of them back.
+    pub async fn invite_to(&self, space: SpaceId, right: Right, uses: u32) -> Result<Invite, Error> {
+        if right == Right::Admin {
+            return Err(Error::NotAllowed("make administrators by invite"));
+        }
+        if !(1..=INVITE_USES_MAX).contains(&uses) {
+            return Err(Error::TooMuch { what: "uses of an invite, and at least one", max: INVITE_USES_MAX as usize });
+        }
+        let invite = self.invite(space)?;
+        let seed = random::<32>()?;
+        let said = invite_record(&SigningKey::from_bytes(&seed), right, uses);
+        let record = self.say(space, Local::Records(vec![said])).await?;
+        let record = record.first().copied().ok_or(Error::Internal("an invite without a record"))?;
+        Ok(invite.with_grant(InviteGrant { record, seed }))
+    }
+
+    /// Claims the right that an invite brings, once the invite's record has arrived from a peer. False if the invite brings none,
+    /// or this device has claimed it before. Does not end while no peer is reached.
+    pub async fn redeem(&self, invite: &Invite) -> Result<bool, Error> {
+        let (space, Some(grant)) = (invite.space, &invite.grant) else { return Ok(false) };
+        let (device, record) = (self.device(), grant.record);
+        let seq = || self.space(space).map(|info| info.seq);
+        loop {
+            let before = seq()?;
+            let known = move |authority: &Authority| {
+                let mine = |edge: &Edge| {
+                    edge.kind == EdgeKind::Redeemed { invite: record } && edge.subject == device.into() && !edge.revoked
+                };
+                (authority.knows(&record), authority.edges().iter().any(mine))
+            };
+            match self.look(space, known).await? {
+                (_, true) => return Ok(false),
+                (true, false) => break,
+                (false, false) => self.shared().until(|| seq().is_ok_and(|now| now != before)).await?,
+            }
+        }
+        let redeem = redeem(&SigningKey::from_bytes(&grant.seed), &space, &record, &device);
+        self.say(space, Local::Records(vec![redeem])).await.map(|_| true)
     }
 
     /// Looks at who may do what.

@@ -137,7 +137,8 @@ impl Node {
     async fn join_as(&self, invite: &Invite, docs: Option<Vec<DocId>>) -> Result<SpaceId, Error> {
         self.hold(invite.space, invite.genesis(), docs).await?;
         if !invite.addresses.is_empty() {
-            let (space, text) = (invite.space, invite.to_string());
+            // The secret in it is for now, not for whoever finds the disk.
+            let (space, text) = (invite.space, invite.without_grant().to_string());
             let peer = invite.peer;
             self.shared().blocking(move |storage| storage.put_invite(&space, peer.as_ref(), &text)).await??;
             if self.shared().config.dial_invites {

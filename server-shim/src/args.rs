@@ -218,6 +218,12 @@ pub(crate) enum SpaceVerb {
     Invite {
         /// Space [default: the only one]
         space: Option<String>,
+        /// Whoever has the invite gets this right: relay, read or write
+        #[arg(long, value_enum)]
+        right: Option<RightArg>,
+        /// Devices that are expected to use that
+        #[arg(long, default_value_t = 1, value_name = "N", requires = "right")]
+        uses: u32,
     },
 }
 

@@ -68,7 +68,7 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
         Request::Peers => Ok(Reply::Peers(spaces::peers(node))),
         Request::Spaces => Ok(Reply::Spaces(node.spaces().iter().map(spaces::row).collect())),
         Request::NewSpace { writers } => spaces::create(node, writers).await,
-        Request::Invite { space } => spaces::invite(node, find_space(node, space.as_deref())?),
+        Request::Invite { space, grant } => spaces::invite(node, find_space(node, space.as_deref())?, grant).await,
         Request::Members { space, all } => members::list(node, find_space(node, space.as_deref())?, all).await,
         Request::Grant { space, device, right } => {
             members::grant(node, find_space(node, space.as_deref())?, &device, right).await

@@ -79,7 +79,8 @@ fn human(reply: &Reply) -> String {
             }
         ),
         Reply::Joined(joined) if joined.level => {
-            format!("joined space {}: {}, level\n", joined.space, count(joined.documents, "document"))
+            let right = if joined.redeemed { "; the invite's right is this device's now" } else { "" };
+            format!("joined space {}: {}, level{right}\n", joined.space, count(joined.documents, "document"))
         }
         Reply::Joined(joined) => format!("joined space {}: not here yet\n", joined.space),
         Reply::Document(document) => format!("{}\n", document.id),
@@ -139,7 +140,11 @@ fn members_table(members: &[Member]) -> String {
         };
         let right = member.right.as_deref().unwrap_or("as the identity");
         let right = if member.gateway { format!("{right}, gateway") } else { right.to_owned() };
-        let who = member.subject.as_deref().map_or("whoever has the secret", short);
+        let who = match (&member.subject, member.uses.zip(member.used)) {
+            (Some(subject), _) => short(subject).to_owned(),
+            (None, Some((uses, used))) => format!("used {used} of {uses}"),
+            (None, None) => "-".to_owned(),
+        };
         let name = member.name.as_deref().map(|name| format!(" {}", plain(name))).unwrap_or_default();
         vec![format!("{who}{name}"), member.kind.clone(), right, or_none(&member.by), state.into()]
     };

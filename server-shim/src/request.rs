@@ -31,6 +31,8 @@ pub(crate) enum Request {
     },
     Invite {
         space: Option<String>,
+        /// What it brings, and to how many devices.
+        grant: Option<(RightArg, u32)>,
     },
     Members {
         space: Option<String>,
@@ -202,6 +204,11 @@ pub(crate) struct Member {
     pub(crate) by: Option<String>,
     /// The record that gives it; `null` for the root.
     pub(crate) record: Option<String>,
+    /// Of an invite: devices that are expected to use it, and those that did. More than expected: its text got out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) uses: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) used: Option<u64>,
     /// Whether it is in force: given by somebody who could, and not taken back.
     pub(crate) in_force: bool,
     pub(crate) revoked: bool,
@@ -222,6 +229,8 @@ pub(crate) struct Joined {
     /// Whether everything that the inviting peer had is here.
     pub(crate) level: bool,
     pub(crate) documents: u64,
+    /// Whether a right came with the invite and is this device's now.
+    pub(crate) redeemed: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -77,7 +77,9 @@ fn request_of(verb: Verb) -> Result<(Request, Option<u64>), Failure> {
         Verb::Join { invite, wait } => Request::Join { invite, wait_ms: wait.saturating_mul(1_000) },
         Verb::Space(SpaceVerb::New { writers }) => Request::NewSpace { writers },
         Verb::Space(SpaceVerb::Ls) => Request::Spaces,
-        Verb::Space(SpaceVerb::Invite { space }) => Request::Invite { space },
+        Verb::Space(SpaceVerb::Invite { space, right, uses }) => {
+            Request::Invite { space, grant: right.map(|right| (right, uses)) }
+        }
         Verb::Members { space, all } => Request::Members { space: space.space, all },
         Verb::Grant { device, right, space } => Request::Grant { space: space.space, device, right },
         Verb::Revoke { device, keep, space } => Request::Revoke { space: space.space, device, keep },

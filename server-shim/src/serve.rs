@@ -94,7 +94,7 @@ async fn announce(node: &Node, serving: &Serving, starter: bool, json: bool) -> 
     }
     let Reply::Me(me) = operate::perform(node, Request::Me).await? else { return Ok(None) };
     // Of the only space; with several, the person chooses.
-    let invite = match operate::perform(node, Request::Invite { space: None }).await {
+    let invite = match operate::perform(node, Request::Invite { space: None, grant: None }).await {
         Ok(Reply::Invite(invite)) => Some(invite),
         _ => None,
     };

@@ -135,6 +135,42 @@ fn a_space_where_writers_are_granted_refuses_the_others_until_they_are() {
 }
 
 #[test]
+fn an_invite_may_bring_a_right_and_using_it_too_often_shows() {
+    let (origin, home, thief) = (Home::new(), Home::new(), Home::new());
+    origin.with_document("notes");
+    let served = origin.serve(&["serve"]);
+    origin.run(&["space", "invite", "--right", "admin"]).fails(1, &["administrators by invite"]);
+    origin.run(&["space", "invite", "--right", "write", "--uses", "17"]).fails(1, &["at most 16"]);
+    let invite = origin.run(&["space", "invite", "--right", "write"]).text().trim().to_owned();
+    assert!(home.run(&["join", &invite, "--wait", "50"]).text().contains("right is this device's now"));
+    home.run(&["set", "notes", "x", "1", "--sync=50"]).text();
+    assert_eq!(origin.run(&["get", "notes"]).json(), json!({"x": 1}));
+    // A second time by the same device changes nothing.
+    assert_eq!(home.run(&["join", &invite, "--wait", "50", "--json"]).json()["redeemed"], json!(false));
+    let redeemed = || {
+        let members = origin.run(&["members", "--json"]).json();
+        members.as_array().unwrap().iter().filter(|member| member["kind"] == "redeemed").count()
+    };
+    assert_eq!(redeemed(), 1);
+    // Another one, after it has said records of its own.
+    home.run(&["doc", "new", "--name", "mine"]).text();
+    let second = origin.run(&["space", "invite", "--right", "read", "--uses", "2"]).text().trim().to_owned();
+    assert_eq!(home.run(&["join", &second, "--wait", "50", "--json"]).json()["redeemed"], json!(true));
+    until("the second claim", || (redeemed() == 2).then_some(()));
+    // What lies on the disk brings no right, and the text that got out does.
+    let stolen = fs::read(home.data().join("store.redb")).unwrap();
+    let secret = invite.as_bytes();
+    assert!(!stolen.windows(secret.len()).any(|window| window == secret));
+    thief.run(&["join", &invite, "--wait", "50"]).text();
+    until("the thief's claim", || (redeemed() == 3).then_some(()));
+    let members = origin.run(&["members", "--json"]).json();
+    let used = members.as_array().unwrap().iter().find(|member| member["uses"] == 1).unwrap();
+    assert_eq!((&used["uses"], &used["used"]), (&json!(1), &json!(2)));
+    assert!(origin.run(&["members"]).text().contains("2 of 1"));
+    assert!(served.stop().0.success());
+}
+
+#[test]
 fn what_was_granted_is_listed_taken_back_and_given_again() {
     let (origin, home) = (Home::new(), Home::new());
     origin.with_document("notes");

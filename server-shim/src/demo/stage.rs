@@ -189,7 +189,7 @@ impl Actor {
 
     /// An invite to the one space of this peer.
     pub(super) async fn invite(&mut self) -> Result<String, Failure> {
-        match self.ask(Request::Invite { space: None }).await? {
+        match self.ask(Request::Invite { space: None, grant: None }).await? {
             Reply::Invite(invite) => Ok(invite.invite),
             _ => Err(failed("no invite came")),
         }

@@ -20,6 +20,8 @@ pub(super) async fn list(node: &Node, space: SpaceId, all: bool) -> Answered {
         name: None,
         by: None,
         record: None,
+        uses: None,
+        used: None,
         in_force: true,
         revoked: false,
     });
@@ -36,9 +38,12 @@ fn row(edge: &Edge) -> Member {
         EdgeKind::Member { identity, name } => ("member", Some(identity.to_string()), Some(name.clone())),
         EdgeKind::Invite { .. } => ("invite", None, None),
     };
-    let anybody = matches!(edge.kind, EdgeKind::Invite { .. });
+    let (uses, used) = match edge.kind {
+        EdgeKind::Invite { uses, used } => (Some(uses), Some(used as u64)),
+        _ => (None, None),
+    };
     Member {
-        subject: (!anybody).then(|| edge.subject.to_string()),
+        subject: uses.is_none().then(|| edge.subject.to_string()),
         kind: kind.into(),
         right: edge.right.map(|right| format!("{right:?}").to_lowercase()),
         gateway: edge.gateway,
@@ -46,6 +51,8 @@ fn row(edge: &Edge) -> Member {
         name: name.filter(|name| !name.is_empty()),
         by: Some(edge.by.to_string()),
         record: Some(edge.record.to_string()),
+        uses,
+        used,
         in_force: edge.counts && !edge.revoked,
         revoked: edge.revoked,
     }
@@ -59,14 +66,19 @@ pub(super) async fn grant(node: &Node, space: SpaceId, device: &str, right: Righ
             "a device is named by its peer id: 64 hex digits, as `commonhold serve` prints them there",
         )
     })?;
-    let given = match right {
-        RightArg::Relay => Right::Relay,
-        RightArg::Read => Right::Read,
-        RightArg::Write => Right::Write,
-        RightArg::Admin => Right::Admin,
-    };
-    node.grant(space, id, given, false).await.map_err(|error| failure(&error))?;
+    node.grant(space, id, right.into(), false).await.map_err(|error| failure(&error))?;
     Ok(Reply::Granted(Granted { space: space.to_string(), device: id.to_string(), right }))
+}
+
+impl From<RightArg> for Right {
+    fn from(right: RightArg) -> Right {
+        match right {
+            RightArg::Relay => Right::Relay,
+            RightArg::Read => Right::Read,
+            RightArg::Write => Right::Write,
+            RightArg::Admin => Right::Admin,
+        }
+    }
 }
 
 pub(super) async fn revoke(node: &Node, space: SpaceId, device: &str, keep: KeepArg) -> Answered {

@@ -8,7 +8,7 @@ use commonhold_engine::{DeviceId, DocumentQuery, Invite, Node, SpaceId, SpaceInf
 use tokio::time::timeout;
 
 use super::failure;
-use crate::args::WritersArg;
+use crate::args::{RightArg, WritersArg};
 use crate::failure::{Exit, Failure};
 use crate::request::{Answered, Checked, Invite as InviteReply, Joined, Level, Peer, Reply, Space};
 
@@ -54,8 +54,12 @@ pub(super) async fn create(node: &Node, writers: WritersArg) -> Answered {
     made.map(Reply::Space).ok_or_else(|| Failure::failed("internal", "the space is not listed", "please report it"))
 }
 
-pub(super) fn invite(node: &Node, space: SpaceId) -> Answered {
-    let invite = node.invite(space).map_err(|error| failure(&error))?;
+pub(super) async fn invite(node: &Node, space: SpaceId, grant: Option<(RightArg, u32)>) -> Answered {
+    let invite = match grant {
+        None => node.invite(space),
+        Some((right, uses)) => node.invite_to(space, right.into(), uses).await,
+    };
+    let invite = invite.map_err(|error| failure(&error))?;
     let writers = node.spaces().iter().find(|one| one.id == space).and_then(|one| one.writers).map(writers_of);
     Ok(Reply::Invite(InviteReply { space: space.to_string(), invite: invite.to_string(), writers }))
 }
@@ -92,8 +96,12 @@ pub(super) async fn join(node: &Node, text: &str, wait: Duration) -> Answered {
             "start the inviting peer, then run `commonhold serve` here: it goes on trying",
         ));
     }
+    let redeemed = match level && invite.brings_a_right() {
+        true => node.redeem(&invite).await.map_err(|error| failure(&error))?,
+        false => false,
+    };
     let documents = node.documents(space, DocumentQuery::default()).await.map_or(0, |all| all.len() as u64);
-    Ok(Reply::Joined(Joined { space: space.to_string(), level, documents }))
+    Ok(Reply::Joined(Joined { space: space.to_string(), level, documents, redeemed }))
 }
 
 /// Waits until at least one of these spaces has a connected peer that holds it too, and all such peers are level in all
