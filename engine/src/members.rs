@@ -80,23 +80,25 @@ impl Node {
     }
 
     /// Claims the right that an invite brings, once the invite's record has arrived from a peer. False if the invite brings none,
-    /// or this device has claimed it before. Does not end while no peer is reached.
+    /// or this device has claimed it before. Does not end while no peer is reached; fails if the invite was taken back.
     pub async fn redeem(&self, invite: &Invite) -> Result<bool, Error> {
         let (space, Some(grant)) = (invite.space, &invite.grant) else { return Ok(false) };
         let (device, record) = (self.device(), grant.record);
         let seq = || self.space(space).map(|info| info.seq);
         loop {
             let before = seq()?;
-            let known = move |authority: &Authority| {
-                let mine = |edge: &Edge| {
-                    edge.kind == EdgeKind::Redeemed { invite: record } && edge.subject == device.into() && !edge.revoked
-                };
-                (authority.knows(&record), authority.edges().iter().any(mine))
+            let look = move |authority: &Authority| {
+                let edges = authority.edges();
+                let claim = |edge: &&Edge| edge.kind == EdgeKind::Redeemed { invite: record };
+                let claimed = edges.iter().filter(claim).any(|edge| edge.subject == device.into() && !edge.revoked);
+                let invite = edges.into_iter().find(|edge| edge.record == record);
+                (claimed, invite.map(|invite| invite.counts && !invite.revoked))
             };
-            match self.look(space, known).await? {
-                (_, true) => return Ok(false),
-                (true, false) => break,
-                (false, false) => self.shared().until(|| seq().is_ok_and(|now| now != before)).await?,
+            match self.look(space, look).await? {
+                (true, _) => return Ok(false),
+                (false, Some(true)) => break,
+                (false, Some(false)) => return Err(Error::NotAllowed("use an invite that was taken back")),
+                (false, None) => self.shared().until(|| seq().is_ok_and(|now| now != before)).await?,
             }
         }
         let redeem = redeem(&SigningKey::from_bytes(&grant.seed), &space, &record, &device);

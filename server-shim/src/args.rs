@@ -97,9 +97,9 @@ pub(crate) enum Verb {
         #[command(flatten)]
         space: SpaceRef,
     },
-    /// Take back all that a device was given in a space
+    /// Take back all that a device was given in a space, or an invite and all that came of it
     Revoke {
-        /// Peer id of the device, or its first digits
+        /// Peer id of the device, or the record of an invite (`members --json`), or the first digits of one
         device: String,
         /// What stays of what it wrote: what is held here, or nothing but what others built upon
         #[arg(long, value_enum, default_value_t = KeepArg::Held)]

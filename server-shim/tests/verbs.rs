@@ -167,6 +167,11 @@ fn an_invite_may_bring_a_right_and_using_it_too_often_shows() {
     let used = members.as_array().unwrap().iter().find(|member| member["uses"] == 1).unwrap();
     assert_eq!((&used["uses"], &used["used"]), (&json!(1), &json!(2)));
     assert!(origin.run(&["members"]).text().contains("2 of 1"));
+    // Taken back with all that came of it; the text is worth nothing then.
+    origin.run(&["revoke", used["record"].as_str().unwrap()]).text();
+    assert_eq!(redeemed(), 1);
+    let late = Home::new();
+    late.run(&["join", &invite, "--wait", "50"]).fails(1, &["invite that was taken back"]);
     assert!(served.stop().0.success());
 }
 

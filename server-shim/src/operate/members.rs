@@ -1,5 +1,7 @@
 //! Who may do what in a space.
 
+use std::collections::BTreeSet;
+
 use commonhold_engine::{DeviceId, Edge, EdgeKind, Keep, Node, Right, SpaceId};
 
 use super::failure;
@@ -81,22 +83,25 @@ impl From<RightArg> for Right {
     }
 }
 
-pub(super) async fn revoke(node: &Node, space: SpaceId, device: &str, keep: KeepArg) -> Answered {
+pub(super) async fn revoke(node: &Node, space: SpaceId, named: &str, keep: KeepArg) -> Answered {
     let members = node.members(space).await.map_err(|error| failure(&error))?;
-    let whom = |edge: &Edge| match (&edge.kind, edge.counts && (!edge.revoked || keep == KeepArg::Nothing)) {
-        (EdgeKind::Invite { .. }, _) | (_, false) => None,
-        _ => Some(edge.subject.device()),
-    };
-    let mut all: Vec<DeviceId> = members.iter().filter_map(whom).collect();
-    all.sort_unstable();
-    all.dedup();
-    let named: Vec<Named<DeviceId>> = all.into_iter().map(|id| Named { id, name: String::new() }).collect();
-    let id = names::find("member", device, &named)?;
     let left = match keep {
         KeepArg::Held => Keep::Held,
         KeepArg::Nothing => Keep::Nothing,
     };
-    let records = node.revoke_all(space, id, left).await.map_err(|error| failure(&error))?;
-    let records = records.iter().map(ToString::to_string).collect();
+    // Devices by their own ids, invites by those of their records.
+    let name = |edge: &Edge| match edge.kind {
+        EdgeKind::Invite { .. } => DeviceId(edge.record.0),
+        _ => edge.subject.device(),
+    };
+    let there = members.iter().filter(|edge| edge.counts && (!edge.revoked || keep == KeepArg::Nothing));
+    let all: BTreeSet<DeviceId> = there.map(name).collect();
+    let all: Vec<Named<DeviceId>> = all.into_iter().map(|id| Named { id, name: String::new() }).collect();
+    let id = names::find("member", named, &all)?;
+    let records = match members.iter().find(|edge| edge.record.0 == id.0) {
+        Some(invite) => node.revoke(space, vec![invite.record], left).await.map(|()| vec![invite.record]),
+        None => node.revoke_all(space, id, left).await,
+    };
+    let records = records.map_err(|error| failure(&error))?.iter().map(ToString::to_string).collect();
     Ok(Reply::Revoked(Revoked { space: space.to_string(), device: id.to_string(), keep, records }))
 }

@@ -259,7 +259,9 @@ impl Peer {
                 let behind = doc == space.authority()
                     && lines.get(&chain).is_some_and(|line| stored.segment.tip.n > line.counts_to());
                 // Nobody but its device brings what does not count of a closed chain back to count.
-                let own = peer == Some(stored.segment.opening.device) && !clock.0.contains_key(&chain);
+                let own = peer == Some(stored.segment.opening.device)
+                    && !clock.0.contains_key(&chain)
+                    && lines.get(&chain).is_some_and(|line| line.closed.is_some());
                 behind || own || lines.get(&chain).is_some_and(|line| is_lacking(line, clock.0.get(&chain), stored))
             };
             let lacking: Vec<StoredSegment> = stored.into_iter().filter(lacks).collect();
