@@ -1,6 +1,7 @@
 //! The device's secret: an Ed25519 key in a folder of its own, apart from the store, so that no backup of the store
 //! carries it. It is made once and never changed here; what it signs is others' business.
 
+pub(crate) mod identity;
 pub(crate) mod private_file;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use commonhold_sync::id::DeviceId;
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
+pub use identity::{IdentityError, IdentitySecret};
 pub use private_file::PrivateFileError;
 
 const FILE: &str = "device.key";

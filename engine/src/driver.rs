@@ -311,7 +311,9 @@ impl Driver {
     fn say(&mut self, space: SpaceId, local: commonhold_sync::peer::Local, reply: Reply) {
         let doc = match &local {
             commonhold_sync::peer::Local::Entries { doc, .. } => Some(*doc),
-            commonhold_sync::peer::Local::Records(_) | commonhold_sync::peer::Local::Revoke { .. } => None,
+            commonhold_sync::peer::Local::Records(_)
+            | commonhold_sync::peer::Local::Revoke { .. }
+            | commonhold_sync::peer::Local::AsRoot { .. } => None,
         };
         if self.machine.is_none() {
             return answer(&self.shared, space, doc, reply, Err(LocalError::StoreFailed));

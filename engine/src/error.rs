@@ -7,7 +7,7 @@ use commonhold_sync::id::{DocId, SpaceId};
 use commonhold_sync::message::LIST_MAX;
 use commonhold_sync::peer::LocalError;
 
-use crate::device::PrivateFileError;
+use crate::device::{IdentityError, PrivateFileError};
 use crate::document::EditError;
 use crate::invite::InviteError;
 use crate::lineage::LineageError;
@@ -59,6 +59,9 @@ pub enum Error {
     /// An invite that does not hold together.
     #[error(transparent)]
     Invite(#[from] InviteError),
+    /// The identity of this device's owner.
+    #[error(transparent)]
+    Identity(#[from] Arc<IdentityError>),
     /// A bundle or an Automerge file that was not taken.
     #[error("not imported: {0}")]
     Import(String),
@@ -97,6 +100,7 @@ impl Error {
             Error::Damaged { .. } => "document_damaged",
             Error::Edit(_) => "edit_refused",
             Error::Invite(_) => "bad_invite",
+            Error::Identity(_) => "identity",
             Error::Import(_) => "import_refused",
             Error::Export(_) => "export_failed",
             Error::Io(_) => "io",
@@ -124,6 +128,12 @@ impl Error {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         Error::StoreFailed(Arc::new(error))
+    }
+}
+
+impl From<IdentityError> for Error {
+    fn from(error: IdentityError) -> Self {
+        Error::Identity(Arc::new(error))
     }
 }
 

@@ -1,12 +1,13 @@
 //! Who may do what in a space: the members, grants, and taking them back.
 
 use commonhold_sync::authority::{Authority, Edge, EdgeKind, invite as invite_record, redeem};
-use commonhold_sync::id::{EntryId, SpaceId};
+use commonhold_sync::id::{DeviceId, EntryId, SpaceId};
 use commonhold_sync::peer::{Keep, Local};
-use commonhold_sync::record::{INVITE_USES_MAX, REVOKED_MAX, Right, Subject};
+use commonhold_sync::record::{INVITE_USES_MAX, REVOKED_MAX, Record, Right, Subject};
 use ed25519_dalek::SigningKey;
 use tokio::sync::oneshot;
 
+use crate::device::{IdentityError, IdentitySecret};
 use crate::error::Error;
 use crate::invite::{Invite, InviteGrant};
 use crate::node::Node;
@@ -40,7 +41,7 @@ impl Node {
         if records.len() > REVOKED_MAX {
             return Err(Error::TooMuch { what: "records taken back at once", max: REVOKED_MAX });
         }
-        self.say(space, Local::Revoke { records, keep }).await.map(drop)
+        self.say(space, Local::Revoke { records, keep, root: None }).await.map(drop)
     }
 
     /// Takes back everything that a device or an identity was given by itself in a space; if nothing is to stay of what it wrote,
@@ -105,8 +106,58 @@ impl Node {
         self.say(space, Local::Records(vec![redeem])).await.map(|_| true)
     }
 
+    /// Lets a device act for this node's identity in a space; `name` is for people. What the identity was granted there, before or
+    /// later, the device has.
+    pub async fn add_device(&self, space: SpaceId, device: DeviceId, name: &str) -> Result<(), Error> {
+        let identity = self.identity_secret()?;
+        let (id, name) = (identity.id(), name.to_owned());
+        let again = move |authority: &Authority| {
+            let of = |edge: &&Edge| {
+                edge.subject == device.into()
+                    && matches!(&edge.kind, EdgeKind::Member { identity, .. } if *identity == id)
+            };
+            let edges = authority.edges();
+            let before: Vec<&Edge> = edges.iter().filter(of).collect();
+            (before.iter().any(|edge| edge.counts && !edge.revoked), before.len() as u32)
+        };
+        let (is_member, again) = self.look(space, again).await?;
+        if is_member {
+            return Ok(());
+        }
+        let root = identity.root().ok_or(Error::Internal("an identity without a root key"))?;
+        let records = vec![Record::Member { identity: id, device, name, again }];
+        self.say(space, Local::AsRoot { root, records }).await.map(drop)
+    }
+
+    /// Takes a device out of this node's identity in a space: a lost one. `keep` says what stays of what it wrote. Gives the ids of
+    /// the records that let it in: none if there were none.
+    pub async fn remove_device(&self, space: SpaceId, device: DeviceId, keep: Keep) -> Result<Vec<EntryId>, Error> {
+        let identity = self.identity_secret()?;
+        let id = identity.id();
+        let of = |edge: &Edge| {
+            let member = matches!(&edge.kind, EdgeKind::Member { identity, .. } if *identity == id);
+            member && edge.subject == device.into() && edge.counts && (!edge.revoked || keep == Keep::Nothing)
+        };
+        let given: Vec<EntryId> = self.members(space).await?.into_iter().filter(of).map(|edge| edge.record).collect();
+        for records in given.chunks(REVOKED_MAX) {
+            self.say(space, Local::Revoke { records: records.to_vec(), keep, root: identity.root() }).await?;
+        }
+        Ok(given)
+    }
+
+    /// The id of the identity whose secret is in this node's keys folder: what is granted rights, so that each of its devices has
+    /// them. [`IdentitySecret`] makes it.
+    pub fn identity(&self) -> Result<Subject, Error> {
+        self.identity_secret().map(|identity| identity.id())
+    }
+
+    fn identity_secret(&self) -> Result<IdentitySecret, Error> {
+        let keys = self.shared().config.keys.as_deref().ok_or(IdentityError::NoFolder)?;
+        Ok(IdentitySecret::load(keys)?.ok_or(IdentityError::None)?)
+    }
+
     /// Looks at who may do what.
-    async fn look<T: Send + 'static>(
+    pub(crate) async fn look<T: Send + 'static>(
         &self,
         space: SpaceId,
         look: impl FnOnce(&Authority) -> T + Send + 'static,

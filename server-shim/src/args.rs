@@ -107,6 +107,12 @@ pub(crate) enum Verb {
         #[command(flatten)]
         space: SpaceRef,
     },
+    /// You, as one who has several devices: what is granted to your identity, each of them has
+    #[command(subcommand)]
+    Identity(IdentityVerb),
+    /// The devices of your identity in a space
+    #[command(subcommand)]
+    Device(DeviceVerb),
     /// Documents of a space
     #[command(subcommand)]
     Doc(DocVerb),
@@ -224,6 +230,49 @@ pub(crate) enum SpaceVerb {
         /// Devices that are expected to use that
         #[arg(long, default_value_t = 1, value_name = "N", requires = "right")]
         uses: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IdentityVerb {
+    /// Make an identity, and print the 24 words from which it comes back
+    New,
+    /// Print its id
+    Show {
+        /// And the 24 words
+        #[arg(long)]
+        phrase: bool,
+    },
+    /// Make an identity again from its 24 words, read from standard input
+    Recover,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceVerb {
+    /// Let a device act for your identity
+    Add {
+        /// Peer id of the device, 64 hex digits
+        device: String,
+        /// A name for people
+        #[arg(long, default_value = "")]
+        name: String,
+        #[command(flatten)]
+        space: SpaceRef,
+    },
+    /// List the devices of your identity
+    Ls {
+        #[command(flatten)]
+        space: SpaceRef,
+    },
+    /// Take a device out of your identity: a lost one
+    Rm {
+        /// Peer id of the device, its first digits, or its name
+        device: String,
+        /// What stays of what it wrote: what is held here, or nothing but what others built upon
+        #[arg(long, value_enum, default_value_t = KeepArg::Held)]
+        keep: KeepArg,
+        #[command(flatten)]
+        space: SpaceRef,
     },
 }
 

@@ -9,6 +9,7 @@ mod demo;
 mod doctor;
 mod editor;
 mod failure;
+mod identity;
 mod local;
 mod logs;
 mod names;

@@ -73,6 +73,13 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
         Request::Grant { space, device, right } => {
             members::grant(node, find_space(node, space.as_deref())?, &device, right).await
         }
+        Request::AddDevice { space, device, name } => {
+            members::add_device(node, find_space(node, space.as_deref())?, &device, name).await
+        }
+        Request::Devices { space } => members::devices(node, find_space(node, space.as_deref())?).await,
+        Request::RemoveDevice { space, device, keep } => {
+            members::remove_device(node, find_space(node, space.as_deref())?, &device, keep).await
+        }
         Request::Revoke { space, device, keep } => {
             members::revoke(node, find_space(node, space.as_deref())?, &device, keep).await
         }

@@ -68,6 +68,12 @@ fn human(reply: &Reply) -> String {
             format!("{} may now {} in space {}\n", short(&granted.device), lower(&granted.right), short(&granted.space))
         }
         Reply::Members(members) => members_table(members),
+        Reply::DeviceAdded(added) => format!(
+            "{}{} acts for your identity in space {}\n",
+            short(&added.device),
+            if added.name.is_empty() { String::new() } else { format!(" ({})", plain(&added.name)) },
+            short(&added.space)
+        ),
         Reply::Revoked(revoked) => format!(
             "took back {} of {} in space {}; of what it wrote stays {}\n",
             count(revoked.records.len() as u64, "grant"),

@@ -43,6 +43,19 @@ pub(crate) enum Request {
         device: String,
         right: RightArg,
     },
+    AddDevice {
+        space: Option<String>,
+        device: String,
+        name: String,
+    },
+    Devices {
+        space: Option<String>,
+    },
+    RemoveDevice {
+        space: Option<String>,
+        device: String,
+        keep: KeepArg,
+    },
     Revoke {
         space: Option<String>,
         device: String,
@@ -126,6 +139,7 @@ pub(crate) enum Reply {
     Spaces(Vec<Space>),
     Invite(Invite),
     Members(Vec<Member>),
+    DeviceAdded(DeviceAdded),
     Granted(Granted),
     Revoked(Revoked),
     Joined(Joined),
@@ -212,6 +226,13 @@ pub(crate) struct Member {
     /// Whether it is in force: given by somebody who could, and not taken back.
     pub(crate) in_force: bool,
     pub(crate) revoked: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DeviceAdded {
+    pub(crate) space: String,
+    pub(crate) device: String,
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -7,14 +7,14 @@ use std::path::Path;
 use clap::CommandFactory;
 use serde_json::{Value as Json, json};
 
-use crate::args::{Cli, ConfigVerb, DocRef, DocVerb, SpaceVerb, Verb};
+use crate::args::{Cli, ConfigVerb, DeviceVerb, DocRef, DocVerb, SpaceVerb, Verb};
 use crate::config::{self, Settings};
 use crate::editor::Draft;
 use crate::failure::Failure;
 use crate::reach::{Dial, Reach};
 use crate::request::{Doc, Reply, Request};
 use crate::serve::Stop;
-use crate::{demo, doctor, logs, print, serve};
+use crate::{demo, doctor, identity, logs, print, serve};
 
 /// Does what the command line says.
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
@@ -40,6 +40,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         None => serve::serve(&settings, &serving, true, json).await,
         Some(Verb::Serve(_)) => serve::serve(&settings, &serving, false, json).await,
         Some(Verb::Config(verb)) => configuration(&settings, &verb, json),
+        Some(Verb::Identity(verb)) => identity::run(&settings, verb, json),
         Some(Verb::Doctor) => doctor::run(&settings, json).await,
         Some(Verb::Watch { doc, count }) => watch(&settings, doc, count, json).await,
         Some(Verb::Edit { doc, patch, sync }) => {
@@ -82,6 +83,13 @@ fn request_of(verb: Verb) -> Result<(Request, Option<u64>), Failure> {
         }
         Verb::Members { space, all } => Request::Members { space: space.space, all },
         Verb::Grant { device, right, space } => Request::Grant { space: space.space, device, right },
+        Verb::Device(DeviceVerb::Add { device, name, space }) => {
+            Request::AddDevice { space: space.space, device, name }
+        }
+        Verb::Device(DeviceVerb::Ls { space }) => Request::Devices { space: space.space },
+        Verb::Device(DeviceVerb::Rm { device, keep, space }) => {
+            Request::RemoveDevice { space: space.space, device, keep }
+        }
         Verb::Revoke { device, keep, space } => Request::Revoke { space: space.space, device, keep },
         Verb::Doc(DocVerb::New { kind, name, space }) => Request::NewDocument { space: space.space, kind, name },
         Verb::Doc(DocVerb::Ls { kind, deleted, space }) => Request::Documents { space: space.space, kind, deleted },
@@ -142,12 +150,14 @@ fn level(space: Option<String>, seconds: u64) -> Request {
 }
 
 fn writes(request: &Request) -> bool {
-    use Request::{DeleteDocument, Edit, Grant, NewDocument, NewSpace, Patch, Revoke, Set};
+    use Request::{AddDevice, DeleteDocument, Edit, Grant, NewDocument, NewSpace, Patch, RemoveDevice, Revoke, Set};
     matches!(
         request,
         NewSpace { .. }
             | Grant { .. }
             | Revoke { .. }
+            | AddDevice { .. }
+            | RemoveDevice { .. }
             | NewDocument { .. }
             | DeleteDocument(_)
             | Set { .. }
@@ -303,7 +313,7 @@ fn configuration(settings: &Settings, verb: &ConfigVerb, json: bool) -> Result<(
     }
 }
 
-fn text_or_stdin(text: String) -> Result<String, Failure> {
+pub(crate) fn text_or_stdin(text: String) -> Result<String, Failure> {
     if text != "-" {
         return Ok(text);
     }

@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::process::Stdio;
 
 use common::{Home, finish, mode, until};
@@ -226,6 +227,62 @@ fn what_was_granted_is_listed_taken_back_and_given_again() {
     origin.run(&["revoke", peer, "--keep", "nothing"]).text();
     shows(&json!({}));
     assert!(second.stop().0.success() && served.stop().0.success());
+}
+
+#[test]
+fn devices_of_one_identity_have_its_rights_until_they_are_lost() {
+    let (origin, phone, laptop) = (Home::new(), Home::new(), Home::new());
+    origin.with_document("notes");
+    let served = origin.serve(&["serve"]);
+    laptop.run(&["identity", "show"]).fails(5, &["holds no identity", "identity new"]);
+    let made = laptop.run(&["identity", "new", "--json"]).json();
+    laptop.run(&["identity", "new"]).fails(1, &["holds the identity"]);
+    let identity = made["identity"].as_str().unwrap();
+    for home in [&phone, &laptop] {
+        home.run(&["join", served.invite(), "--wait", "50"]).text();
+    }
+    let peer = |home: &Home| home.run(&["status", "--json"]).json()["me"]["peer"].as_str().unwrap().to_owned();
+    origin.run(&["grant", identity]).text();
+    let running = [phone.serve(&["serve"]), laptop.serve(&["serve"])];
+    laptop.run(&["device", "add", &peer(&laptop), "--name", "laptop"]).text();
+    laptop.run(&["device", "add", &peer(&phone), "--name", "phone"]).text();
+    let may = |home: &Home, wanted: Option<&str>| {
+        until("the right", || {
+            let spaces = home.run(&["space", "ls", "--json"]).json();
+            (spaces[0]["right"].as_str() == wanted).then_some(())
+        })
+    };
+    for home in [&phone, &laptop] {
+        may(home, Some("write"));
+    }
+    phone.run(&["set", "notes", "phone", "1"]).text();
+    laptop.run(&["set", "notes", "laptop", "1"]).text();
+    let shows = |wanted: serde_json::Value| {
+        for which in [&origin, &laptop] {
+            until(&format!("{wanted}"), || (which.run(&["get", "notes"]).json() == wanted).then_some(()));
+        }
+    };
+    shows(json!({"phone": 1, "laptop": 1}));
+    let devices = laptop.run(&["device", "ls", "--json"]).json();
+    let names: Vec<&str> = devices.as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap()).collect();
+    assert!(names.len() == 2 && names.contains(&"phone") && names.contains(&"laptop"), "{names:?}");
+
+    // The phone is lost; what it wrote stays. Its successor is the same person, by the words on paper.
+    laptop.run(&["device", "rm", "phone"]).text();
+    may(&phone, None);
+    phone.run(&["set", "notes", "thief", "1"]).fails(1, &["no right to write"]);
+    let new_phone = Home::new();
+    let mut recover = new_phone.command();
+    recover.args(["identity", "recover"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut recover = recover.spawn().unwrap();
+    recover.stdin.take().unwrap().write_all(made["phrase"].as_str().unwrap().as_bytes()).unwrap();
+    let said = recover.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), identity);
+    new_phone.run(&["join", served.invite(), "--wait", "50"]).text();
+    new_phone.run(&["device", "add", &peer(&new_phone), "--name", "phone"]).text();
+    new_phone.run(&["set", "notes", "again", "1", "--sync=50"]).text();
+    shows(json!({"phone": 1, "laptop": 1, "again": 1}));
+    assert!(running.into_iter().all(|one| one.stop().0.success()) && served.stop().0.success());
 }
 
 #[test]

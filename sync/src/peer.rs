@@ -172,6 +172,16 @@ pub enum Local {
         records: Vec<EntryId>,
         /// What stays of what the devices said and wrote that they let in.
         keep: Keep,
+        /// Said by a root key, which takes members out of its identity, and not by this device.
+        root: Option<Root>,
+    },
+    /// Records of a root key, in a chain of their own: nothing tells whether another device that holds the key says something
+    /// at the same time.
+    AsRoot {
+        /// Which.
+        root: Root,
+        /// What it says.
+        records: Vec<Record>,
     },
     /// The next entries of this device's chain, in order.
     Entries {
@@ -182,6 +192,15 @@ pub enum Local {
         /// Changes in wire form.
         entries: Vec<Vec<u8>>,
     },
+}
+
+/// A root key of an identity, and what makes it one.
+#[derive(Clone, Debug)]
+pub struct Root {
+    /// The key.
+    pub key: SigningKey,
+    /// The record by which the identity was founded, or by which this key took the place of the one before.
+    pub first: Record,
 }
 
 /// What a revocation leaves.

@@ -22,6 +22,10 @@ pub(crate) fn failure(error: &Error) -> Failure {
             Exit::Failed,
             "ask an administrator for: commonhold grant DEVICE (`commonhold status --json` prints this device's id as \"peer\"); `commonhold members` lists who may what",
         ),
+        Error::Identity(_) => (
+            Exit::Failed,
+            "make one with `commonhold identity new`, or recover yours with `commonhold identity recover`",
+        ),
         Error::Invite(_) => (Exit::Usage, "copy the whole invite, from commonhold1 to its last character"),
         Error::Damaged { .. } => (Exit::Store, "run `commonhold doctor`; other peers still have the document"),
         Error::Edit(_) | Error::TooMuch { .. } | Error::DoesNotFit(_) => {

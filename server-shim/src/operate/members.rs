@@ -1,6 +1,6 @@
 //! Who may do what in a space.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use commonhold_engine::{DeviceId, Edge, EdgeKind, Keep, Node, Right, SpaceId};
 
@@ -8,7 +8,7 @@ use super::failure;
 use crate::args::{KeepArg, RightArg};
 use crate::failure::Failure;
 use crate::names::{self, Named};
-use crate::request::{Answered, Granted, Member, Reply, Revoked};
+use crate::request::{Answered, DeviceAdded, Granted, Member, Reply, Revoked};
 
 /// The root first; then by kind and subject.
 pub(super) async fn list(node: &Node, space: SpaceId, all: bool) -> Answered {
@@ -61,15 +61,59 @@ fn row(edge: &Edge) -> Member {
 }
 
 pub(super) async fn grant(node: &Node, space: SpaceId, device: &str, right: RightArg) -> Answered {
-    let id: DeviceId = device.parse().map_err(|error| {
+    let id = device_of(device)?;
+    node.grant(space, id, right.into(), false).await.map_err(|error| failure(&error))?;
+    Ok(Reply::Granted(Granted { space: space.to_string(), device: id.to_string(), right }))
+}
+
+fn device_of(device: &str) -> Result<DeviceId, Failure> {
+    device.parse().map_err(|error| {
         Failure::usage(
             "bad_device",
             error,
             "a device is named by its peer id: 64 hex digits, as `commonhold serve` prints them there",
         )
-    })?;
-    node.grant(space, id, right.into(), false).await.map_err(|error| failure(&error))?;
-    Ok(Reply::Granted(Granted { space: space.to_string(), device: id.to_string(), right }))
+    })
+}
+
+pub(super) async fn add_device(node: &Node, space: SpaceId, device: &str, name: String) -> Answered {
+    let id = device_of(device)?;
+    node.add_device(space, id, &name).await.map_err(|error| failure(&error))?;
+    Ok(Reply::DeviceAdded(DeviceAdded { space: space.to_string(), device: id.to_string(), name }))
+}
+
+/// The devices of this node's identity.
+pub(super) async fn devices(node: &Node, space: SpaceId) -> Answered {
+    let identity = node.identity().map_err(|error| failure(&error))?.to_string();
+    let members = node.members(space).await.map_err(|error| failure(&error))?;
+    let of = |member: &Member| member.in_force && member.identity.as_deref() == Some(&identity);
+    Ok(Reply::Members(members.iter().map(row).filter(of).collect()))
+}
+
+pub(super) async fn remove_device(node: &Node, space: SpaceId, named: &str, keep: KeepArg) -> Answered {
+    let own = node.identity().map_err(|error| failure(&error))?;
+    let members = node.members(space).await.map_err(|error| failure(&error))?;
+    let device = |edge: &Edge| match &edge.kind {
+        EdgeKind::Member { identity, name } if *identity == own && edge.counts => {
+            Some((edge.subject.device(), name.clone())).filter(|_| !edge.revoked || keep == KeepArg::Nothing)
+        }
+        _ => None,
+    };
+    let all: BTreeMap<DeviceId, String> = members.iter().filter_map(device).collect();
+    let all: Vec<Named<DeviceId>> = all.into_iter().map(|(id, name)| Named { id, name }).collect();
+    let id = names::find("member", named, &all)?;
+    let records = node.remove_device(space, id, keep.into()).await.map_err(|error| failure(&error))?;
+    let records = records.iter().map(ToString::to_string).collect();
+    Ok(Reply::Revoked(Revoked { space: space.to_string(), device: id.to_string(), keep, records }))
+}
+
+impl From<KeepArg> for Keep {
+    fn from(keep: KeepArg) -> Keep {
+        match keep {
+            KeepArg::Held => Keep::Held,
+            KeepArg::Nothing => Keep::Nothing,
+        }
+    }
 }
 
 impl From<RightArg> for Right {
@@ -85,10 +129,6 @@ impl From<RightArg> for Right {
 
 pub(super) async fn revoke(node: &Node, space: SpaceId, named: &str, keep: KeepArg) -> Answered {
     let members = node.members(space).await.map_err(|error| failure(&error))?;
-    let left = match keep {
-        KeepArg::Held => Keep::Held,
-        KeepArg::Nothing => Keep::Nothing,
-    };
     // Devices by their own ids, invites by those of their records.
     let name = |edge: &Edge| match edge.kind {
         EdgeKind::Invite { .. } => DeviceId(edge.record.0),
@@ -99,8 +139,8 @@ pub(super) async fn revoke(node: &Node, space: SpaceId, named: &str, keep: KeepA
     let all: Vec<Named<DeviceId>> = all.into_iter().map(|id| Named { id, name: String::new() }).collect();
     let id = names::find("member", named, &all)?;
     let records = match members.iter().find(|edge| edge.record.0 == id.0) {
-        Some(invite) => node.revoke(space, vec![invite.record], left).await.map(|()| vec![invite.record]),
-        None => node.revoke_all(space, id, left).await,
+        Some(invite) => node.revoke(space, vec![invite.record], keep.into()).await.map(|()| vec![invite.record]),
+        None => node.revoke_all(space, id, keep.into()).await,
     };
     let records = records.map_err(|error| failure(&error))?.iter().map(ToString::to_string).collect();
     Ok(Reply::Revoked(Revoked { space: space.to_string(), device: id.to_string(), keep, records }))

@@ -1,9 +1,10 @@
 //! What this device says itself: records and entries, signed here, sent once they are on disk.
 
-use super::{After, Event, Local, LocalError, Peer, SnapshotContent, StoreOp, Ticket};
+use super::{After, Event, Local, LocalError, Peer, Root, SnapshotContent, StoreOp, Ticket};
 use crate::chain::{Kind, Opening, Segment, Tip};
-use crate::id::{ChainId, DocId, EntryId, SpaceId};
+use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::log::{Admission, Log, Need, SnapshotHead, SnapshotOf};
+use crate::merkle::Frontier;
 use crate::message::{Have, LIST_MAX, Message, Want};
 use crate::record::{Record, Right};
 use crate::space::RecordAdmission;
@@ -23,7 +24,7 @@ impl Peer {
                     });
                     (*space, docs.collect::<Vec<_>>())
                 }
-                Local::Revoke { .. } => (*space, Vec::new()),
+                Local::Revoke { .. } | Local::AsRoot { .. } => (*space, Vec::new()),
                 Local::Entries { doc, .. } => (*space, vec![*doc]),
             };
             if !self.failed && !self.ensure(space, docs) {
@@ -35,9 +36,9 @@ impl Peer {
                 let (space, doc) = (*space, *doc);
                 return self.deepen(space, doc, true);
             }
-            if let Some((ticket, space, Local::Revoke { records, keep })) = self.local.front() {
-                let (ticket, space, records, keep) = (*ticket, *space, records.clone(), *keep);
-                let Some(records) = self.run_gather(ticket, space, &records, keep) else { return };
+            if let Some((ticket, space, Local::Revoke { records, keep, root })) = self.local.front() {
+                let (ticket, space, records, keep, root) = (*ticket, *space, records.clone(), *keep, root.clone());
+                let Some(records) = self.run_gather(ticket, space, &records, keep, root) else { return };
                 if let Some((_, _, local)) = self.local.front_mut() {
                     *local = records;
                 }
@@ -58,6 +59,7 @@ impl Peer {
         match local {
             Local::Records(records) => self.say_records(ticket, space, &records),
             Local::Revoke { .. } => unreachable!("a revocation is said as its records"),
+            Local::AsRoot { root, records } => self.say_as_root(ticket, space, &root, &records),
             Local::Entries { doc, opening, entries } => self.say_entries(ticket, space, doc, opening, entries),
         }
     }
@@ -99,6 +101,26 @@ impl Peer {
         }
         let ids = self.add_records(space, records)?;
         self.after.push(After::Saved { ticket, records: ids, end: None });
+        Ok(())
+    }
+
+    fn say_as_root(
+        &mut self,
+        ticket: Ticket,
+        space: SpaceId,
+        root: &Root,
+        records: &[Record],
+    ) -> Result<(), LocalError> {
+        let device = DeviceId(root.key.verifying_key().to_bytes());
+        let opening = Opening { device, salt: self.random(), kind: Kind::Own };
+        let entries: Vec<Vec<u8>> = core::iter::once(&root.first).chain(records).map(Record::to_bytes).collect();
+        let ids: Vec<EntryId> = entries.iter().map(|bytes| Record::id(&space, &device, bytes)).collect();
+        let mut frontier = Frontier::default();
+        ids.iter().for_each(|id| frontier.push(id));
+        let doc = space.authority();
+        let tip = Tip::sign(&root.key, &space, &doc, &opening, frontier.len(), &frontier.head(), Vec::new());
+        self.admit_own_records(space, Segment { doc, opening, first: 1, entries, tip })?;
+        self.after.push(After::Saved { ticket, records: ids.into_iter().skip(1).collect(), end: None });
         Ok(())
     }
 

@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Event, Keep, Load, Local, OpId, Peer, Purpose, Slot, StoreOp, Ticket};
+use super::{Event, Keep, Load, Local, OpId, Peer, Purpose, Root, Slot, StoreOp, Ticket};
 use crate::authority::{RecordAt, revocation};
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::lines::Line;
 use crate::log::{Image, Log};
+use crate::record::Record;
 use crate::space::Space;
 
 /// Documents that one read brings. An image is a few hundred bytes for each chain.
@@ -264,9 +265,14 @@ impl Peer {
         space: SpaceId,
         records: &[EntryId],
         keep: Keep,
+        root: Option<Root>,
     ) -> Option<Local> {
+        let said = |records: Vec<Record>| match root {
+            Some(root) => Local::AsRoot { root, records },
+            None => Local::Records(records),
+        };
         let Some(held) = self.spaces.get(&space).filter(|_| keep == Keep::Held && !self.failed) else {
-            return Some(Local::Records(revocation(records.to_vec(), &BTreeMap::new())));
+            return Some(said(revocation(records.to_vec(), &BTreeMap::new())));
         };
         if self.gather.as_ref().is_none_or(|gather| gather.ticket != ticket) {
             let devices = records.iter().flat_map(|record| held.authority().devices_by(record)).collect();
@@ -294,7 +300,7 @@ impl Peer {
         let log = space.authority();
         stays.insert(log, ends_of(&space, &log, held.lines().all(), &walk.devices));
         stays.retain(|_, chains| !chains.is_empty());
-        Some(Local::Records(revocation(records.to_vec(), &stays)))
+        Some(said(revocation(records.to_vec(), &stays)))
     }
 }
 

@@ -24,7 +24,7 @@ impl World {
     /// Takes back everything by which a device has a right now.
     fn revoke(&mut self, host: usize, space: SpaceId, whom: usize, keep: Keep) {
         let records = self.authority(host, space).path_of(&self.device_of(whom));
-        self.say(host, space, Local::Revoke { records, keep });
+        self.say(host, space, Local::Revoke { records, keep, root: None });
     }
 
     /// Everybody meets everybody, so often that nothing more can come of it.
@@ -161,7 +161,7 @@ fn a_deletion_by_who_had_no_right_to_delete_is_undone() {
     let mut records: Vec<EntryId> =
         edges.iter().filter(|edge| edge.subject == one.into()).map(|edge| edge.record).collect();
     records.sort_unstable();
-    world.say(0, space, Local::Revoke { records, keep: Keep::Held });
+    world.say(0, space, Local::Revoke { records, keep: Keep::Held, root: None });
     // Host 3 hears of the revocation first, host 2 of the deletion.
     world.meet(3, 0);
     world.meet(3, 2);
