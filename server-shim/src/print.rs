@@ -154,7 +154,7 @@ fn members_table(members: &[Member]) -> String {
         let name = member.name.as_deref().map(|name| format!(" {}", plain(name))).unwrap_or_default();
         vec![format!("{who}{name}"), member.kind.clone(), right, or_none(&member.by), state.into()]
     };
-    table(&["WHO", "HOW", "MAY", "BY", "STATE"], members.iter().map(row), "nobody was given anything")
+    table(&["WHO", "HOW", "MAY", "BY", "STATE"], members.iter().map(row), "nobody")
 }
 
 fn documents_table(documents: &[Document]) -> String {

@@ -140,7 +140,7 @@ fn an_invite_may_bring_a_right_and_using_it_too_often_shows() {
     let (origin, home, thief) = (Home::new(), Home::new(), Home::new());
     origin.with_document("notes");
     let served = origin.serve(&["serve"]);
-    origin.run(&["space", "invite", "--right", "admin"]).fails(1, &["administrators by invite"]);
+    origin.run(&["space", "invite", "--right", "admin"]).fails(2, &["cannot make administrators", "grant DEVICE"]);
     origin.run(&["space", "invite", "--right", "write", "--uses", "17"]).fails(1, &["at most 16"]);
     let invite = origin.run(&["space", "invite", "--right", "write"]).text().trim().to_owned();
     assert!(home.run(&["join", &invite, "--wait", "50"]).text().contains("right is this device's now"));

@@ -57,6 +57,13 @@ pub(super) async fn create(node: &Node, writers: WritersArg) -> Answered {
 pub(super) async fn invite(node: &Node, space: SpaceId, grant: Option<(RightArg, u32)>) -> Answered {
     let invite = match grant {
         None => node.invite(space),
+        Some((RightArg::Admin, _)) => {
+            return Err(Failure::usage(
+                "bad_right",
+                "an invite cannot make administrators",
+                "make one of a device that you know: commonhold grant DEVICE --right admin",
+            ));
+        }
         Some((right, uses)) => node.invite_to(space, right.into(), uses).await,
     };
     let invite = invite.map_err(|error| failure(&error))?;
