@@ -2,8 +2,8 @@
 
 use commonhold_sync::authority::{Authority, Edge, EdgeKind, invite as invite_record, redeem};
 use commonhold_sync::id::{DeviceId, EntryId, SpaceId};
-use commonhold_sync::peer::{Keep, Local};
-use commonhold_sync::record::{INVITE_USES_MAX, REVOKED_MAX, Record, Right, Subject};
+use commonhold_sync::peer::{Keep, Local, Root};
+use commonhold_sync::record::{INVITE_USES_MAX, REVOKED_MAX, Right, Subject};
 use ed25519_dalek::SigningKey;
 use tokio::sync::oneshot;
 
@@ -53,11 +53,22 @@ impl Node {
         keep: Keep,
     ) -> Result<Vec<EntryId>, Error> {
         let subject = subject.into();
-        let given = |edge: &Edge| edge.subject == subject && edge.counts && (!edge.revoked || keep == Keep::Nothing);
-        let given: Vec<EntryId> =
-            self.members(space).await?.into_iter().filter(given).map(|edge| edge.record).collect();
+        self.take_back(space, move |edge| edge.subject == subject, keep, None).await
+    }
+
+    /// Takes back what is in force of the records that `of` picks; if nothing is to stay, also what was taken back before.
+    async fn take_back(
+        &self,
+        space: SpaceId,
+        of: impl Fn(&Edge) -> bool,
+        keep: Keep,
+        root: Option<Root>,
+    ) -> Result<Vec<EntryId>, Error> {
+        let left = |edge: &Edge| edge.in_force() || (edge.counts && keep == Keep::Nothing);
+        let given = self.members(space).await?.into_iter().filter(|edge| of(edge) && left(edge));
+        let given: Vec<EntryId> = given.map(|edge| edge.record).collect();
         for records in given.chunks(REVOKED_MAX) {
-            self.revoke(space, records.to_vec(), keep).await?;
+            self.say(space, Local::Revoke { records: records.to_vec(), keep, root: root.clone() }).await?;
         }
         Ok(given)
     }
@@ -93,7 +104,7 @@ impl Node {
                 let claim = |edge: &&Edge| edge.kind == EdgeKind::Redeemed { invite: record };
                 let claimed = edges.iter().filter(claim).any(|edge| edge.subject == device.into() && !edge.revoked);
                 let invite = edges.into_iter().find(|edge| edge.record == record);
-                (claimed, invite.map(|invite| invite.counts && !invite.revoked))
+                (claimed, invite.map(|invite| invite.in_force()))
             };
             match self.look(space, look).await? {
                 (true, _) => return Ok(false),
@@ -110,23 +121,17 @@ impl Node {
     /// later, the device has.
     pub async fn add_device(&self, space: SpaceId, device: DeviceId, name: &str) -> Result<(), Error> {
         let identity = self.identity_secret()?;
-        let (id, name) = (identity.id(), name.to_owned());
-        let again = move |authority: &Authority| {
-            let of = |edge: &&Edge| {
-                edge.subject == device.into()
-                    && matches!(&edge.kind, EdgeKind::Member { identity, .. } if *identity == id)
-            };
-            let edges = authority.edges();
-            let before: Vec<&Edge> = edges.iter().filter(of).collect();
-            (before.iter().any(|edge| edge.counts && !edge.revoked), before.len() as u32)
-        };
-        let (is_member, again) = self.look(space, again).await?;
-        if is_member {
-            return Ok(());
-        }
         let root = identity.root().ok_or(Error::Internal("an identity without a root key"))?;
-        let records = vec![Record::Member { identity: id, device, name, again }];
-        self.say(space, Local::AsRoot { root, records }).await.map(drop)
+        let (id, name) = (identity.id(), name.to_owned());
+        let by = DeviceId(root.key.verifying_key().to_bytes());
+        let record = move |authority: &Authority| {
+            let is_member = authority.edges().iter().any(|edge| is_device(edge, id, device) && edge.in_force());
+            (!is_member).then(|| authority.member_again(&by, id, device, &name))
+        };
+        match self.look(space, record).await? {
+            Some(member) => self.say(space, Local::AsRoot { root, records: vec![member] }).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Takes a device out of this node's identity in a space: a lost one. `keep` says what stays of what it wrote. Gives the ids of
@@ -134,15 +139,7 @@ impl Node {
     pub async fn remove_device(&self, space: SpaceId, device: DeviceId, keep: Keep) -> Result<Vec<EntryId>, Error> {
         let identity = self.identity_secret()?;
         let id = identity.id();
-        let of = |edge: &Edge| {
-            let member = matches!(&edge.kind, EdgeKind::Member { identity, .. } if *identity == id);
-            member && edge.subject == device.into() && edge.counts && (!edge.revoked || keep == Keep::Nothing)
-        };
-        let given: Vec<EntryId> = self.members(space).await?.into_iter().filter(of).map(|edge| edge.record).collect();
-        for records in given.chunks(REVOKED_MAX) {
-            self.say(space, Local::Revoke { records: records.to_vec(), keep, root: identity.root() }).await?;
-        }
-        Ok(given)
+        self.take_back(space, move |edge| is_device(edge, id, device), keep, identity.root()).await
     }
 
     /// The id of the identity whose secret is in this node's keys folder: what is granted rights, so that each of its devices has
@@ -169,4 +166,10 @@ impl Node {
         self.shared().command(Command::Look { space, look }).await?;
         seen.await.map_err(|_| self.shared().no_reply())
     }
+}
+
+/// Whether a record lets a device act for an identity.
+fn is_device(edge: &Edge, identity: Subject, device: DeviceId) -> bool {
+    let member = matches!(&edge.kind, EdgeKind::Member { identity: of, .. } if *of == identity);
+    member && edge.subject == device.into()
 }

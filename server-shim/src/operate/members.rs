@@ -55,7 +55,7 @@ fn row(edge: &Edge) -> Member {
         record: Some(edge.record.to_string()),
         uses,
         used,
-        in_force: edge.counts && !edge.revoked,
+        in_force: edge.in_force(),
         revoked: edge.revoked,
     }
 }
@@ -94,8 +94,8 @@ pub(super) async fn remove_device(node: &Node, space: SpaceId, named: &str, keep
     let own = node.identity().map_err(|error| failure(&error))?;
     let members = node.members(space).await.map_err(|error| failure(&error))?;
     let device = |edge: &Edge| match &edge.kind {
-        EdgeKind::Member { identity, name } if *identity == own && edge.counts => {
-            Some((edge.subject.device(), name.clone())).filter(|_| !edge.revoked || keep == KeepArg::Nothing)
+        EdgeKind::Member { identity, name } if *identity == own && is_left(edge, keep) => {
+            Some((edge.subject.device(), name.clone()))
         }
         _ => None,
     };
@@ -105,6 +105,11 @@ pub(super) async fn remove_device(node: &Node, space: SpaceId, named: &str, keep
     let records = node.remove_device(space, id, keep.into()).await.map_err(|error| failure(&error))?;
     let records = records.iter().map(ToString::to_string).collect();
     Ok(Reply::Revoked(Revoked { space: space.to_string(), device: id.to_string(), keep, records }))
+}
+
+/// Whether there is something to take back: what is in force or, if nothing is to stay, was.
+fn is_left(edge: &Edge, keep: KeepArg) -> bool {
+    edge.in_force() || (edge.counts && keep == KeepArg::Nothing)
 }
 
 impl From<KeepArg> for Keep {
@@ -134,8 +139,7 @@ pub(super) async fn revoke(node: &Node, space: SpaceId, named: &str, keep: KeepA
         EdgeKind::Invite { .. } => DeviceId(edge.record.0),
         _ => edge.subject.device(),
     };
-    let there = members.iter().filter(|edge| edge.counts && (!edge.revoked || keep == KeepArg::Nothing));
-    let all: BTreeSet<DeviceId> = there.map(name).collect();
+    let all: BTreeSet<DeviceId> = members.iter().filter(|edge| is_left(edge, keep)).map(name).collect();
     let all: Vec<Named<DeviceId>> = all.into_iter().map(|id| Named { id, name: String::new() }).collect();
     let id = names::find("member", named, &all)?;
     let records = match members.iter().find(|edge| edge.record.0 == id.0) {

@@ -54,6 +54,13 @@ pub struct Edge {
     pub revoked: bool,
 }
 
+impl Edge {
+    /// Whether it gives what it says now.
+    pub fn in_force(&self) -> bool {
+        self.counts && !self.revoked
+    }
+}
+
 impl Authority {
     /// All grants, redemptions, members and invites, by record id.
     pub fn edges(&self) -> Vec<Edge> {
@@ -115,9 +122,19 @@ impl Authority {
 
     /// A grant that is a new one, though the same was given and taken back: what is said to let somebody in again.
     pub fn grant_again(&self, by: &DeviceId, subject: Subject, right: Right, gateway: bool) -> Record {
+        self.said_again(by, |again| Record::Grant { subject, right, gateway, again })
+    }
+
+    /// The same for a device of an identity, let in by the root key `by`.
+    pub fn member_again(&self, by: &DeviceId, identity: Subject, device: DeviceId, name: &str) -> Record {
+        self.said_again(by, |again| Record::Member { identity, device, name: name.to_owned(), again })
+    }
+
+    /// The first of these records that was not taken back.
+    fn said_again(&self, by: &DeviceId, record: impl Fn(u32) -> Record) -> Record {
         let mut again = 0;
         loop {
-            let record = Record::Grant { subject, right, gateway, again };
+            let record = record(again);
             match self.revoked.contains_key(&Record::id(&self.space, by, &record.to_bytes())) {
                 true => again += 1,
                 false => return record,

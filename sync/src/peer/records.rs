@@ -12,7 +12,6 @@ use crate::chain::Opening;
 use crate::id::{ChainId, EntryId, SpaceId};
 use crate::lines::Closing;
 use crate::log::StoredSegment;
-use crate::message::{Have, Message, Want};
 use crate::proof::ForkProof;
 use crate::record::Record;
 use crate::violation::Violation;
@@ -35,14 +34,7 @@ impl Peer {
         let first = found.iter().filter(|stored| stored.branch == 0).flat_map(|stored| &stored.segment.entries);
         let ids: Vec<EntryId> = first.map(|bytes| Record::id(&space, &opening.device, bytes)).collect();
         held.deepen(chain, ids);
-        let mut clock = held.clock();
-        clock.0.remove(&chain);
-        let Some(connection) = self.connections.get_mut(&from.conn) else { return };
-        let Some(link) = connection.links.get_mut(&space) else { return };
-        link.wanted.insert(space.authority());
-        let docs = vec![Have { doc: space.authority(), clock }];
-        let want = Want { space: link.theirs, docs, no_snapshot: true };
-        connection.send(&Message::Want(want));
+        self.ask_log(from.conn, space, space.authority(), Some(chain));
     }
 
     /// A proof from elsewhere about a chain of the authority log.
