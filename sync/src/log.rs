@@ -893,23 +893,6 @@ impl Log {
         self.covered.is_some() && !self.deep
     }
 
-    /// Whether entries to be made here in this chain depend on something inside the snapshot that the index lacks.
-    pub fn needs_deep(&self, opening: &Opening, entries: &[Vec<u8>]) -> bool {
-        let heads: Vec<_> = entries.iter().filter_map(|bytes| change::walk(bytes, &Rules::V1).ok()).collect();
-        let known = |dep: &EntryId| self.graph.get(dep).is_some() || heads.iter().any(|head| head.id == *dep);
-        if !heads.iter().flat_map(|head| &head.deps).all(known) {
-            return true;
-        }
-        let chain = opening.chain(&self.space, &self.doc);
-        let (Some((line, held)), Some(first)) = (self.lines.get(&chain), heads.first()) else { return false };
-        // Only an end inside the snapshot can be reached through it.
-        let n = held.branches[0].len();
-        let target = Spot { line: line as u32, branch: 0, n };
-        n > 0
-            && held.branches[0].id_at(n).is_none()
-            && matches!(self.graph.follows(&self.lines, &first.deps, target, 0), Follows::Unknown(_))
-    }
-
     /// What the index knows of the heads of a snapshot of everything that is held; `None` if it lacks one or does not
     /// know all of its past, which the next snapshot would lack for good. Not more than [`HEAD_PASTS_MAX`] allows.
     pub fn heads_for_snapshot(&self, heads: &[EntryId]) -> Option<Vec<SnapshotHead>> {

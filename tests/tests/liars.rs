@@ -3,65 +3,37 @@
 //!
 //! `LIAR_SEEDS=n` runs n seeds, `LIAR_SEED=x` that one alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use commonhold_tests::sim::{Canary, Failure, Options, Plan, Report, run};
+use commonhold_tests::sim::{Canary, Options, Plan, Seeds};
 
-/// Seeds of one full run; split over the tests below, which run side by side.
-const SEEDS: u64 = 1_000;
-const PARTS: u64 = 4;
-
-const AMONG_LIARS: Options = Options { trace: false, canary: None, liars: true };
-
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")))
-}
-
-fn part(part: u64) {
-    let seeds: Vec<u64> = match (variable("LIAR_SEED"), variable("LIAR_SEEDS").unwrap_or(SEEDS)) {
-        (Some(seed), _) => [seed].into_iter().filter(|seed| seed % PARTS == part).collect(),
-        (None, count) => (0..count).filter(|seed| seed % PARTS == part).collect(),
-    };
-    let failures: Vec<Failure> = seeds.iter().filter_map(|seed| run(*seed, AMONG_LIARS).err()).take(5).collect();
-    let text: Vec<String> = failures.iter().map(Failure::to_string).collect();
-    assert!(failures.is_empty(), "{}", text.join("\n"));
-}
-
-fn passes(seed: u64) -> Report {
-    run(seed, AMONG_LIARS).unwrap_or_else(|failure| panic!("{failure}"))
-}
-
-/// Of a few seeds, some must notice: in most, nothing that was shown stops to count, or is brought back by what others built.
-fn is_caught(canary: Canary, seeds: impl Iterator<Item = u64>, at_least: usize) {
-    let options = Options { canary: Some(canary), ..AMONG_LIARS };
-    let caught: BTreeSet<u64> = seeds.filter(|seed| run(*seed, options).is_err()).collect();
-    assert!(caught.len() >= at_least, "{canary:?} was caught on seeds {caught:?} alone");
-}
+const AMONG_LIARS: Seeds =
+    Seeds { name: "LIAR", count: 1_000, parts: 4, options: Options { trace: false, canary: None, liars: true } };
 
 #[test]
 fn honest_peers_agree_among_liars_first_quarter() {
-    part(0);
+    AMONG_LIARS.part(0);
 }
 
 #[test]
 fn honest_peers_agree_among_liars_second_quarter() {
-    part(1);
+    AMONG_LIARS.part(1);
 }
 
 #[test]
 fn honest_peers_agree_among_liars_third_quarter() {
-    part(2);
+    AMONG_LIARS.part(2);
 }
 
 #[test]
 fn honest_peers_agree_among_liars_last_quarter() {
-    part(3);
+    AMONG_LIARS.part(3);
 }
 
 #[test]
 fn a_seed_among_liars_is_replayed_to_the_byte() {
     for seed in 0..6 {
-        assert_eq!(passes(seed), passes(seed), "seed {seed}");
+        assert_eq!(AMONG_LIARS.passes(seed), AMONG_LIARS.passes(seed), "seed {seed}");
     }
 }
 
@@ -69,7 +41,7 @@ fn a_seed_among_liars_is_replayed_to_the_byte() {
 fn the_seeds_meet_every_kind_of_lie() {
     let (mut lies, mut forks, mut judged): (BTreeMap<&str, u64>, u64, u64) = Default::default();
     for seed in 0..60 {
-        let report = passes(seed);
+        let report = AMONG_LIARS.passes(seed);
         report.lies.iter().for_each(|(name, count)| *lies.entry(name).or_default() += count);
         forks += report.forks;
         judged += report.judged;
@@ -109,69 +81,81 @@ fn two_honest_peers_among_eighteen_liars_agree_once_they_meet() {
     let seeds: Vec<u64> = (0..300).filter(eclipsed).take(12).collect();
     assert_eq!(seeds.len(), 12);
     for seed in seeds {
-        let report = passes(seed);
+        let report = AMONG_LIARS.passes(seed);
         assert!(report.lies.values().sum::<u64>() > 20, "seed {seed}: {:?}", report.lies);
     }
 }
 
 #[test]
 fn a_peer_that_goes_on_to_show_what_does_not_count_is_caught() {
-    is_caught(Canary::KeepsShowing, 0..40, 8);
+    AMONG_LIARS.catch(Canary::KeepsShowing, 0..40, 8);
 }
 
 #[test]
 fn a_peer_that_shows_one_branch_of_a_fork_is_caught() {
-    is_caught(Canary::OneBranch, 0..60, 3);
+    AMONG_LIARS.catch(Canary::OneBranch, 0..60, 3);
 }
 
 /// What the simulator has found among liars, by cause.
 mod found {
-    use super::passes;
+    use super::AMONG_LIARS;
 
     /// An entry waited to be shown when its chain turned out to be forked: the view was made again without it, and then it
     /// was shown.
     #[test]
     fn what_stops_to_count_before_it_is_shown_is_not_shown() {
-        passes(1);
-        passes(87);
+        AMONG_LIARS.passes(1);
+        AMONG_LIARS.passes(87);
     }
 
     /// A device without the right to write had two histories, of which one peer held a part: that peer's clock said that
     /// the chain is closed, and no other took the proof.
     #[test]
     fn a_closed_chain_of_which_nothing_counts_is_in_nobodys_clock() {
-        passes(25);
-        passes(57);
+        AMONG_LIARS.passes(25);
+        AMONG_LIARS.passes(57);
     }
 
     /// A segment of which nothing counts was stored, and not what is known of its chain: after a crash, the next segment made
     /// the peer panic.
     #[test]
     fn what_is_known_of_a_chain_is_stored_with_each_segment() {
-        passes(182);
-        passes(476);
+        AMONG_LIARS.passes(182);
+        AMONG_LIARS.passes(476);
     }
 
     /// Two peers had built on different first entries of a liar's chain, which neither asked the other for while more was missing:
     /// all of that waited for it.
     #[test]
     fn a_second_history_is_asked_for_even_while_more_is_missing() {
-        passes(48);
-        passes(303);
-        passes(988);
+        AMONG_LIARS.passes(48);
+        AMONG_LIARS.passes(303);
+        AMONG_LIARS.passes(988);
     }
 
     /// A peer that held a part of what a closed chain has before it parts was taken to hold all of that.
     #[test]
     fn what_is_missing_before_a_chain_parts_is_sent() {
-        passes(778);
+        AMONG_LIARS.passes(778);
     }
 
     /// A chain that became known by the proof that closes it was taken for one of a device with rights.
     #[test]
     fn a_chain_known_by_its_proof_alone_is_cut_as_others_are() {
-        passes(184);
-        passes(382);
-        passes(951);
+        AMONG_LIARS.passes(184);
+        AMONG_LIARS.passes(382);
+        AMONG_LIARS.passes(951);
+    }
+
+    /// The first entry of a chain could not be counted without the inside of a snapshot, and was refused to its own author.
+    #[test]
+    fn an_own_entry_waits_for_the_inside_of_a_snapshot_whatever_it_is_needed_for() {
+        AMONG_LIARS.passes(759);
+    }
+
+    /// A chain was closed after it had been packed: the simulator's app went on to show what the snapshot holds of it.
+    #[test]
+    fn a_snapshot_shows_nothing_that_stopped_to_count() {
+        AMONG_LIARS.passes(677);
     }
 }

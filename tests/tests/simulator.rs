@@ -2,63 +2,35 @@
 //!
 //! `SIM_SEEDS=n` runs n seeds, `SIM_SEED=x` that one alone.
 
-use std::collections::BTreeSet;
+use commonhold_tests::sim::{Canary, Options, Report, Seeds};
 
-use commonhold_tests::sim::{Canary, Failure, Options, Report, run};
-
-/// Seeds of one full run; split over the tests below, which run side by side.
-const SEEDS: u64 = 500;
-const PARTS: u64 = 4;
-
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")))
-}
-
-fn part(part: u64) {
-    let seeds: Vec<u64> = match (variable("SIM_SEED"), variable("SIM_SEEDS").unwrap_or(SEEDS)) {
-        (Some(seed), _) => [seed].into_iter().filter(|seed| seed % PARTS == part).collect(),
-        (None, count) => (0..count).filter(|seed| seed % PARTS == part).collect(),
-    };
-    let failures: Vec<Failure> = seeds.iter().filter_map(|seed| run(*seed, Options::default()).err()).take(5).collect();
-    let text: Vec<String> = failures.iter().map(Failure::to_string).collect();
-    assert!(failures.is_empty(), "{}", text.join("\n"));
-}
-
-fn passes(seed: u64) -> Report {
-    run(seed, Options::default()).unwrap_or_else(|failure| panic!("{failure}"))
-}
-
-/// Of a few seeds, most must notice: some are over before the fault can show.
-fn is_caught(canary: Canary, seeds: impl Iterator<Item = u64>, at_least: usize) {
-    let options = Options { canary: Some(canary), ..Options::default() };
-    let caught: BTreeSet<u64> = seeds.filter(|seed| run(*seed, options).is_err()).collect();
-    assert!(caught.len() >= at_least, "{canary:?} was caught on seeds {caught:?} alone");
-}
+const FAULTY: Seeds =
+    Seeds { name: "SIM", count: 500, parts: 4, options: Options { trace: false, canary: None, liars: false } };
 
 #[test]
 fn peers_agree_and_lose_nothing_first_quarter() {
-    part(0);
+    FAULTY.part(0);
 }
 
 #[test]
 fn peers_agree_and_lose_nothing_second_quarter() {
-    part(1);
+    FAULTY.part(1);
 }
 
 #[test]
 fn peers_agree_and_lose_nothing_third_quarter() {
-    part(2);
+    FAULTY.part(2);
 }
 
 #[test]
 fn peers_agree_and_lose_nothing_last_quarter() {
-    part(3);
+    FAULTY.part(3);
 }
 
 #[test]
 fn a_seed_is_replayed_to_the_byte() {
     for seed in 0..6 {
-        assert_eq!(passes(seed), passes(seed), "seed {seed}");
+        assert_eq!(FAULTY.passes(seed), FAULTY.passes(seed), "seed {seed}");
     }
 }
 
@@ -66,7 +38,7 @@ fn a_seed_is_replayed_to_the_byte() {
 fn the_seeds_meet_every_kind_of_fault() {
     let mut sum = Report::default();
     for seed in 0..40 {
-        let report = passes(seed);
+        let report = FAULTY.passes(seed);
         sum.crashes += report.crashes;
         sum.restarts += report.restarts;
         sum.breaks += report.breaks;
@@ -91,107 +63,115 @@ fn the_seeds_meet_every_kind_of_fault() {
 
 #[test]
 fn a_disk_that_never_syncs_is_caught() {
-    is_caught(Canary::NeverSyncs, 0..24, 14);
+    FAULTY.catch(Canary::NeverSyncs, 0..24, 14);
 }
 
 #[test]
 fn a_peer_that_says_stored_too_early_is_caught() {
-    is_caught(Canary::EarlyStored, 0..12, 6);
+    FAULTY.catch(Canary::EarlyStored, 0..12, 6);
 }
 
 #[test]
 fn a_store_that_drops_every_third_segment_is_caught() {
-    is_caught(Canary::DropsThirdSegment, 0..12, 6);
+    FAULTY.catch(Canary::DropsThirdSegment, 0..12, 6);
 }
 
 #[test]
 fn a_view_that_hides_an_entry_is_caught() {
-    is_caught(Canary::HidesEntry, 0..12, 6);
+    FAULTY.catch(Canary::HidesEntry, 0..12, 6);
 }
 
 /// What the simulator has found, by cause.
 mod found {
-    use super::passes;
+    use super::FAULTY;
 
     /// An entry built on the inside of a snapshot that was not read yet, and was offered again at once, for ever.
     #[test]
     fn an_own_entry_waits_for_the_inside_of_a_snapshot() {
-        passes(9);
+        FAULTY.passes(9);
     }
 
     /// The inside of a snapshot was read before the snapshot was on disk: the device's own next entry was refused.
     #[test]
     fn a_snapshot_is_read_only_once_it_is_stored() {
-        passes(8);
+        FAULTY.passes(8);
     }
 
     /// A log of records that was wanted stayed wanted for ever, and nothing was compared any more.
     #[test]
     fn the_authority_log_is_asked_for_and_comes() {
-        passes(12);
+        FAULTY.passes(12);
     }
 
     /// A deletion came while its document was not in memory; after a crash it was forgotten, and the document lived on.
     #[test]
     fn a_deletion_survives_a_crash_while_its_document_is_read() {
-        passes(5);
-        passes(59);
+        FAULTY.passes(5);
+        FAULTY.passes(59);
     }
 
     /// A segment brought a header that was held and its document's deletion; the document was not read, as if it were
     /// new, and the deletion was forgotten.
     #[test]
     fn a_deletion_survives_that_its_header_comes_again_with_it() {
-        passes(74);
-        passes(282);
+        FAULTY.passes(74);
+        FAULTY.passes(282);
     }
 
     /// The set to compare by was read while commits lagged, and counted as current: it showed no difference for ever, and
     /// the comparison was begun again more often than the other side allows.
     #[test]
     fn a_set_that_lacks_what_is_not_on_disk_yet_is_read_again() {
-        passes(12);
-        passes(62);
+        FAULTY.passes(12);
+        FAULTY.passes(62);
     }
 
     /// A check said "level" while symbols were on their way; their session was dropped, and they seemed unasked for.
     #[test]
     fn symbols_may_come_after_both_sides_turned_out_level() {
-        passes(57);
-        passes(173);
+        FAULTY.passes(57);
+        FAULTY.passes(173);
     }
 
     /// The index of the inside of a snapshot was not counted when it came, and nothing was let go once it was not needed.
     #[test]
     fn the_inside_of_a_snapshot_counts_as_memory() {
-        passes(122);
-        passes(304);
+        FAULTY.passes(122);
+        FAULTY.passes(304);
     }
 
     /// An entry needed the inside of a snapshot seconds after it had last been read, and nobody planned to read it again.
     #[test]
     fn the_inside_of_a_snapshot_is_read_again_after_a_while() {
-        passes(246);
-        passes(334);
+        FAULTY.passes(246);
+        FAULTY.passes(334);
     }
 
     /// Segments that needed the inside of a snapshot waited in too small a space: the newest pushed out the oldest, in
     /// which they had their past, each time that they came.
     #[test]
     fn a_difference_larger_than_what_may_wait_comes_through() {
-        passes(145);
-        passes(475);
+        FAULTY.passes(145);
+        FAULTY.passes(475);
     }
 
     /// Held back for the inside of a snapshot, a message forgot that it had brought the log of records.
     #[test]
     fn a_message_that_is_held_back_answers_for_all_its_logs() {
-        passes(46);
+        FAULTY.passes(46);
     }
 
     /// Repeated segments were written as if they were new, and a slow disk fell minutes behind.
     #[test]
     fn what_is_held_already_is_not_written_again() {
-        passes(331);
+        FAULTY.passes(331);
+    }
+
+    /// One side found that the two are level, asked no more, and the other was never told.
+    #[test]
+    fn both_sides_learn_that_they_are_level() {
+        FAULTY.passes(27);
+        FAULTY.passes(167);
+        FAULTY.passes(470);
     }
 }

@@ -5,7 +5,7 @@ use crate::chain::{Kind, Opening, Segment, Tip};
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::log::{Admission, Log, Need, SnapshotHead, SnapshotOf};
 use crate::merkle::Frontier;
-use crate::message::{Have, LIST_MAX, Message, Want};
+use crate::message::LIST_MAX;
 use crate::record::{Record, Right};
 use crate::space::RecordAdmission;
 
@@ -30,11 +30,11 @@ impl Peer {
             if !self.failed && !self.ensure(space, docs) {
                 return;
             }
-            if let Some((_, space, Local::Entries { doc, opening, entries })) = self.local.front()
-                && self.log(*space, *doc).is_some_and(|log| log.is_shallow() && log.needs_deep(opening, entries))
+            if let Some((_, space, Local::Entries { doc, .. })) = self.local.front()
+                && self.deepening.get(&(*space, *doc)).is_some_and(|deepening| deepening.at <= self.now)
             {
-                let (space, doc) = (*space, *doc);
-                return self.deepen(space, doc, true);
+                // What is read may be for these.
+                return;
             }
             if let Some((ticket, space, Local::Revoke { records, keep, root })) = self.local.front() {
                 let (ticket, space, records, keep, root) = (*ticket, *space, records.clone(), *keep, root.clone());
@@ -170,21 +170,27 @@ impl Peer {
         space: SpaceId,
         doc: DocId,
         opening: Opening,
-        entries: Vec<Vec<u8>>,
+        mut entries: Vec<Vec<u8>>,
     ) -> Result<(), LocalError> {
-        let end = self.add_entries(space, doc, &opening, entries)?;
-        self.after.push(After::Saved { ticket, records: Vec::new(), end: Some(end) });
+        match self.add_entries(space, doc, &opening, &mut entries)? {
+            Some(end) => self.after.push(After::Saved { ticket, records: Vec::new(), end: Some(end) }),
+            None => {
+                self.local.push_front((ticket, space, Local::Entries { doc, opening, entries }));
+                self.deepen(space, doc, true);
+            }
+        }
         Ok(())
     }
 
-    /// Signs entries and takes them in. Gives the chain and its last number.
+    /// Signs entries and takes them in. Gives the chain and its last number, or nothing if those that are left wait for what
+    /// is inside the snapshot.
     fn add_entries(
         &mut self,
         space: SpaceId,
         doc: DocId,
         opening: &Opening,
-        mut entries: Vec<Vec<u8>>,
-    ) -> Result<(ChainId, u64), LocalError> {
+        entries: &mut Vec<Vec<u8>>,
+    ) -> Result<Option<(ChainId, u64)>, LocalError> {
         let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;
         let creator = self.log(space, doc).map(|log| log.header().creator);
         if !held.may_write(opening, creator.as_ref()) {
@@ -203,7 +209,9 @@ impl Peer {
         let mut frontier =
             log.lines().get(&chain).map_or_else(Default::default, |(_, l)| l.branches[0].frontier.clone());
         while !entries.is_empty() {
-            let bodies = take_segment(&mut entries);
+            let bodies = take_segment(entries);
+            // Only then may they have to come again.
+            let kept = self.log(space, doc).is_some_and(Log::is_shallow).then(|| bodies.clone());
             let first = frontier.len() + 1;
             for bytes in &bodies {
                 let id = crate::change::id(bytes).map_err(|fault| LocalError::DoesNotFit(fault.to_string()))?;
@@ -216,10 +224,14 @@ impl Peer {
             let admission = self.change_log(space, doc, |log| log.admit(rules, &limits, segment, Need::Awaited));
             match admission {
                 Some(Admission::Admitted(admitted)) => self.take_entries(space, admitted, None),
+                Some(Admission::NeedsDeep) if kept.is_some() => {
+                    entries.splice(0..0, kept.into_iter().flatten());
+                    return Ok(None);
+                }
                 other => return Err(LocalError::DoesNotFit(format!("{other:?}"))),
             }
         }
-        Ok((chain, frontier.len()))
+        Ok(Some((chain, frontier.len())))
     }
 
     /// Brings chains of this device to an end that turned out to have two histories, because the disk was copied or an old
@@ -227,7 +239,7 @@ impl Peer {
     /// not to lose what was written on either side.
     pub(super) fn run_heals(&mut self) {
         for (space, doc) in core::mem::take(&mut self.heals) {
-            if !self.ensure(space, [doc]) {
+            if self.deepening.contains_key(&(space, doc)) || !self.ensure(space, [doc]) {
                 self.heals.insert((space, doc));
                 continue;
             }
@@ -264,8 +276,13 @@ impl Peer {
             let actor = opening.chain(&space, &doc);
             let entry = crate::change::joining(&actor.0, &device, &[end], start);
             // What fails here fails again only when something comes that lets the log be looked at again.
-            if let Err(why) = self.add_entries(space, doc, &opening, vec![entry]) {
-                self.notice(None, Some(space), Some(doc), "own-fork", &why.to_string());
+            match self.add_entries(space, doc, &opening, &mut vec![entry]) {
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    self.heals.insert((space, doc));
+                    return self.deepen(space, doc, false);
+                }
+                Err(why) => self.notice(None, Some(space), Some(doc), "own-fork", &why.to_string()),
             }
         }
     }
@@ -277,20 +294,11 @@ impl Peer {
             true => self.forgotten.remove(&(space, doc)),
             false => self.forgotten.insert((space, doc)),
         };
-        for chain in chains {
-            let mut clock = self.log(space, doc).map(Log::clock).unwrap_or_default();
-            clock.0.remove(chain);
-            for conn in self.connections.of_space(&space) {
-                let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) else {
-                    continue;
-                };
-                if link.wants_doc(&space, &doc) && link.remembered.insert(*chain) {
-                    link.wanted.insert(doc);
-                    let docs = vec![Have { doc, clock: clock.clone() }];
-                    let want = Want { space: link.theirs, docs, no_snapshot: true };
-                    if let Some(connection) = self.connections.get_mut(&conn) {
-                        connection.send(&Message::Want(want));
-                    }
+        for conn in self.connections.of_space(&space) {
+            for chain in chains {
+                let link = self.connections.get_mut(&conn).and_then(|connection| connection.links.get_mut(&space));
+                if link.is_some_and(|link| link.wants_doc(&space, &doc) && link.remembered.insert(*chain)) {
+                    self.ask_log(conn, space, doc, Some(*chain));
                 }
             }
         }

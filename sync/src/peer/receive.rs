@@ -19,7 +19,7 @@ use crate::message::{
 };
 use crate::proof::ForkProof;
 use crate::record::Record;
-use crate::space::{RecordAdmission, RightRow};
+use crate::space::{RecordAdmission, RightRow, Space};
 use crate::violation::Violation;
 use crate::waiting::{Blocker, Waiter};
 
@@ -471,15 +471,22 @@ impl Peer {
     /// Asks once for a chain from its first entry, to tell a fork from a lie. A second mismatch proves neither: what the
     /// segment builds on may be a branch that is not held here.
     fn want_whole(&mut self, from: From, space: SpaceId, doc: DocId, chain: ChainId) {
-        let mut clock = self.log(space, doc).map(Log::clock).unwrap_or_default();
-        clock.0.remove(&chain);
-        let Some(connection) = self.connections.get_mut(&from.conn) else { return };
-        let Some(link) = connection.links.get_mut(&space) else { return };
+        let Some(link) = self.connections.get_mut(&from.conn).and_then(|c| c.links.get_mut(&space)) else { return };
         if !link.whole.insert(chain) {
             return self.not_held(from, space, doc, "branches");
         }
+        self.ask_log(from.conn, space, doc, Some(chain));
+    }
+
+    /// Asks for what is not held of a log and, of one of its chains, for all that the other side has.
+    pub(super) fn ask_log(&mut self, conn: ConnId, space: SpaceId, doc: DocId, whole: Option<ChainId>) {
+        let records = self.spaces.get(&space).filter(|_| doc == space.authority()).map(Space::clock);
+        let mut clock = records.or_else(|| self.log(space, doc).map(Log::clock)).unwrap_or_default();
+        whole.iter().for_each(|chain| drop(clock.0.remove(chain)));
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(link) = connection.links.get_mut(&space) else { return };
         link.wanted.insert(doc);
-        let want = Want { space: link.theirs, docs: vec![Have { doc, clock }], no_snapshot: true };
+        let want = Want { space: link.theirs, docs: vec![Have { doc, clock }], no_snapshot: whole.is_some() };
         connection.send(&Message::Want(want));
     }
 
@@ -487,17 +494,15 @@ impl Peer {
     /// authority log does not tell of what lies behind a cut.
     fn want_records(&mut self, from: From, space: SpaceId) {
         let now = self.now;
-        let Some(held) = self.spaces.get(&space).filter(|held| held.authority().has_ends()) else { return };
-        let Some(connection) = self.connections.get_mut(&from.conn) else { return };
-        let Some(link) = connection.links.get_mut(&space) else { return };
+        if self.spaces.get(&space).is_none_or(|held| !held.authority().has_ends()) {
+            return;
+        }
+        let Some(link) = self.connections.get_mut(&from.conn).and_then(|c| c.links.get_mut(&space)) else { return };
         if link.records_asked.is_some_and(|at| at.0 + RECORDS_EVERY_MS > now.0) {
             return;
         }
         link.records_asked = Some(now);
-        let (doc, clock) = (space.authority(), held.clock());
-        link.wanted.insert(doc);
-        let want = Want { space: link.theirs, docs: vec![Have { doc, clock }], no_snapshot: false };
-        connection.send(&Message::Want(want));
+        self.ask_log(from.conn, space, space.authority(), None);
     }
 
     fn not_held(&mut self, from: From, space: SpaceId, doc: DocId, why: &'static str) {
@@ -822,6 +827,7 @@ impl Peer {
             (Some(upto), Some(theirs)) => {
                 link.ask = Ask::Fetching;
                 link.reached = Some(upto);
+                link.repair.hears(theirs, upto);
                 link.repair.quiet(now);
                 if !connection.dialled && link.is_whole() {
                     // The dialler would ask; to tell it saves a trip.

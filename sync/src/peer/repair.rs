@@ -3,7 +3,7 @@
 //! The dialler of a connection drives both, so that the two sides never do the same work twice.
 
 use super::connection::{Ask, Serve};
-use super::{After, ConnId, Durable, Load, Now, Peer, Purpose};
+use super::{After, ConnId, Durable, Event, Load, Now, Peer, Purpose};
 use crate::clock::Fingerprint;
 use crate::id::{DocId, SpaceId};
 use crate::message::{Check, Difference, Message, Symbols, SymbolsWanted};
@@ -35,6 +35,9 @@ pub(super) struct Repair {
     check_at: Option<Now>,
     /// What the two sides had when they last differed.
     differed: Option<(Fingerprint, Fingerprint)>,
+    /// What the other side was told last that this side holds, and what it said last, up to which number of its sequence.
+    told: Option<Fingerprint>,
+    heard: Option<(Fingerprint, u64)>,
     stranger: bool,
     retries: u32,
     /// Requests for symbols that this side made, and that the other side did.
@@ -111,10 +114,20 @@ impl Repair {
         self.check_at = Some(self.check_at.map_or(at, |due| due.min(at)));
     }
 
+    /// The other side hears that this side holds this.
+    pub(super) fn tells(&mut self, fingerprint: Fingerprint) {
+        self.told = Some(fingerprint);
+    }
+
+    /// The other side says that it holds this.
+    pub(super) fn hears(&mut self, fingerprint: Fingerprint, seq: u64) {
+        self.heard = Some((fingerprint, seq));
+    }
+
     /// Both sides hold the same. Symbols that were asked for may still come, so their session stays.
     fn settled(&mut self) {
-        let (made, asked, session) = (self.made, self.asked, self.session.take());
-        *self = Repair { made, asked, session, ..Repair::default() };
+        let Repair { told, heard, made, asked, .. } = *self;
+        *self = Repair { told, heard, made, asked, session: self.session.take(), ..Repair::default() };
     }
 }
 
@@ -205,8 +218,17 @@ impl Peer {
         let Durable { seq, fingerprint } = self.durable(&space);
         let docs = self.spaces.get(&space).map_or(0, |s| s.logs);
         let Some(connection) = self.connections.get_mut(&conn) else { return };
-        let Some(theirs) = connection.links.get(&space).map(|link| link.theirs) else { return };
-        connection.send(&Message::Check(Check { space: theirs, fingerprint, docs, seq, answer }));
+        let Some(link) = connection.links.get_mut(&space) else { return };
+        link.repair.tells(fingerprint);
+        // What it said last may have come before this side had stored the same.
+        let heard = link.repair.heard.filter(|(theirs, _)| *theirs == fingerprint && link.ask != Ask::Level);
+        let check = Check { space: link.theirs, fingerprint, docs, seq, answer };
+        connection.send(&Message::Check(check));
+        if let Some(((_, theirs), peer)) = heard.zip(connection.peer) {
+            self.reach(conn, space, theirs, true);
+            self.emit(Event::Level { peer, space, whole: true });
+            self.follows(space);
+        }
     }
 
     pub(super) fn on_check(&mut self, conn: ConnId, check: &Check) -> Result<(), Violation> {
@@ -219,6 +241,7 @@ impl Peer {
         let dialled = connection.dialled;
         let Some(link) = connection.links.get_mut(&space) else { return Ok(()) };
         let equal = check.fingerprint == ours;
+        link.repair.hears(check.fingerprint, check.seq);
         if check.answer && dialled && !equal {
             // A difference that stands while neither side moves is a real one; otherwise things were in flight.
             let pair = Some((ours, check.fingerprint));
@@ -230,10 +253,12 @@ impl Peer {
             }
             link.repair.differed = pair;
         }
+        // The other side knows that the two are level only if what it was told last was this.
+        let unknown = equal && link.repair.told != Some(ours);
         if equal {
             link.repair.settled();
         }
-        if !check.answer {
+        if !check.answer || unknown {
             self.after.push(After::Check { conn, space, answer: true });
         }
         if equal {

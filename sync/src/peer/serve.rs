@@ -82,13 +82,16 @@ impl Peer {
 
     /// Everything up to `upto` has been sent (or, without it, must be found out): from here on, live.
     fn finish_serving(&mut self, conn: ConnId, space: SpaceId, upto: Option<u64>) {
-        let fingerprint = Some(self.durable(&space).fingerprint);
+        let fingerprint = self.durable(&space).fingerprint;
         let now = self.now;
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let Some(link) = connection.links.get_mut(&space) else { return };
         link.serve = Serve::Live;
         link.repair.quiet(now);
-        let data = Data { upto, fingerprint, ..empty(link.theirs, true) };
+        if upto.is_some() {
+            link.repair.tells(fingerprint);
+        }
+        let data = Data { upto, fingerprint: Some(fingerprint), ..empty(link.theirs, true) };
         connection.send(&Message::Data(data));
     }
 
@@ -255,14 +258,12 @@ impl Peer {
                 image.lines.iter().map(|line| (line.opening.chain(&space, &doc), line)).collect();
             let lacks = |stored: &StoredSegment| {
                 let chain = stored.segment.opening.chain(&space, &doc);
+                let (Some(line), ends) = (lines.get(&chain), clock.0.get(&chain)) else { return false };
                 // Behind the end of a chain of records may stand the header of a document in which others wrote.
-                let behind = doc == space.authority()
-                    && lines.get(&chain).is_some_and(|line| stored.segment.tip.n > line.counts_to());
+                let behind = doc == space.authority() && stored.segment.tip.n > line.counts_to();
                 // Nobody but its device brings what does not count of a closed chain back to count.
-                let own = peer == Some(stored.segment.opening.device)
-                    && !clock.0.contains_key(&chain)
-                    && lines.get(&chain).is_some_and(|line| line.closed.is_some());
-                behind || own || lines.get(&chain).is_some_and(|line| is_lacking(line, clock.0.get(&chain), stored))
+                let own = peer == Some(line.opening.device) && ends.is_none() && line.closed.is_some();
+                behind || own || is_lacking(line, ends, stored)
             };
             let lacking: Vec<StoredSegment> = stored.into_iter().filter(lacks).collect();
             let complete = lines.iter().all(|(chain, line)| {

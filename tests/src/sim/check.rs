@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use commonhold_sync::change;
-use commonhold_sync::id::{DocId, SpaceId};
+use commonhold_sync::id::{DeviceId, DocId, SpaceId};
 use commonhold_sync::limits::Rules;
 use commonhold_sync::peer::{Load, Loaded};
 
@@ -40,6 +40,12 @@ pub(super) fn agree(world: &World) -> Result<(), String> {
         // What liars sent may wait for what there never was, within its bounds, until its time is up.
         if run.peer.waiting_bytes() > 0 && world.liars.is_empty() {
             return Err(format!("{} bytes wait at peer {}", run.peer.waiting_bytes(), host.index));
+        }
+        let honest = |device: &DeviceId| world.hosts.iter().any(|host| host.device() == *device);
+        for device in run.connected.values().filter(|device| honest(device)) {
+            if let Some((space, ..)) = world.spaces.iter().find(|(space, ..)| !run.level.contains(&(*device, *space))) {
+                return Err(format!("peer {} does not know that it is level with {device:?} in {space:?}", host.index));
+            }
         }
     }
     Ok(())

@@ -1,12 +1,12 @@
 //! One machine: what outlives a crash (disk, key), and what does not (peer, app, work under way).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use commonhold_engine::storage::{Facts, Storage};
 use commonhold_engine::store::Batch;
 use commonhold_engine::store::faulty::Rng;
 use commonhold_sync::id::{DeviceId, SpaceId, StoreId};
-use commonhold_sync::peer::{OpId, Peer, Start, StoreOp};
+use commonhold_sync::peer::{ConnId, OpId, Peer, Start, StoreOp};
 use commonhold_sync::record::Genesis;
 use ed25519_dalek::SigningKey;
 
@@ -41,6 +41,30 @@ pub(super) struct Run {
     pub(super) committing: bool,
     /// Reads under way.
     pub(super) loads: usize,
+    /// Who is on each connection.
+    pub(super) connected: BTreeMap<ConnId, DeviceId>,
+    /// With whom of them the peer is level, in which space.
+    pub(super) level: BTreeSet<(DeviceId, SpaceId)>,
+}
+
+impl Run {
+    fn new(peer: Peer, storage: Storage, app: App) -> Run {
+        Run {
+            peer,
+            storage,
+            app,
+            commits: VecDeque::new(),
+            committing: false,
+            loads: 0,
+            connected: BTreeMap::new(),
+            level: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn parted(&mut self, conn: ConnId) {
+        let gone = self.connected.remove(&conn).filter(|gone| !self.connected.values().any(|other| other == gone));
+        self.level.retain(|(with, _)| Some(*with) != gone);
+    }
 }
 
 impl Host {
@@ -89,7 +113,7 @@ impl Host {
             spaces: stored.spaces,
             cursors: stored.cursors,
         });
-        self.run = Some(Run { peer, storage, app, commits: VecDeque::new(), committing: false, loads: 0 });
+        self.run = Some(Run::new(peer, storage, app));
         Ok(())
     }
 

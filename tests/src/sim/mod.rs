@@ -16,8 +16,10 @@ mod nemesis;
 mod network;
 mod oracle;
 mod plan;
+mod seeds;
 mod snapshot;
 mod world;
 
 pub use plan::{Canary, Plan, Shape};
+pub use seeds::Seeds;
 pub use world::{Failure, Options, Report, run};

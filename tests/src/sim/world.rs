@@ -565,9 +565,16 @@ impl World {
                     return Err(format!("peer {host} notices {code} ({text})"));
                 }
             }
-            Event::Opened { conn, .. } => self.note(|| format!("{host} knows who is on {conn:?}")),
-            Event::Closed { conn, .. } => self.note(|| format!("{host} is rid of {conn:?}")),
+            Event::Opened { conn, peer, .. } => {
+                run.connected.insert(conn, peer);
+                self.note(|| format!("{host} knows who is on {conn:?}"));
+            }
+            Event::Closed { conn, .. } => {
+                run.parted(conn);
+                self.note(|| format!("{host} is rid of {conn:?}"));
+            }
             Event::Level { peer, space, .. } => {
+                run.level.insert((peer, space));
                 let other = peer_of(self, peer);
                 self.note(|| format!("{host} is level with {other:?} in {space:?}"));
             }
