@@ -21,6 +21,8 @@ mod read;
 mod reconcile_json;
 mod remake;
 mod renaming;
+#[cfg(feature = "simulator")]
+pub(crate) mod rewritten;
 mod snapshot;
 #[cfg(test)]
 mod tests;

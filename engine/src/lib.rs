@@ -22,6 +22,8 @@ mod members;
 mod node;
 mod open_document;
 mod shared;
+#[cfg(feature = "simulator")]
+pub mod sim;
 mod start;
 mod status;
 pub mod storage;

@@ -109,7 +109,7 @@ fn lacks_rows(space: &SpaceId, doc: &DocId, held: &Held) -> bool {
         || held.image.covered.is_some() && held.snapshot.is_none()
 }
 
-fn view_of(held: &Held, quarantined: &[EntryId]) -> Result<Made, String> {
+pub(crate) fn view_of(held: &Held, quarantined: &[EntryId]) -> Result<Made, String> {
     let packed = held.snapshot.as_ref().map(|(_, bytes)| &bytes[..]);
     let base = || packed.map_or_else(|| Ok(View::new()), unpacked);
     let mut view = base()?;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use commonhold_tests::sim::{Canary, Options, Plan, Seeds};
+use commonhold_engine::sim::{Canary, Options, Plan, Seeds};
 
 const AMONG_LIARS: Seeds =
     Seeds { name: "LIAR", count: 1_000, parts: 4, options: Options { trace: false, canary: None, liars: true } };

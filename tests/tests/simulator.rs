@@ -2,7 +2,7 @@
 //!
 //! `SIM_SEEDS=n` runs n seeds, `SIM_SEED=x` that one alone.
 
-use commonhold_tests::sim::{Canary, Options, Report, Seeds};
+use commonhold_engine::sim::{Canary, Options, Plan, Report, Scribbler, Seeds, run_with};
 
 const FAULTY: Seeds =
     Seeds { name: "SIM", count: 500, parts: 4, options: Options { trace: false, canary: None, liars: false } };
@@ -173,5 +173,13 @@ mod found {
         FAULTY.passes(27);
         FAULTY.passes(167);
         FAULTY.passes(470);
+    }
+}
+
+#[test]
+fn a_plan_of_ones_own_need_not_fit_in_every_number() {
+    for (peers, liars) in [(1, 0), (3, 0), (9, 2)] {
+        let plan = Plan { peers, liars, ..Plan::of(4) };
+        run_with(plan, Options::default(), |_| Box::new(Scribbler)).unwrap();
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use commonhold_tests::sim::{Options, run};
+use commonhold_engine::sim::{Options, run};
 
 /// Deterministic simulation of several peers.
 #[derive(Parser)]

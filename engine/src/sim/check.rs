@@ -7,9 +7,9 @@ use commonhold_sync::id::{DeviceId, DocId, SpaceId};
 use commonhold_sync::limits::Rules;
 use commonhold_sync::peer::{Load, Loaded};
 
-use super::app;
 use super::host::{Host, Run};
 use super::oracle;
+use super::screen::view_from;
 use super::world::World;
 
 fn running(host: &Host) -> Result<&Run, String> {
@@ -31,7 +31,7 @@ pub(super) fn agree(world: &World) -> Result<(), String> {
     }
     for host in &world.hosts {
         let run = running(host)?;
-        if let Some((key, _)) = run.app.docs.iter().find(|(_, open)| !open.is_settled()) {
+        if let Some((key, _)) = run.screen.docs.iter().find(|(_, open)| !open.is_settled()) {
             return Err(format!("the view of {:?} at peer {} is not settled", key.1, host.index));
         }
         if !run.commits.is_empty() || run.committing {
@@ -92,8 +92,13 @@ pub(super) fn everything(world: &mut World) -> Result<(), String> {
     nothing_promised_is_missing(world)?;
     for host in &world.hosts {
         patches_rebuild(host)?;
-        disk_says_the_same(world, host)?;
+        disk_says_the_same(host)?;
         world.ledger.check_store(host.index, &running(host)?.storage)?;
+    }
+    for host in &mut world.hosts {
+        let index = host.index;
+        let Some(run) = &mut host.run else { continue };
+        run.screen.agrees().map_err(|why| format!("peer {index}: {why}"))?;
     }
     world.check_tampered()
 }
@@ -102,7 +107,8 @@ pub(super) fn everything(world: &mut World) -> Result<(), String> {
 fn same_documents(world: &World) -> Result<(), String> {
     let mut first: Option<BTreeMap<_, _>> = None;
     for host in &world.hosts {
-        let docs = running(host)?.app.docs.iter().map(|(key, open)| (*key, (open.view.heads(), open.view.to_json())));
+        let docs =
+            running(host)?.screen.docs.iter().map(|(key, open)| (*key, (open.view.heads(), open.view.to_json())));
         let docs: BTreeMap<_, _> = docs.collect();
         let Some(first) = &first else {
             first = Some(docs);
@@ -125,7 +131,7 @@ fn story(world: &World, space: SpaceId, doc: DocId) -> Result<String, String> {
     let mut out = String::new();
     for host in &world.hosts {
         let run = running(host)?;
-        let Some(open) = run.app.docs.get(&(space, doc)) else { continue };
+        let Some(open) = run.screen.docs.get(&(space, doc)) else { continue };
         writeln!(out, "peer {} at {:?}", host.index, open.view.heads()).map_err(|e| e.to_string())?;
         let load = |load| run.storage.load(&load).map(|read| read.value).map_err(|e| e.to_string());
         let Loaded::Logs(mut logs) = load(Load::Raw { space, docs: vec![doc] })? else { continue };
@@ -153,10 +159,10 @@ fn story(world: &World, space: SpaceId, doc: DocId) -> Result<String, String> {
 
 /// Every peer shows what is to be shown of the union of what honest stores hold.
 fn as_the_oracle_says(world: &mut World) -> Result<(), String> {
-    let docs: Vec<(SpaceId, DocId)> = running(&world.hosts[0])?.app.docs.keys().copied().collect();
+    let docs: Vec<(SpaceId, DocId)> = running(&world.hosts[0])?.screen.docs.keys().copied().collect();
     for (space, doc) in docs {
         let Some((heads, json)) = oracle::view(world, space, doc)? else { continue };
-        let shown = &running(&world.hosts[0])?.app.docs[&(space, doc)].view;
+        let shown = &running(&world.hosts[0])?.screen.docs[&(space, doc)].view;
         if (shown.heads(), shown.to_json()) != (heads.clone(), json.clone()) {
             let story = story(world, space, doc)?;
             return Err(format!("all show {doc:?} at {:?}, not at {heads:?}\n{story}", shown.heads()));
@@ -171,16 +177,17 @@ fn nothing_promised_is_missing(world: &World) -> Result<(), String> {
     for host in &world.hosts {
         let (at, run) = (host.index, running(host)?);
         let missing = |key: &(SpaceId, DocId)| {
-            !(run.app.docs.contains_key(key) || ledger.perhaps_deleted.contains(key) && run.app.deleted.contains(key))
+            !(run.screen.docs.contains_key(key)
+                || ledger.perhaps_deleted.contains(key) && run.screen.deleted.contains(key))
         };
         if let Some((_, doc)) = ledger.documents.iter().find(|key| missing(key)) {
             return Err(format!("peer {at} lacks document {doc:?}, which was saved"));
         }
-        if let Some((_, doc)) = ledger.deleted.iter().find(|key| !run.app.deleted.contains(key)) {
+        if let Some((_, doc)) = ledger.deleted.iter().find(|key| !run.screen.deleted.contains(key)) {
             return Err(format!("peer {at} still shows {doc:?}, whose deletion was saved"));
         }
         for ((space, doc), ids) in &ledger.entries {
-            let Some(open) = run.app.docs.get(&(*space, *doc)) else { continue };
+            let Some(open) = run.screen.docs.get(&(*space, *doc)) else { continue };
             if let Some(id) = ids.iter().find(|id| !open.view.contains(id)) {
                 return Err(format!("peer {at} does not show entry {id:?} of {doc:?}, which was saved"));
             }
@@ -195,17 +202,17 @@ fn nothing_promised_is_missing(world: &World) -> Result<(), String> {
 }
 
 fn patches_rebuild(host: &Host) -> Result<(), String> {
-    for ((_, doc), open) in &running(host)?.app.docs {
+    for ((_, doc), open) in &running(host)?.screen.docs {
         open.check().map_err(|why| format!("peer {}, {doc:?}: {why}", host.index))?;
     }
     Ok(())
 }
 
 /// The store holds what is shown, and its fingerprint is the sum of its logs.
-fn disk_says_the_same(world: &World, host: &Host) -> Result<(), String> {
+fn disk_says_the_same(host: &Host) -> Result<(), String> {
     let run = running(host)?;
-    for ((space, doc), open) in &run.app.docs {
-        let read = app::view_from(&run.storage, *space, *doc, &world.plan, false)?;
+    for ((space, doc), open) in &run.screen.docs {
+        let read = view_from(&run.storage, *space, *doc, false)?;
         if read.heads() != open.view.heads() {
             return Err(format!("peer {} shows another {doc:?} than its disk holds", host.index));
         }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use commonhold_engine::store::faulty::Rng;
+use crate::store::faulty::Rng;
 use commonhold_sync::id::{DocId, SpaceId};
-use commonhold_sync::peer::{ConnId, Event, Input, Load, Loaded, LocalError, Now, OpId, Output, SnapshotFault};
+use commonhold_sync::peer::{ConnId, Event, Input, Load, Loaded, LocalError, Now, OpId, Output};
 use commonhold_sync::record::{Genesis, Privacy};
 
-use super::app::Asked;
+use super::app::{App, Apps, Scribbler};
 use super::check;
 use super::disk::{CommitFault, Committed};
 use super::host::Host;
@@ -16,7 +16,8 @@ use super::ledger::Ledger;
 use super::liars::Liar;
 use super::network::Network;
 use super::plan::{Canary, Chances, Plan, Shape};
-use super::snapshot;
+use super::screen::Asked;
+use crate::worker;
 
 /// Time within which everybody agrees once nothing fails any more, ms. A comparison that finds a difference is repeated
 /// after at most 60 s; two of those and what they ask for.
@@ -37,7 +38,7 @@ pub struct Options {
     pub trace: bool,
     /// Break a rule on purpose.
     pub canary: Option<Canary>,
-    /// Some members lie.
+    /// Some members lie. [`run_with`] takes it from the plan.
     pub liars: bool,
 }
 
@@ -191,28 +192,48 @@ pub(super) struct World {
     pub(super) healing: bool,
     last_frame: u64,
     trace: bool,
+    pub(super) apps: Box<Apps>,
     pub(super) report: Report,
 }
 
-/// Runs a seed to its end.
+/// Runs a seed to its end, with an app that edits at random.
+///
+/// # Errors
+///
+/// What was wrong, and when.
 pub fn run(seed: u64, options: Options) -> Result<Report, Failure> {
-    let mut plan = if options.liars { Plan::with_liars(seed) } else { Plan::of(seed) };
+    let plan = if options.liars { Plan::with_liars(seed) } else { Plan::of(seed) };
+    run_with(plan, options, |_| Box::new(Scribbler))
+}
+
+/// Runs a plan to its end, with apps of one's own.
+///
+/// # Errors
+///
+/// What was wrong, and when; a panic of an app is caught.
+pub fn run_with(
+    plan: Plan,
+    options: Options,
+    apps: impl Fn(usize) -> Box<dyn App> + 'static,
+) -> Result<Report, Failure> {
+    let mut plan = plan.fitted();
+    let (seed, liars) = (plan.seed, plan.liars > 0);
     if options.canary == Some(Canary::NeverSyncs) {
         // What was never synced is missed only once the power is gone.
         plan.chances.crashes = plan.chances.crashes.max(12);
     }
-    let mut world = World::new(plan, options);
+    let mut world = World::new(plan, options, Box::new(apps));
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
     let ended = ended.unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str);
         Err(format!("panic: {}", said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")))
     });
-    ended.map_err(|what| Failure { seed, at_ms: world.now, what, liars: options.liars })?;
+    ended.map_err(|what| Failure { seed, at_ms: world.now, what, liars })?;
     Ok(world.report)
 }
 
 impl World {
-    fn new(plan: Plan, options: Options) -> World {
+    fn new(plan: Plan, options: Options, apps: Box<Apps>) -> World {
         let hosts: Vec<Host> = (0..plan.peers).map(|i| Host::new(i, &plan, options.canary)).collect();
         let space = |(i, (writers, root)): (usize, &(_, usize))| {
             let (root_device, nonce) = (hosts[*root].device(), [i as u8; 16]);
@@ -237,6 +258,7 @@ impl World {
             healing: false,
             last_frame: 0,
             trace: options.trace,
+            apps,
             report: Report::default(),
             plan,
         }
@@ -362,18 +384,16 @@ impl World {
                 self.input(host, Input::Loaded { op, loaded })
             }
             Step::Checked { host, boot, op, bytes } if self.runs(host, boot) => {
-                let result = snapshot::open(&bytes, &self.plan.limits).map(|(_, entries)| snapshot::content(&entries));
-                self.input(host, Input::SnapshotChecked { op, result: result.map_err(SnapshotFault::Broken) })
+                let result = worker::check_snapshot(&bytes, &self.plan.limits);
+                self.input(host, Input::SnapshotChecked { op, result })
             }
             Step::Merged { host, boot, op, space, doc, bytes } if self.runs(host, boot) => {
-                let result = match self.load(host, &Load::Snapshot { space, doc })? {
-                    Loaded::Snapshot(Some(held)) => snapshot::merge(&held, &bytes, &self.plan.limits),
-                    _ => Err("there is no snapshot here".into()),
-                };
+                let Some(run) = &self.hosts[host].run else { return Ok(()) };
+                let result = worker::merge_snapshots(&run.storage, &space, &doc, &bytes, &self.plan.limits);
                 self.input(host, Input::SnapshotsMerged { op, result })
             }
             Step::Show { host, boot, space, doc } if self.runs(host, boot) => match &mut self.hosts[host].run {
-                Some(run) => run.app.frame(space, doc).map_err(|why| format!("peer {host}, {doc:?}: {why}")),
+                Some(run) => run.screen.frame(space, doc).map_err(|why| format!("peer {host}, {doc:?}: {why}")),
                 None => Ok(()),
             },
             Step::Act { host } => self.act(host),
@@ -504,20 +524,20 @@ impl World {
         let peer_of = |world: &World, device| world.hosts.iter().position(|h| h.device() == device);
         let Some(run) = &mut self.hosts[host].run else { return Ok(()) };
         match event {
-            Event::Document { space, doc, .. } => run.app.document(space, doc),
+            Event::Document { space, doc, .. } => run.screen.document(space, doc),
             Event::Withdrawn { .. } => return Err("a document was withdrawn, though nobody's rights were".into()),
             Event::Deleted { space, doc } => {
-                run.app.remove(space, doc);
+                run.screen.remove(space, doc);
                 self.ledger.perhaps_deleted.insert((space, doc));
             }
             Event::Entries { space, doc, entries, from, .. } => {
-                if from.is_some() && run.app.arrive(space, doc, entries) {
+                if from.is_some() && run.screen.arrive(space, doc, entries) {
                     let delay = self.rng.below(50);
                     self.later(delay, Step::Show { host, boot, space, doc });
                 }
             }
             Event::Reshown { .. } if self.canary == Some(Canary::KeepsShowing) && host == 0 => {}
-            Event::Snapshot { space, doc } | Event::Reshown { space, doc } => run.app.outdated(space, doc),
+            Event::Snapshot { space, doc } | Event::Reshown { space, doc } => run.screen.outdated(space, doc),
             Event::CheckSnapshot { op, bytes } => {
                 let delay = self.rng.below(100);
                 self.later(delay, Step::Checked { host, boot, op, bytes });
@@ -526,10 +546,10 @@ impl World {
                 let delay = self.rng.below(100);
                 self.later(delay, Step::Merged { host, boot, op, space, doc, bytes });
             }
-            Event::Saved { ticket, records, end } => match run.app.asked.remove(&ticket) {
+            Event::Saved { ticket, records, end } => match run.screen.asked.remove(&ticket) {
                 Some(Asked::Records(space, said)) => self.ledger.saved(space, &said, &records),
                 Some(Asked::Entries(space, doc, ids)) => {
-                    if let Some(open) = run.app.docs.get_mut(&(space, doc)) {
+                    if let Some(open) = run.screen.docs.get_mut(&(space, doc)) {
                         open.unsaved -= 1;
                     }
                     self.ledger.entries.entry((space, doc)).or_default().extend(ids);
@@ -539,7 +559,7 @@ impl World {
                 None => return Err(format!("peer {host} answers {ticket:?} twice")),
             },
             Event::Failed { ticket, why } => {
-                let asked = run.app.asked.remove(&ticket);
+                let asked = run.screen.asked.remove(&ticket);
                 match (&why, asked) {
                     // The process ends now (see `commit`), or the document went while its log was being read.
                     (LocalError::StoreFailed | LocalError::Deleted, _) => {}
@@ -586,10 +606,7 @@ impl World {
     fn load(&self, host: usize, load: &Load) -> Result<Loaded, String> {
         let Some(run) = &self.hosts[host].run else { return Err("no process".into()) };
         if let Load::Deep { space, doc } = load {
-            let bytes = run.storage.load(&Load::Snapshot { space: *space, doc: *doc }).map_err(|e| e.to_string())?;
-            let Loaded::Snapshot(Some(bytes)) = bytes.value else { return Ok(Loaded::Deep(Vec::new())) };
-            let (_, entries) = snapshot::open(&bytes, &self.plan.limits)?;
-            return Ok(Loaded::Deep(snapshot::deep(&entries)));
+            return Ok(Loaded::Deep(worker::deep(&run.storage, space, doc)));
         }
         let read = run.storage.load(load).map_err(|e| format!("peer {host} cannot read {load:?}: {e}"))?;
         match read.damaged.is_empty() {
@@ -622,7 +639,7 @@ impl World {
                     self.later(delay, Step::Commit { host, boot });
                     return Ok(());
                 }
-                run.app.renew(&run.storage, &self.plan)?;
+                run.screen.renew(&run.storage)?;
                 check::fingerprints_add_up(host, run)
             }
             Committed::Failed => {

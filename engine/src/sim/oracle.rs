@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use commonhold_engine::document::View;
+use crate::document::View;
 use commonhold_sync::change;
 use commonhold_sync::id::{ChainId, DocId, EntryId, SpaceId};
 use commonhold_sync::limits::Rules;

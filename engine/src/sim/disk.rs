@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use commonhold_engine::store::faulty::{FaultyDisk, Operation, Rng};
-use commonhold_engine::store::{Batch, MemoryStore, Options, RedbStore, Store};
+use crate::store::faulty::{FaultyDisk, Operation, Rng};
+use crate::store::{Batch, MemoryStore, Options, RedbStore, Store};
 
 /// What is made to go wrong with one commit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

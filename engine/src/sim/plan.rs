@@ -1,6 +1,6 @@
 //! What a seed decides before anything moves: how many peers, how they are connected, how often what fails.
 
-use commonhold_engine::store::faulty::Rng;
+use crate::store::faulty::Rng;
 use commonhold_sync::limits::Limits;
 use commonhold_sync::record::Writers;
 
@@ -69,12 +69,15 @@ pub struct Chances {
     pub double_dials: u64,
 }
 
+/// Of either kind: each has a key of its own, made of one byte.
+const MEMBERS_MAX: usize = 100;
+
 /// A whole run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The seed that all of it, and everything random later, comes from.
     pub seed: u64,
-    /// Peers, 2 to 6.
+    /// Peers; a seed has 2 to 6.
     pub peers: usize,
     /// Who may write in each space, and whose space it is.
     pub spaces: Vec<(Writers, usize)>,
@@ -176,11 +179,23 @@ impl Plan {
             commit_ms: [1, 5, 40, 800][rng.below(4) as usize],
             limits,
             liars: 0,
-            lie_ms: 0,
+            lie_ms: 200,
             lies_on: false,
             apart_from: None,
             packs: true,
         }
+    }
+
+    /// The plan with its numbers made to fit each other: 1 to 100 peers, at most 100 liars, a start and a root for each.
+    pub(super) fn fitted(mut self) -> Plan {
+        self.peers = self.peers.clamp(1, MEMBERS_MAX);
+        self.liars = self.liars.min(MEMBERS_MAX);
+        self.starts.resize(self.peers, 0);
+        self.spaces.iter_mut().for_each(|(_, root)| *root %= self.peers);
+        for each in [&mut self.app_ms, &mut self.commit_ms, &mut self.lie_ms] {
+            *each = (*each).max(1);
+        }
+        self
     }
 
     /// The same among liars. Runs are shorter: what liars do takes no patience.

@@ -1,18 +1,19 @@
-//! What an app does with one peer: it keeps views of the documents, edits them, and follows them by patches alone.
+//! What stands between a peer and the app on one machine: views of the documents, edited and followed by patches alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use commonhold_engine::document::patch;
-use commonhold_engine::document::{Applied, ChainAuthor, EditError, ObjId, ObjKind, Patch, Scalar, Value, View};
-use commonhold_engine::storage::{DocumentQuery, Storage};
-use commonhold_engine::store::faulty::Rng;
+use crate::document::patch;
+use crate::document::{Applied, ChainAuthor, EditError, Patch, View};
+use crate::storage::{DocumentQuery, Storage};
+use crate::store::faulty::Rng;
 use commonhold_sync::id::{DocId, EntryId, SpaceId};
-use commonhold_sync::peer::{Input, Load, Loaded, Local, Peer, Ticket};
+use commonhold_sync::peer::{Input, Local, Peer, Ticket};
 use commonhold_sync::record::Record;
 use serde_json::Value as Json;
 
+use super::app::App;
 use super::plan::Plan;
-use super::snapshot;
+use crate::worker;
 
 /// What a ticket stands for.
 #[derive(Debug)]
@@ -38,8 +39,7 @@ pub(super) struct Open {
     among_liars: bool,
 }
 
-#[derive(Default)]
-pub(super) struct App {
+pub(super) struct Screen {
     pub(super) docs: BTreeMap<(SpaceId, DocId), Open>,
     pub(super) deleted: BTreeSet<(SpaceId, DocId)>,
     pub(super) asked: BTreeMap<Ticket, Asked>,
@@ -50,6 +50,7 @@ pub(super) struct App {
     pub(super) hides_next: bool,
     /// A canary: of a closed chain, no branch but the first is shown.
     pub(super) one_branch: bool,
+    app: Box<dyn App>,
 }
 
 impl Open {
@@ -101,25 +102,37 @@ impl Open {
     }
 }
 
-impl App {
+impl Screen {
     /// Views of everything that a store holds.
-    pub(super) fn open(storage: &Storage, plan: &Plan) -> Result<App, String> {
-        let mut app = App { among_liars: plan.liars > 0, ..App::default() };
+    pub(super) fn open(storage: &Storage, plan: &Plan, app: Box<dyn App>) -> Result<Screen, String> {
+        let mut screen = Screen {
+            docs: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            next_ticket: 0,
+            among_liars: plan.liars > 0,
+            hides_next: false,
+            one_branch: false,
+            app,
+        };
         let start = storage.start().map_err(|e| e.to_string())?;
         for (space, ..) in start.spaces {
             let query = DocumentQuery { deleted: true, ..DocumentQuery::default() };
             for info in storage.documents(&space, &query).map_err(|e| e.to_string())? {
                 if info.deleted {
-                    app.deleted.insert((space, info.id));
+                    screen.deleted.insert((space, info.id));
                 } else {
-                    app.docs.insert(
-                        (space, info.id),
-                        Open::new(view_from(storage, space, info.id, plan, false)?, plan.liars > 0),
-                    );
+                    let open = Open::new(view_from(storage, space, info.id, false)?, screen.among_liars);
+                    screen.app.shows(&open.view)?;
+                    screen.docs.insert((space, info.id), open);
                 }
             }
         }
-        Ok(app)
+        Ok(screen)
+    }
+
+    pub(super) fn agrees(&mut self) -> Result<(), String> {
+        self.app.agrees(&self.docs.iter().map(|(key, open)| (*key, &open.view)).collect())
     }
 
     pub(super) fn ticket(&mut self, asked: Asked) -> Ticket {
@@ -159,7 +172,8 @@ impl App {
             return Ok(());
         }
         let entries = core::mem::take(&mut open.arrived);
-        open.apply(&entries)
+        open.apply(&entries)?;
+        self.app.shows(&open.view)
     }
 
     /// A snapshot came into the log of a document, whose view must be made anew.
@@ -170,13 +184,12 @@ impl App {
     }
 
     /// Makes views anew whose log is wholly on disk.
-    pub(super) fn renew(&mut self, storage: &Storage, plan: &Plan) -> Result<(), String> {
+    pub(super) fn renew(&mut self, storage: &Storage) -> Result<(), String> {
         for ((space, doc), open) in self.docs.iter_mut().filter(|(_, o)| o.stale && o.unsaved == 0) {
             // What came meanwhile is on disk too, or does not count any more.
-            *open = Open {
-                due: open.due,
-                ..Open::new(view_from(storage, *space, *doc, plan, self.one_branch)?, plan.liars > 0)
-            };
+            let view = view_from(storage, *space, *doc, self.one_branch)?;
+            *open = Open { due: open.due, ..Open::new(view, self.among_liars) };
+            self.app.shows(&open.view)?;
         }
         Ok(())
     }
@@ -195,9 +208,11 @@ impl App {
         let actor = opening.chain(&space, &doc).0;
         let author = ChainAuthor { actor, device: opening.device.0 };
         open.view.set_chain(author).map_err(|e| e.to_string())?;
+        let app = &mut self.app;
         for _ in 0..1 + rng.below(4) {
-            open.view.edit(|edit| scribble(edit, rng)).map_err(|e: EditError| format!("an edit failed: {e}"))?;
+            open.view.edit(|edit| app.edit(edit, rng)).map_err(|e: EditError| format!("an edit failed: {e}"))?;
         }
+        app.shows(&open.view)?;
         if flush { self.flush(peer, space, doc) } else { Ok(None) }
     }
 
@@ -219,83 +234,13 @@ impl App {
     }
 }
 
-/// A view from what is on disk.
-pub(super) fn view_from(
-    storage: &Storage,
-    space: SpaceId,
-    doc: DocId,
-    plan: &Plan,
-    one_branch: bool,
-) -> Result<View, String> {
-    let load = |load| storage.load(&load).map(|read| read.value).map_err(|e| e.to_string());
-    let (mut view, mut entries) = (View::new(), Vec::new());
-    if let Loaded::Snapshot(Some(bytes)) = load(Load::Snapshot { space, doc })? {
-        view = snapshot::open(&bytes, &plan.limits)?.0;
+/// A view from what is on disk, as the engine makes it.
+pub(super) fn view_from(storage: &Storage, space: SpaceId, doc: DocId, one_branch: bool) -> Result<View, String> {
+    let mut view = View::new();
+    if let Some(mut read) = storage.held(&space, &doc).map_err(|e| e.to_string())? {
+        read.value.segments.retain(|stored| stored.branch == 0 || !one_branch);
+        view = worker::view_of(&read.value, &[])?.view;
     }
-    if let Loaded::Logs(mut logs) = load(Load::Logs { space, docs: vec![doc] })?
-        && let Some((_, Some((image, segments)))) = logs.pop()
-    {
-        for stored in segments.into_iter().filter(|stored| stored.branch == 0 || !one_branch) {
-            let counted = image.counted(&stored.segment.opening, stored.branch);
-            let shown = (counted + 1).saturating_sub(stored.segment.first) as usize;
-            for bytes in stored.segment.entries.into_iter().take(shown) {
-                let id = commonhold_sync::change::id(&bytes).map_err(|e| e.to_string())?;
-                entries.push((id, bytes));
-            }
-        }
-    }
-    let mut open = Open::new(view, plan.liars > 0);
-    open.apply(&entries)?;
-    open.view.watch(false);
-    Ok(open.view)
-}
-
-const WORDS: [&str; 8] = ["a", "bee", "commons", "déjà", "édition", "field", "🌾", "hold the line"];
-
-/// One random edit: scalars, counters, nested maps, lists, text.
-pub(super) fn scribble(edit: &mut commonhold_engine::document::Edit<'_>, rng: &mut Rng) -> Result<(), EditError> {
-    let root = ObjId::ROOT;
-    let word = WORDS[rng.below(8) as usize];
-    let key = format!("k{}", rng.below(4));
-    match rng.below(12) {
-        0 | 1 => edit.put(&root, key.as_str(), rng.below(1_000) as i64),
-        2 => edit.put(&root, key.as_str(), word),
-        3 => edit.delete(&root, key.as_str()),
-        4 => match edit.get(&root, "count") {
-            Some(Value::Scalar(Scalar::Counter(_))) => edit.increment(&root, "count", rng.below(9) as i64 - 4),
-            _ => edit.put(&root, "count", Scalar::Counter(0)),
-        },
-        5 => {
-            let map = child(edit, "map", ObjKind::Map)?;
-            edit.put(&map, key.as_str(), word)
-        }
-        6..=8 => {
-            let text = child(edit, "text", ObjKind::Text)?;
-            let len = edit.len(&text);
-            let at = rng.below(len as u64 + 1) as usize;
-            let delete = (rng.below(4) as usize).min(len - at);
-            edit.splice_text(&text, at, delete, word)
-        }
-        9 | 10 => {
-            let list = child(edit, "list", ObjKind::List)?;
-            let len = edit.len(&list);
-            match rng.below(4) {
-                0 if len > 0 => edit.delete(&list, rng.below(len as u64) as usize),
-                1 if len > 0 => edit.put(&list, rng.below(len as u64) as usize, word),
-                2 => edit.insert_object(&list, rng.below(len as u64 + 1) as usize, ObjKind::Map).map(drop),
-                _ => edit.insert(&list, rng.below(len as u64 + 1) as usize, word),
-            }
-        }
-        _ => {
-            let size = if rng.below(8) == 0 { rng.below(40_000) } else { rng.below(600) };
-            edit.put(&root, "blob", rng.bytes(size as usize))
-        }
-    }
-}
-
-fn child(edit: &mut commonhold_engine::document::Edit<'_>, key: &str, kind: ObjKind) -> Result<ObjId, EditError> {
-    match edit.get(&ObjId::ROOT, key) {
-        Some(Value::Object(found, id)) if found == kind => Ok(id),
-        _ => edit.put_object(&ObjId::ROOT, key, kind),
-    }
+    view.watch(false);
+    Ok(view)
 }

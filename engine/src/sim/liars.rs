@@ -3,11 +3,12 @@
 //!
 //! A liar keeps all histories that it ever signed of each of its chains. What a lie is made of comes from the seed.
 
+use core::num::NonZeroU64;
 use std::collections::{BTreeMap, BTreeSet};
 
-use automerge as am;
-use commonhold_engine::document::{ChainAuthor, View};
-use commonhold_engine::store::faulty::Rng;
+use crate::document::rewritten::{Part, rewritten};
+use crate::document::{ChainAuthor, View};
+use crate::store::faulty::Rng;
 use commonhold_sync::chain::{Kind, Opening, Segment, Tip};
 use commonhold_sync::change;
 use commonhold_sync::clock::{Clock, Fingerprint};
@@ -34,6 +35,8 @@ const STORM: u64 = 60;
 
 /// A history of a chain, from its first entry.
 type History = Vec<(EntryId, Vec<u8>)>;
+/// A history, and the bytes of an entry behind its last.
+type Draft = (History, Vec<u8>);
 
 pub(super) struct Liar {
     /// Its number among all, behind the honest.
@@ -147,7 +150,7 @@ impl World {
         let docs: Vec<DocId> = self.hosts[host]
             .run
             .iter()
-            .flat_map(|run| run.app.docs.keys())
+            .flat_map(|run| run.screen.docs.keys())
             .filter(|(s, _)| *s == space)
             .map(|(_, d)| *d)
             .collect();
@@ -294,6 +297,22 @@ impl World {
         Ok(made.into_iter().next().filter(|_| done.is_ok()).map(|entry| (entry.id, entry.bytes)))
     }
 
+    /// The first of its histories, and what it could write at its end.
+    fn draft(&mut self, liar: usize, host: usize, space: SpaceId, doc: DocId) -> Result<Option<Draft>, String> {
+        let history =
+            self.liars[liar].chains.get(&(space, doc)).and_then(|all| all.first().cloned()).unwrap_or_default();
+        let written = self.write(liar, host, space, doc, &history, &Vec::new())?;
+        Ok(written.map(|(_, bytes)| (history, bytes)))
+    }
+
+    /// Sends an entry at the end of a history that nobody goes on with.
+    fn push_last(&mut self, liar: usize, conn: ConnId, (space, doc): (SpaceId, DocId), (mut history, bytes): Draft) {
+        let Ok(id) = change::id(&bytes) else { return };
+        history.push((id, bytes));
+        let segment = self.liars[liar].segment(space, doc, &history, history.len() - 1);
+        self.push(liar, conn, space, segment);
+    }
+
     /// Many histories that part at one place.
     fn storm(
         &mut self,
@@ -303,21 +322,12 @@ impl World {
         space: SpaceId,
         doc: DocId,
     ) -> Result<&'static str, String> {
-        let history =
-            self.liars[liar].chains.get(&(space, doc)).and_then(|all| all.first().cloned()).unwrap_or_default();
-        let Some((_, bytes)) = self.write(liar, host, space, doc, &history, &Vec::new())? else {
+        let Some((history, bytes)) = self.draft(liar, host, space, doc)? else {
             return Ok("had nothing to build upon");
         };
-        let Ok(change) = am::Change::try_from(&bytes[..]) else { return Ok("had nothing to build upon") };
         for n in 0..STORM {
-            let mut change = change.decode();
-            change.time = n as i64 + 1;
-            let bytes = am::Change::from(change).raw_bytes().to_vec();
-            let Ok(id) = change::id(&bytes) else { continue };
-            let mut history = history.clone();
-            history.push((id, bytes));
-            let segment = self.liars[liar].segment(space, doc, &history, history.len() - 1);
-            self.push(liar, conn, space, segment);
+            let Some(bytes) = rewritten(&bytes, Part::Time(n as i64 + 1)) else { continue };
+            self.push_last(liar, conn, (space, doc), (history.clone(), bytes));
         }
         Ok("a storm of histories")
     }
@@ -331,37 +341,27 @@ impl World {
         space: SpaceId,
         doc: DocId,
     ) -> Result<&'static str, String> {
-        let history =
-            self.liars[liar].chains.get(&(space, doc)).and_then(|all| all.first().cloned()).unwrap_or_default();
-        let Some((_, bytes)) = self.write(liar, host, space, doc, &history, &Vec::new())? else {
+        let Some((history, bytes)) = self.draft(liar, host, space, doc)? else {
             return Ok("had nothing to build upon");
         };
-        let Ok(change) = am::Change::try_from(&bytes[..]) else { return Ok("had nothing to build upon") };
-        let mut change = change.decode();
         let (name, bytes) = match self.rng.below(6) {
-            0 => {
-                change.seq += 1;
-                ("left a gap", am::Change::from(change).raw_bytes().to_vec())
-            }
-            1 => {
-                change.start_op = core::num::NonZeroU64::MIN;
-                ("rewound its operations", am::Change::from(change).raw_bytes().to_vec())
-            }
+            0 => ("left a gap", rewritten(&bytes, Part::SeqSkips)),
+            1 => ("rewound its operations", rewritten(&bytes, Part::StartOp(NonZeroU64::MIN))),
             2 => {
-                change.start_op = core::num::NonZeroU64::MIN.saturating_add((1 << 31) - 2);
-                ("ran ahead with its operations", am::Change::from(change).raw_bytes().to_vec())
+                let far = NonZeroU64::MIN.saturating_add((1 << 31) - 2);
+                ("ran ahead with its operations", rewritten(&bytes, Part::StartOp(far)))
             }
             3 => {
-                change.deps = vec![am::ChangeHash([self.rng.below(256) as u8; 32])];
-                ("built on what nobody has", am::Change::from(change).raw_bytes().to_vec())
+                let nobodys = EntryId([self.rng.below(256) as u8; 32]);
+                ("built on what nobody has", rewritten(&bytes, Part::Deps(vec![nobodys])))
             }
             4 => {
-                let mut bomb = bytes.clone();
+                let mut bomb = bytes;
                 bomb[8] = 2;
-                ("sent a compressed chunk", bomb)
+                ("sent a compressed chunk", Some(bomb))
             }
             _ => {
-                let mut bytes = bytes.clone();
+                let mut bytes = bytes;
                 for _ in 0..1 + self.rng.below(3) {
                     let at = 9 + self.rng.below(bytes.len() as u64 - 9) as usize;
                     bytes[at] = self.rng.below(256) as u8;
@@ -369,14 +369,12 @@ impl World {
                 if let Ok(id) = change::id(&bytes) {
                     bytes[4..8].copy_from_slice(&id.0[..4]);
                 }
-                ("sent damaged bytes with a right checksum", bytes)
+                ("sent damaged bytes with a right checksum", Some(bytes))
             }
         };
-        let Ok(id) = change::id(&bytes) else { return Ok("had nothing to build upon") };
-        let mut history = history;
-        history.push((id, bytes));
-        let segment = self.liars[liar].segment(space, doc, &history, history.len() - 1);
-        self.push(liar, conn, space, segment);
+        if let Some(bytes) = bytes {
+            self.push_last(liar, conn, (space, doc), (history, bytes));
+        }
         Ok(name)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use commonhold_engine::storage::Storage;
+use crate::storage::Storage;
 use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use commonhold_sync::peer::{Load, Loaded};
 use commonhold_sync::record::Record;

@@ -1,15 +1,15 @@
 //! What goes wrong, and what apps do meanwhile.
 
-use commonhold_engine::store::faulty::Rng;
+use crate::store::faulty::Rng;
 use commonhold_sync::id::{DocId, EntryId, SpaceId};
 use commonhold_sync::peer::{Input, Local, Peer};
 use commonhold_sync::record::{Record, Right};
 
-use super::app::Asked;
 use super::disk::CommitFault;
 use super::plan::{Canary, Chances};
-use super::snapshot;
+use super::screen::Asked;
 use super::world::{Step, World};
+use crate::worker::{self, Packed};
 
 /// Time within which everything in flight arrives once all is well, ms.
 const HEALED_MS: u64 = 1_000;
@@ -134,7 +134,7 @@ impl World {
             return Ok(());
         }
         self.note(|| format!("{host} starts"));
-        self.hosts[host].start(&self.plan, &self.ledger, &mut self.rng)?;
+        self.hosts[host].start(&self.plan, &self.ledger, &mut self.rng, &*self.apps)?;
         if self.hosts[host].joined.is_empty() {
             for at in 0..self.spaces.len() {
                 let (space, genesis, root) = self.spaces[at].clone();
@@ -148,8 +148,8 @@ impl World {
         }
         let hides = self.canary == Some(Canary::HidesEntry) && host == 0;
         if let Some(run) = &mut self.hosts[host].run {
-            run.app.hides_next = hides;
-            run.app.one_branch = self.canary == Some(Canary::OneBranch) && host == 0;
+            run.screen.hides_next = hides;
+            run.screen.one_branch = self.canary == Some(Canary::OneBranch) && host == 0;
         }
         for (space, genesis) in self.hosts[host].joined.clone() {
             self.input(host, Input::Join { space, genesis, filter: None })?;
@@ -230,12 +230,12 @@ impl World {
     }
 
     fn documents(&self, host: usize) -> Vec<(SpaceId, DocId)> {
-        self.hosts[host].run.iter().flat_map(|run| run.app.docs.keys().copied()).collect()
+        self.hosts[host].run.iter().flat_map(|run| run.screen.docs.keys().copied()).collect()
     }
 
     fn flush(&mut self, host: usize, space: SpaceId, doc: DocId) -> Result<(), String> {
         let Some(run) = &mut self.hosts[host].run else { return Ok(()) };
-        match run.app.flush(&run.peer, space, doc)? {
+        match run.screen.flush(&run.peer, space, doc)? {
             Some(input) => {
                 self.report.flushes += 1;
                 self.input(host, input)
@@ -276,7 +276,7 @@ impl World {
                 let flush = self.rng.below(4) > 0;
                 let rng: &mut Rng = &mut self.rng;
                 let Some(run) = &mut self.hosts[host].run else { return Ok(()) };
-                match run.app.edit(&run.peer, space, doc, rng, flush)? {
+                match run.screen.edit(&run.peer, space, doc, rng, flush)? {
                     Some(input) => {
                         self.report.flushes += 1;
                         self.input(host, input)
@@ -290,7 +290,7 @@ impl World {
 
     fn say(&mut self, host: usize, space: SpaceId, records: Vec<Record>) -> Result<(), String> {
         let Some(run) = &mut self.hosts[host].run else { return Ok(()) };
-        let ticket = run.app.ticket(Asked::Records(space, records.clone()));
+        let ticket = run.screen.ticket(Asked::Records(space, records.clone()));
         self.input(host, Input::Local { ticket, space, local: Local::Records(records) })
     }
 
@@ -330,19 +330,13 @@ impl World {
         )
     }
 
-    /// The engine makes a snapshot of what its view shows.
+    /// The engine makes a snapshot of what is stored.
     fn compact(&mut self, host: usize, space: SpaceId, doc: DocId) -> Result<(), String> {
-        let limits = self.plan.limits.clone();
         let Some(run) = self.hosts[host].run.as_mut().filter(|_| self.plan.packs) else { return Ok(()) };
-        let open = run.app.docs.get(&(space, doc)).filter(|open| open.is_settled());
-        match open.and_then(|open| snapshot::make(&open.view, space, doc, &limits)) {
-            Some(input) => {
-                self.report.snapshots += 1;
-                self.note(|| format!("{host} makes a snapshot of {doc:?}"));
-                self.input(host, input)
-            }
-            None => Ok(()),
-        }
+        let Some(Packed { bytes, heads, ends }) = worker::compact(&run.storage, &space, &doc)? else { return Ok(()) };
+        self.report.snapshots += 1;
+        self.note(|| format!("{host} makes a snapshot of {doc:?}"));
+        self.input(host, Input::SnapshotMade { space, doc, bytes, heads, ends })
     }
 }
 

@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use commonhold_engine::storage::{Facts, Storage};
-use commonhold_engine::store::Batch;
-use commonhold_engine::store::faulty::Rng;
+use crate::storage::{Facts, Storage};
+use crate::store::Batch;
+use crate::store::faulty::Rng;
 use commonhold_sync::id::{DeviceId, SpaceId, StoreId};
 use commonhold_sync::peer::{ConnId, OpId, Peer, Start, StoreOp};
 use commonhold_sync::record::Genesis;
 use ed25519_dalek::SigningKey;
 
-use super::app::App;
+use super::app::Apps;
 use super::disk::{CommitFault, Committed, Disk};
 use super::ledger::Ledger;
 use super::plan::{Canary, Plan};
+use super::screen::Screen;
 
 pub(super) struct Host {
     pub(super) index: usize,
@@ -34,7 +35,7 @@ pub(super) struct Host {
 pub(super) struct Run {
     pub(super) peer: Peer,
     pub(super) storage: Storage,
-    pub(super) app: App,
+    pub(super) screen: Screen,
     /// What the peer wants stored, oldest first.
     pub(super) commits: VecDeque<(OpId, Vec<StoreOp>)>,
     /// A commit is under way.
@@ -48,11 +49,11 @@ pub(super) struct Run {
 }
 
 impl Run {
-    fn new(peer: Peer, storage: Storage, app: App) -> Run {
+    fn new(peer: Peer, storage: Storage, screen: Screen) -> Run {
         Run {
             peer,
             storage,
-            app,
+            screen,
             commits: VecDeque::new(),
             committing: false,
             loads: 0,
@@ -88,7 +89,7 @@ impl Host {
     }
 
     /// Starts a process on what the disk holds. After a crash the chains of the last run are left, and the sequence leaps.
-    pub(super) fn start(&mut self, plan: &Plan, ledger: &Ledger, rng: &mut Rng) -> Result<(), String> {
+    pub(super) fn start(&mut self, plan: &Plan, ledger: &Ledger, rng: &mut Rng, apps: &Apps) -> Result<(), String> {
         self.boot += 1;
         let storage = Storage::new(self.disk.open()?);
         ledger.check_store(self.index, &storage)?;
@@ -99,7 +100,7 @@ impl Host {
         }
         self.clean = false;
         let stored = storage.start().map_err(|e| e.to_string())?;
-        let app = App::open(&storage, plan)?;
+        let screen = Screen::open(&storage, plan, apps(self.index))?;
         let seed = rng.bytes(32);
         let peer = Peer::new(Start {
             key: self.key.clone(),
@@ -113,7 +114,7 @@ impl Host {
             spaces: stored.spaces,
             cursors: stored.cursors,
         });
-        self.run = Some(Run::new(peer, storage, app));
+        self.run = Some(Run::new(peer, storage, screen));
         Ok(())
     }
 
