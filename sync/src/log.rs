@@ -447,9 +447,10 @@ impl Log {
         concerns(&self.header, &self.tombstones, self.lines.all(), devices)
     }
 
-    /// Whether the document is there for people: its creator had the right to create it, or others wrote in it.
+    /// Whether the document is there for people: it is not deleted, and its creator had the right to create it or others
+    /// wrote in it.
     pub fn is_shown(&self) -> bool {
-        !self.unfounded || self.lines.all().iter().any(Line::counts)
+        !self.deleted && (!self.unfounded || self.lines.all().iter().any(Line::counts))
     }
 
     /// Where it was said that it is deleted.
@@ -509,6 +510,10 @@ impl Log {
         let place = self.lines.place(&self.space, &self.doc, &chain, &segment, &ids);
         // Line and branch of the new entries, and the branch on which the entry before them stands.
         let (line, branch, from, skip) = match &place {
+            // Inside a snapshot another history cannot be told from what it covers: while something waits, that is looked up.
+            Place::Duplicate if need == Need::Awaited && self.is_shallow() && self.ends_inside(&chain, &segment) => {
+                return Admission::NeedsDeep;
+            }
             Place::Duplicate => return Admission::Duplicate,
             Place::Gap => return Admission::WaitsForPrefix,
             Place::NeedsWhole => return Admission::NeedsWhole,
@@ -595,6 +600,11 @@ impl Log {
         self.hidden += hidden.map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
         let ids = ids[skip..].to_vec();
         Admission::Admitted(Admitted { chain, branch, segment, ids, counted, reshown, proof })
+    }
+
+    /// Whether a segment ends where its chain is not known by ids.
+    fn ends_inside(&self, chain: &ChainId, segment: &Segment) -> bool {
+        self.lines.get(chain).is_some_and(|(_, line)| segment.tip.n <= line.branches[0].floor())
     }
 
     /// Whether a segment behind the end of its chain is kept all the same.

@@ -1156,7 +1156,8 @@ impl Peer {
         let held = self.held(space, doc)?;
         let (before, cost, was_shown) = (held.digest, held.log.memory_bytes(), held.log.is_shown());
         let result = change(&mut held.log);
-        let (after, cost_after, is_shown) = (held.log.digest(), held.log.memory_bytes(), held.log.is_shown());
+        let (after, cost_after) = (held.log.digest(), held.log.memory_bytes());
+        let (is_shown, is_deleted) = (held.log.is_shown(), held.log.is_deleted());
         held.digest = after;
         self.resident_bytes = (self.resident_bytes + cost_after).saturating_sub(cost);
         // What was refused, or held before, is no reason to write.
@@ -1166,6 +1167,7 @@ impl Peer {
             self.spaces.get_mut(&space)?.replace(&doc, before, after);
         }
         match (was_shown, is_shown) {
+            (true, false) if is_deleted => self.emit(Event::Deleted { space, doc }),
             (true, false) => self.emit(Event::Withdrawn { space, doc }),
             (false, true) => self.emit_document(space, doc),
             _ => {}

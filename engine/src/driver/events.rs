@@ -131,7 +131,7 @@ impl Driver {
                 self.shared.emit(NodeEvent::Forked { space, doc, device });
             }
             Event::ChainLost { space, doc } => {
-                tracing::info!(%space, %doc, "another copy of this device wrote further; going on under a new chain");
+                tracing::info!(%space, %doc, "others hold more of what this device wrote than it does itself; going on under a new chain");
                 // The next run may know of it no more than this one did.
                 self.shared.chain_lost.store(true, Ordering::Relaxed);
                 let opening = self.machine.as_ref().map(|m| m.peer.own_opening(&space, &doc));

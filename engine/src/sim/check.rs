@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use commonhold_sync::change;
-use commonhold_sync::id::{DeviceId, DocId, SpaceId};
+use commonhold_sync::id::{ChainId, DeviceId, DocId, SpaceId};
 use commonhold_sync::limits::Rules;
 use commonhold_sync::peer::{Load, Loaded};
 
@@ -37,8 +37,9 @@ pub(super) fn agree(world: &World) -> Result<(), String> {
         if !run.commits.is_empty() || run.committing {
             return Err(format!("peer {} is still storing", host.index));
         }
-        // What liars sent may wait for what there never was, within its bounds, until its time is up.
-        if run.peer.waiting_bytes() > 0 && world.liars.is_empty() {
+        // What liars sent may wait for what there never was, within its bounds, until its time is up; and what somebody wrote
+        // whose rights are gone, in documents of somebody whose rights are.
+        if run.peer.waiting_bytes() > 0 && world.liars.is_empty() && !world.plan.revokes {
             return Err(format!("{} bytes wait at peer {}", run.peer.waiting_bytes(), host.index));
         }
         let honest = |device: &DeviceId| world.hosts.iter().any(|host| host.device() == *device);
@@ -180,25 +181,58 @@ fn nothing_promised_is_missing(world: &World) -> Result<(), String> {
             !(run.screen.docs.contains_key(key)
                 || ledger.perhaps_deleted.contains(key) && run.screen.deleted.contains(key))
         };
-        if let Some((_, doc)) = ledger.documents.iter().find(|key| missing(key)) {
-            return Err(format!("peer {at} lacks document {doc:?}, which was saved"));
+        for (key, by) in ledger.documents.iter().filter(|(key, _)| missing(key)) {
+            if !world.plan.revokes || is_root(world, &key.0, *by) {
+                return Err(format!("peer {at} lacks document {:?}, which was saved", key.1));
+            }
         }
-        if let Some((_, doc)) = ledger.deleted.iter().find(|key| !run.screen.deleted.contains(key)) {
-            return Err(format!("peer {at} still shows {doc:?}, whose deletion was saved"));
+        for (key, by) in ledger.deleted.iter().filter(|(key, _)| !run.screen.deleted.contains(key)) {
+            if !world.plan.revokes || is_root(world, &key.0, *by) {
+                return Err(format!("peer {at} still shows {:?}, whose deletion was saved", key.1));
+            }
         }
-        for ((space, doc), ids) in &ledger.entries {
-            let Some(open) = run.screen.docs.get(&(*space, *doc)) else { continue };
-            if let Some(id) = ids.iter().find(|id| !open.view.contains(id)) {
-                return Err(format!("peer {at} does not show entry {id:?} of {doc:?}, which was saved"));
+        for (key, entries) in &ledger.entries {
+            let Some(open) = run.screen.docs.get(key) else { continue };
+            // A deletion that turns out to be without right is undone, but what nobody kept is gone.
+            if world.plan.revokes && ledger.perhaps_deleted.contains(key) {
+                continue;
+            }
+            for (id, place) in entries.iter().filter(|(id, _)| !open.view.contains(id)) {
+                if !loses(world, run, key, *place)? {
+                    return Err(format!("peer {at} does not show entry {id:?} of {:?}, which was saved", key.1));
+                }
             }
         }
         for (space, device) in &ledger.grants {
-            if run.peer.space(space).is_none_or(|s| s.grant(device).is_none()) {
+            let held = run.peer.space(space);
+            if held.is_none_or(|held| !world.plan.revokes && held.grant(device).is_none()) {
                 return Err(format!("peer {at} does not know of a grant to {device:?}, which was saved"));
             }
         }
     }
     Ok(())
+}
+
+/// From whom nobody can take rights.
+fn is_root(world: &World, space: &SpaceId, host: usize) -> bool {
+    world.spaces.iter().any(|(id, _, root)| id == space && *root == host)
+}
+
+/// Whether an entry that was saved does not count because rights were taken back.
+fn loses(world: &World, run: &Run, key: &(SpaceId, DocId), (chain, n): (ChainId, u64)) -> Result<bool, String> {
+    let (space, doc) = *key;
+    let Some(held) = run.peer.space(&space).filter(|_| world.plan.revokes) else { return Ok(false) };
+    // Where all of it is without a right, no more than its author may hold it.
+    for host in &world.hosts {
+        let load = running(host)?.storage.load(&Load::Logs { space, docs: vec![doc] }).map_err(|e| e.to_string())?;
+        let Loaded::Logs(mut logs) = load.value else { continue };
+        let Some((image, _)) = logs.pop().and_then(|(_, found)| found) else { continue };
+        let mut openings = image.lines.iter().map(|line| &line.opening);
+        if let Some(opening) = openings.find(|opening| opening.chain(&space, &doc) == chain) {
+            return Ok(held.limit(&doc, opening, Some(&image.header.creator)).end() < n);
+        }
+    }
+    Ok(false)
 }
 
 fn patches_rebuild(host: &Host) -> Result<(), String> {

@@ -9,12 +9,12 @@ use commonhold_sync::record::Record;
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// Entries that their author saved.
-    pub(super) entries: BTreeMap<(SpaceId, DocId), BTreeSet<EntryId>>,
-    /// Documents whose header was saved.
-    pub(super) documents: BTreeSet<(SpaceId, DocId)>,
-    /// Documents whose tombstone was saved; those that somebody deleted, saved or not.
-    pub(super) deleted: BTreeSet<(SpaceId, DocId)>,
+    /// Entries that their author saved, and where.
+    pub(super) entries: BTreeMap<(SpaceId, DocId), BTreeMap<EntryId, (ChainId, u64)>>,
+    /// Documents whose header was saved, and by whom.
+    pub(super) documents: BTreeMap<(SpaceId, DocId), usize>,
+    /// Documents whose tombstone was saved, and by whom; those that somebody deleted, saved or not.
+    pub(super) deleted: BTreeMap<(SpaceId, DocId), usize>,
     pub(super) perhaps_deleted: BTreeSet<(SpaceId, DocId)>,
     pub(super) grants: BTreeSet<(SpaceId, DeviceId)>,
     /// By peer: how much of each chain it said that it holds.
@@ -27,12 +27,19 @@ impl Ledger {
         *most = n.max(*most);
     }
 
-    pub(super) fn saved(&mut self, space: SpaceId, records: &[Record], ids: &[EntryId]) {
+    /// An author saved entries, the last of them at `end`.
+    pub(super) fn wrote(&mut self, space: SpaceId, doc: DocId, (chain, n): (ChainId, u64), ids: &[EntryId]) {
+        let numbers = (n + 1).saturating_sub(ids.len() as u64)..;
+        let entries = ids.iter().zip(numbers).map(|(id, n)| (*id, (chain, n)));
+        self.entries.entry((space, doc)).or_default().extend(entries);
+    }
+
+    pub(super) fn saved(&mut self, host: usize, space: SpaceId, records: &[Record], ids: &[EntryId]) {
         for (record, id) in records.iter().zip(ids) {
             match record {
-                Record::Header { .. } => drop(self.documents.insert((space, DocId(id.0)))),
+                Record::Header { .. } => drop(self.documents.insert((space, DocId(id.0)), host)),
                 Record::Grant { subject, .. } => drop(self.grants.insert((space, subject.device()))),
-                Record::Tombstone { doc } => drop(self.deleted.insert((space, *doc))),
+                Record::Tombstone { doc } => drop(self.deleted.insert((space, *doc), host)),
                 _ => {}
             }
         }

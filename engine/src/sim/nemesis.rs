@@ -2,7 +2,7 @@
 
 use crate::store::faulty::Rng;
 use commonhold_sync::id::{DocId, EntryId, SpaceId};
-use commonhold_sync::peer::{Input, Local, Peer};
+use commonhold_sync::peer::{Input, Keep, Local, Peer};
 use commonhold_sync::record::{Record, Right};
 
 use super::disk::CommitFault;
@@ -170,6 +170,12 @@ impl World {
     /// Dials where neighbours are not connected.
     pub(super) fn mend(&mut self) -> Result<(), String> {
         self.later(if self.healing { 500 } else { 250 }, Step::Mend);
+        for run in self.hosts.iter_mut().filter_map(|host| host.run.as_mut()) {
+            // A document may come back without anything to store.
+            if !run.committing {
+                run.screen.renew(&run.storage)?;
+            }
+        }
         for a in 0..self.plan.peers {
             for b in a + 1..self.plan.peers {
                 let up = self.hosts[a].run.is_some() && self.hosts[b].run.is_some();
@@ -271,6 +277,7 @@ impl World {
             }
             (6..8, Some(doc)) => self.delete(host, space, doc),
             (8..14, _) => self.grant(host, space),
+            (14..16, _) if self.plan.revokes => self.revoke(host, space),
             (14..18, Some(doc)) => self.compact(host, space, doc),
             (_, Some(doc)) => {
                 let flush = self.rng.below(4) > 0;
@@ -318,16 +325,35 @@ impl World {
         let to = self.rng.below((self.plan.peers + self.plan.liars) as u64) as usize;
         let liar = to.checked_sub(self.plan.peers);
         let device = liar.map_or_else(|| self.hosts[to % self.plan.peers].device(), |liar| self.liars[liar].device());
+        let right = match self.plan.revokes && liar.is_none() && self.rng.below(3) == 0 {
+            true => Right::Admin,
+            false => Right::Write,
+        };
         let Some(run) = &self.hosts[host].run else { return Ok(()) };
-        let right = run.peer.space(&space).and_then(|s| s.right_of(&run.peer.device()));
-        if to == host || right != Some(Right::Admin) {
+        let Some(held) = run.peer.space(&space).filter(|_| to != host) else { return Ok(()) };
+        let own = run.peer.device();
+        if !held.authority().may_give(&own, right) {
             return Ok(());
         }
-        self.say(
-            host,
-            space,
-            vec![Record::Grant { subject: device.into(), right: Right::Write, gateway: false, again: 0 }],
-        )
+        let record = held.authority().grant_again(&own, device.into(), right, false);
+        self.say(host, space, vec![record])
+    }
+
+    /// Takes something back that somebody was given, with or without what they did with it.
+    fn revoke(&mut self, host: usize, space: SpaceId) -> Result<(), String> {
+        let Some(run) = self.hosts[host].run.as_mut().filter(|_| self.plan.revokes) else { return Ok(()) };
+        let (own, Some(held)) = (run.peer.device(), run.peer.space(&space)) else { return Ok(()) };
+        let given = held.authority().edges().into_iter().filter(|edge| {
+            edge.in_force() && edge.subject.device() != own && held.authority().may_revoke(&own, &[edge.record])
+        });
+        let given: Vec<EntryId> = given.map(|edge| edge.record).collect();
+        let Some(record) = given.get(self.rng.below(given.len().max(1) as u64) as usize) else { return Ok(()) };
+        let keep = if self.rng.below(3) == 0 { Keep::Nothing } else { Keep::Held };
+        let ticket = run.screen.ticket(Asked::Revocation);
+        self.report.revocations += 1;
+        self.note(|| format!("{host} revokes {record:?}, keeping {keep:?}"));
+        let local = Local::Revoke { records: vec![*record], keep, root: None };
+        self.input(host, Input::Local { ticket, space, local })
     }
 
     /// The engine makes a snapshot of what is stored.

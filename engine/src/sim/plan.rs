@@ -112,6 +112,8 @@ pub struct Plan {
     pub apart_from: Option<u64>,
     /// Whether apps pack documents.
     pub packs: bool,
+    /// Whether administrators make others, and take rights back.
+    pub revokes: bool,
 }
 
 impl Plan {
@@ -183,6 +185,7 @@ impl Plan {
             lies_on: false,
             apart_from: None,
             packs: true,
+            revokes: rng.below(3) == 0,
         }
     }
 
@@ -223,6 +226,7 @@ impl Plan {
             lies_on: rng.below(3) == 0,
             apart_from: if eclipse { Some(0) } else { apart },
             packs: rng.below(4) == 0,
+            revokes: rng.below(3) == 0,
             ..plan
         }
     }

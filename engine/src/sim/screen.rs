@@ -7,7 +7,7 @@ use crate::document::{Applied, ChainAuthor, EditError, Patch, View};
 use crate::storage::{DocumentQuery, Storage};
 use crate::store::faulty::Rng;
 use commonhold_sync::id::{DocId, EntryId, SpaceId};
-use commonhold_sync::peer::{Input, Local, Peer, Ticket};
+use commonhold_sync::peer::{Input, Local, LocalError, Peer, Ticket};
 use commonhold_sync::record::Record;
 use serde_json::Value as Json;
 
@@ -20,6 +20,7 @@ use crate::worker;
 pub(super) enum Asked {
     Records(SpaceId, Vec<Record>),
     Entries(SpaceId, DocId, Vec<EntryId>),
+    Revocation,
 }
 
 /// A document on screen.
@@ -35,6 +36,8 @@ pub(super) struct Open {
     pub(super) stale: bool,
     /// Flushes not saved yet.
     pub(super) unsaved: usize,
+    /// One of them was refused, and the view shows it until it is made anew.
+    refused: bool,
     /// Some of the authors lie.
     among_liars: bool,
 }
@@ -46,6 +49,8 @@ pub(super) struct Screen {
     next_ticket: u64,
     /// Some of the authors lie.
     among_liars: bool,
+    /// Rights are taken back.
+    revokes: bool,
     /// A canary: once true, the next entry from elsewhere is not shown.
     pub(super) hides_next: bool,
     /// A canary: of a closed chain, no branch but the first is shown.
@@ -57,7 +62,7 @@ impl Open {
     fn new(mut view: View, among_liars: bool) -> Open {
         view.watch(true);
         let mirror = view.to_json();
-        Open { view, mirror, arrived: Vec::new(), due: false, stale: false, unsaved: 0, among_liars }
+        Open { view, mirror, arrived: Vec::new(), due: false, stale: false, unsaved: 0, refused: false, among_liars }
     }
 
     fn watch(&mut self, patches: &[Patch]) -> Result<(), String> {
@@ -111,6 +116,7 @@ impl Screen {
             asked: BTreeMap::new(),
             next_ticket: 0,
             among_liars: plan.liars > 0,
+            revokes: plan.revokes,
             hides_next: false,
             one_branch: false,
             app,
@@ -141,11 +147,33 @@ impl Screen {
         Ticket(self.next_ticket)
     }
 
+    /// A document is there, or there again: it may have been withdrawn, or deleted by who had no right to.
     pub(super) fn document(&mut self, space: SpaceId, doc: DocId) {
-        let among_liars = self.among_liars;
-        if !self.deleted.contains(&(space, doc)) {
-            self.docs.entry((space, doc)).or_insert_with(|| Open::new(View::new(), among_liars));
+        let (among_liars, again) = (self.among_liars, self.deleted.remove(&(space, doc)));
+        let open = self.docs.entry((space, doc)).or_insert_with(|| Open::new(View::new(), among_liars));
+        open.stale |= again || self.revokes;
+    }
+
+    pub(super) fn withdraw(&mut self, space: SpaceId, doc: DocId) {
+        self.docs.remove(&(space, doc));
+    }
+
+    pub(super) fn saved(&mut self, space: SpaceId, doc: DocId) {
+        if let Some(open) = self.docs.get_mut(&(space, doc)) {
+            open.unsaved = open.unsaved.saturating_sub(1);
         }
+    }
+
+    /// What the peer refused because of rights that were taken back is not shown any more. False if that is no reason.
+    pub(super) fn refused(&mut self, why: &LocalError, asked: &Asked) -> bool {
+        let by_right = matches!(why, LocalError::NotAllowed(_) | LocalError::UnknownDocument | LocalError::Deleted);
+        let Asked::Entries(space, doc, _) = asked else { return by_right };
+        let Some(open) = self.docs.get_mut(&(*space, *doc)) else { return true };
+        // What was written upon it goes with it.
+        let goes = by_right || open.refused;
+        open.unsaved = open.unsaved.saturating_sub(1);
+        (open.refused, open.stale) = (true, true);
+        goes
     }
 
     pub(super) fn remove(&mut self, space: SpaceId, doc: DocId) {

@@ -57,6 +57,12 @@ pub struct Report {
     pub deletions: u64,
     /// Snapshots made.
     pub snapshots: u64,
+    /// Revocations said.
+    pub revocations: u64,
+    /// Documents that were withdrawn, at each peer.
+    pub withdrawals: u64,
+    /// Own entries that were refused because the right to write was gone, at each flush.
+    pub refused: u64,
     /// Crashes, of all kinds.
     pub crashes: u64,
     /// Clean restarts.
@@ -327,6 +333,9 @@ impl World {
         if self.now < self.last_frame + SILENCE_MS {
             return Err(format!("frames are still sent {FALL_SILENT_MS} ms after everybody agreed"));
         }
+        // A liar who goes on may just have sent something.
+        let silent = self.now;
+        self.until(|w| w.now >= silent + SILENCE_MS || check::agree(w).is_ok())?;
         check::everything(self)
     }
 
@@ -525,7 +534,13 @@ impl World {
         let Some(run) = &mut self.hosts[host].run else { return Ok(()) };
         match event {
             Event::Document { space, doc, .. } => run.screen.document(space, doc),
-            Event::Withdrawn { .. } => return Err("a document was withdrawn, though nobody's rights were".into()),
+            Event::Withdrawn { .. } if !self.plan.revokes => {
+                return Err("a document was withdrawn, though nobody's rights were".into());
+            }
+            Event::Withdrawn { space, doc } => {
+                self.report.withdrawals += 1;
+                run.screen.withdraw(space, doc);
+            }
             Event::Deleted { space, doc } => {
                 run.screen.remove(space, doc);
                 self.ledger.perhaps_deleted.insert((space, doc));
@@ -547,20 +562,23 @@ impl World {
                 self.later(delay, Step::Merged { host, boot, op, space, doc, bytes });
             }
             Event::Saved { ticket, records, end } => match run.screen.asked.remove(&ticket) {
-                Some(Asked::Records(space, said)) => self.ledger.saved(space, &said, &records),
+                Some(Asked::Records(space, said)) => self.ledger.saved(host, space, &said, &records),
                 Some(Asked::Entries(space, doc, ids)) => {
-                    if let Some(open) = run.screen.docs.get_mut(&(space, doc)) {
-                        open.unsaved -= 1;
-                    }
-                    self.ledger.entries.entry((space, doc)).or_default().extend(ids);
+                    run.screen.saved(space, doc);
                     let (chain, n) = end.ok_or("saved entries have an end")?;
+                    self.ledger.wrote(space, doc, (chain, n), &ids);
                     self.ledger.hold(host, space, doc, chain, n);
                 }
+                Some(Asked::Revocation) => {}
                 None => return Err(format!("peer {host} answers {ticket:?} twice")),
             },
             Event::Failed { ticket, why } => {
                 let asked = run.screen.asked.remove(&ticket);
                 match (&why, asked) {
+                    // The right went first, or the document with somebody's rights.
+                    (why, Some(asked)) if self.plan.revokes && run.screen.refused(why, &asked) => {
+                        self.report.refused += 1;
+                    }
                     // The process ends now (see `commit`), or the document went while its log was being read.
                     (LocalError::StoreFailed | LocalError::Deleted, _) => {}
                     (_, asked) => return Err(format!("peer {host} could not do {asked:?}: {why}")),
@@ -570,17 +588,24 @@ impl World {
             Event::Acked { peer, space, doc, chain, n } => {
                 self.report.acks += 1;
                 let acker = peer_of(self, peer).ok_or("an acknowledgement by a stranger")?;
-                self.ledger.hold(acker, space, doc, chain, n);
+                // Records that a revocation leaves nothing of count nowhere, and are answered as if they were held.
+                if doc != space.authority() || !self.plan.revokes {
+                    self.ledger.hold(acker, space, doc, chain, n);
+                }
             }
             Event::Forked { device, .. } if self.liars.iter().any(|liar| liar.device() == device) => {
                 self.report.forks += 1;
             }
             Event::Forked { doc, .. } => return Err(format!("peer {host} sees a fork in {doc:?} among honest peers")),
+            // It was deleted by who had no right to, and what others kept of it came back.
+            Event::ChainLost { space, doc }
+                if self.plan.revokes && self.ledger.perhaps_deleted.contains(&(space, doc)) => {}
             Event::ChainLost { doc, .. } => return Err(format!("peer {host} is shown its own chain of {doc:?}")),
             Event::Notice { peer, doc, code, text, .. } => {
                 self.note(|| format!("{host} notices of {peer:?} {doc:?}: {code} {text}"));
                 let tampered = self.network.links.values().any(|l| l.tampered_at.is_some());
-                let expected = ["busy", "store-failed", "P.handshake"].contains(&code.as_str());
+                let expected = ["busy", "store-failed", "P.handshake"].contains(&code.as_str())
+                    || self.plan.revokes && code == "authority-cut";
                 if code == "store.damaged" || !expected && !tampered && self.liars.is_empty() {
                     return Err(format!("peer {host} notices {code} ({text})"));
                 }

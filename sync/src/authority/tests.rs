@@ -1,5 +1,4 @@
 use std::sync::LazyLock;
-use std::time::Instant;
 
 use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha8Rng;

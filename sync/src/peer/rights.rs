@@ -198,7 +198,6 @@ impl Peer {
         if was_deleted && !deleted {
             self.change_log(space, doc, Log::restore_deleted);
             self.changed.insert((space, doc));
-            self.emit_document(space, doc);
         }
         let reshown = self.change_log(space, doc, |log| log.cut(&cuts));
         let recut = self.recuts.get_mut(&space);
@@ -235,7 +234,6 @@ impl Peer {
         self.changed.insert((space, doc));
         self.batch.push(StoreOp::Drop { space, doc });
         self.waiting.take_all(space, doc);
-        self.emit(Event::Deleted { space, doc });
     }
 
     /// Tells of a document that is there, or there again.

@@ -7,9 +7,10 @@ use super::connection::{Ask, Connection, Serve, wire};
 use super::receive::created;
 use super::{After, ConnId, Load, PageRow, Peer, Purpose};
 use crate::chain::Segment;
+use crate::change;
 use crate::clock::{Ends, Fingerprint};
-use crate::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
-use crate::limits::Limits;
+use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
+use crate::limits::{Limits, Rules};
 use crate::lines::Line;
 use crate::log::{Image, StoredSegment};
 use crate::message::{
@@ -265,7 +266,12 @@ impl Peer {
                 let own = peer == Some(line.opening.device) && ends.is_none() && line.closed.is_some();
                 behind || own || is_lacking(line, ends, stored)
             };
-            let lacking: Vec<StoredSegment> = stored.into_iter().filter(lacks).collect();
+            let mut sent: Vec<bool> = stored.iter().map(lacks).collect();
+            if doc != space.authority() {
+                add_hidden_past(&space, &lines, &stored, &mut sent);
+            }
+            let lacking: Vec<StoredSegment> =
+                stored.into_iter().zip(sent).filter(|(_, sent)| *sent).map(|(stored, _)| stored).collect();
             let complete = lines.iter().all(|(chain, line)| {
                 covers(&lacking, &space, chain, clock.length(chain), line.branches[0].len().min(line.counted(0)))
             });
@@ -477,6 +483,33 @@ fn is_lacking(line: &Line, theirs: Option<&Ends>, stored: &StoredSegment) -> boo
     let at = line.closed.as_ref().map(ForkProof::at);
     let before = at.is_some_and(|at| segment.tip.n < at) && theirs.closed == at && segment.tip.n <= theirs.length();
     segment.first <= counted && !has_end && !before
+}
+
+/// Adds what is not shown and the entries that go out build upon, where those are not shown either but share a tip with some
+/// that are: it is in nobody's clock, and without it they do not fit.
+fn add_hidden_past(space: &SpaceId, lines: &BTreeMap<ChainId, &Line>, stored: &[StoredSegment], sent: &mut [bool]) {
+    let hidden = |stored: &StoredSegment| {
+        let (segment, all) = (&stored.segment, stored.segment.entries.len());
+        let line = lines.get(&segment.opening.chain(space, &segment.doc));
+        let counted = line.map_or(u64::MAX, |line| line.counted(usize::from(stored.branch)));
+        let shown = counted.saturating_add(1).saturating_sub(segment.first);
+        shown.min(all as u64) as usize..all
+    };
+    let mut todo: Vec<usize> = (0..stored.len()).filter(|at| sent[*at] && !hidden(&stored[*at]).is_empty()).collect();
+    if todo.is_empty() {
+        return;
+    }
+    let walked: Vec<Vec<change::ChangeHead>> = stored
+        .iter()
+        .map(|stored| stored.segment.entries[hidden(stored)].iter())
+        .map(|entries| entries.filter_map(|bytes| change::walk(bytes, &Rules::V1).ok()).collect())
+        .collect();
+    let place: BTreeMap<EntryId, usize> =
+        walked.iter().enumerate().flat_map(|(at, heads)| heads.iter().map(move |head| (head.id, at))).collect();
+    while let Some(at) = todo.pop() {
+        let past = walked[at].iter().flat_map(|head| &head.deps).filter_map(|dep| place.get(dep).copied());
+        todo.extend(past.filter(|of| !core::mem::replace(&mut sent[*of], true)));
+    }
 }
 
 fn send_proofs(connection: &mut Connection, theirs: u32, proofs: Vec<ForkProof>, asked: bool) {

@@ -633,7 +633,7 @@ fn a_fork_may_leave_a_chain_inside_a_snapshot() {
 
 /// Processor time of a reveal under 20,000 changes, against that of applying them.
 #[test]
-#[ignore = "figures: run in release"]
+#[ignore = "a measurement for docs/measurements.md; whoever changes document/ runs it: cargo test --release -p commonhold-engine --lib figures_of_a_reveal -- --ignored --nocapture"]
 fn figures_of_a_reveal() {
     use std::time::Instant;
     let forked = Forked::new();

@@ -370,3 +370,22 @@ proptest! {
 fn cases(default: u32) -> u32 {
     std::env::var("COMMONHOLD_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default)
 }
+
+#[test]
+fn another_history_inside_a_snapshot_is_looked_up_while_something_waits_for_it() {
+    let mut held = Held::new();
+    let mut left = Chain::new(1, 1);
+    left.next(1);
+    let mut right = left.clone();
+    left.next(2);
+    right.next(12);
+    held.takes(left.from(1));
+    let deep: Vec<DeepEntry> = (1..=2).map(|n| left.deep(n)).collect();
+    held.cover(&[&left]);
+    assert!(matches!(held.need(right.from(1), Need::Pushed), Admission::Duplicate));
+    assert!(matches!(held.need(right.from(1), Need::Awaited), Admission::NeedsDeep));
+    held.log.deepen(deep);
+    assert!(matches!(held.need(left.from(1), Need::Awaited), Admission::Duplicate));
+    let Admission::Admitted(other) = held.need(right.from(1), Need::Awaited) else { panic!("it is another history") };
+    assert_eq!((other.branch, other.proof.map(|proof| proof.at())), (1, Some(2)));
+}

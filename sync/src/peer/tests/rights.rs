@@ -172,6 +172,31 @@ fn a_deletion_by_who_had_no_right_to_delete_is_undone() {
 }
 
 #[test]
+fn of_a_deleted_document_nothing_is_told_when_its_creator_goes_and_comes_back() {
+    let (mut world, space, _) = World::granted(3);
+    let doc = world.create(1, space, 10);
+    world.meet_all();
+    world.say(0, space, Local::Records(vec![Record::Tombstone { doc }]));
+    world.meet_all();
+    world.revoke(0, space, 1, Keep::Nothing);
+    world.meet_all();
+    let one = world.device_of(1);
+    let again = world.authority(0, space).grant_again(&world.device_of(0), one.into(), Right::Write, false);
+    world.say(0, space, Local::Records(vec![again]));
+    world.meet_all();
+    for host in 0..3 {
+        let told = |event: &Event| match event {
+            Event::Document { doc: of, .. } | Event::Withdrawn { doc: of, .. } | Event::Deleted { doc: of, .. } => {
+                *of == doc
+            }
+            _ => false,
+        };
+        assert_eq!(world.events(host, told), 2, "at {host}: it was there, and it was deleted");
+        assert!(!world.shows(host, space, doc));
+    }
+}
+
+#[test]
 fn what_a_revocation_changes_is_found_though_no_log_is_in_memory() {
     let (mut world, space, _) = World::granted(3);
     let docs: Vec<DocId> = (10..700).map(|n| world.create(1, space, n)).collect();
