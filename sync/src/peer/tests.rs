@@ -10,8 +10,10 @@ use super::*;
 mod forks;
 #[allow(clippy::disallowed_methods, reason = "tests that run as many seeds as asked")]
 mod rights;
+use crate::log::Image;
 use crate::message::Data;
-use crate::record::{Privacy, Right, Writers};
+use crate::record::{Genesis, Privacy, Record, Right, Writers};
+use crate::space::{RightRow, SpaceRow};
 
 /// The least that satisfies [`StoreOp`] and [`Load`]: maps.
 #[derive(Default, Clone)]
