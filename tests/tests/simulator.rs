@@ -37,7 +37,7 @@ fn a_seed_is_replayed_to_the_byte() {
 #[test]
 fn the_seeds_meet_every_kind_of_fault() {
     let reports: Vec<Report> = (0..40).map(|seed| FAULTY.passes(seed)).collect();
-    let of: [(&str, fn(&Report) -> u64); 9] = [
+    let of: [(&str, fn(&Report) -> u64); 8] = [
         ("crashes", |r| r.crashes),
         ("restarts", |r| r.restarts),
         ("breaks", |r| r.breaks),
@@ -46,13 +46,13 @@ fn the_seeds_meet_every_kind_of_fault() {
         ("deletions", |r| r.deletions),
         ("acknowledgements", |r| r.acks),
         ("revocations", |r| r.revocations),
-        ("edits refused for want of a right", |r| r.refused),
     ];
     for (what, of) in of {
         let count: u64 = reports.iter().map(of).sum();
         assert!(count >= 10, "40 seeds met {count} {what}");
     }
-    assert!(reports.iter().filter(|report| report.withdrawals > 0).count() >= 3, "documents are rarely withdrawn");
+    assert!(reports.iter().filter(|report| report.withdrawals > 0).count() >= 5, "documents are rarely withdrawn");
+    assert!(reports.iter().filter(|report| report.refused > 0).count() >= 3, "edits are rarely refused");
 }
 
 #[test]

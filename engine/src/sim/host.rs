@@ -42,6 +42,8 @@ pub(super) struct Run {
     pub(super) committing: bool,
     /// Reads under way.
     pub(super) loads: usize,
+    /// A chain turned out not to be known to its end: the next run goes on with none.
+    pub(super) chain_lost: bool,
     /// Who is on each connection.
     pub(super) connected: BTreeMap<ConnId, DeviceId>,
     /// With whom of them the peer is level, in which space.
@@ -57,6 +59,7 @@ impl Run {
             commits: VecDeque::new(),
             committing: false,
             loads: 0,
+            chain_lost: false,
             connected: BTreeMap::new(),
             level: BTreeSet::new(),
         }

@@ -105,7 +105,7 @@ impl World {
                 self.input(host, Input::Stored { op })?;
             }
         }
-        self.hosts[host].clean = true;
+        self.hosts[host].clean = self.hosts[host].run.as_ref().is_none_or(|run| !run.chain_lost);
         self.report.restarts += 1;
         self.end_process(host);
         Ok(())
@@ -263,10 +263,12 @@ impl World {
         if run.peer.space(&space).is_none() {
             return self.join(host, at);
         }
-        if !may_write(&run.peer, &space) {
-            return Ok(());
-        }
+        let may_write = may_write(&run.peer, &space);
         let docs: Vec<DocId> = self.documents(host).into_iter().filter(|(s, _)| *s == space).map(|(_, d)| d).collect();
+        if !may_write {
+            // Of what was written while there was a right, an app hears that it cannot be saved.
+            return docs.into_iter().try_for_each(|doc| self.flush(host, space, doc));
+        }
         let doc = docs.get(self.rng.below(docs.len().max(1) as u64) as usize).copied();
         match (self.rng.below(100), doc) {
             (0..6, _) | (_, None) if docs.len() < 12 => {
@@ -277,8 +279,8 @@ impl World {
             }
             (6..8, Some(doc)) => self.delete(host, space, doc),
             (8..14, _) => self.grant(host, space),
-            (14..16, _) if self.plan.revokes => self.revoke(host, space),
-            (14..18, Some(doc)) => self.compact(host, space, doc),
+            (14..20, _) if self.plan.revokes => self.revoke(host, space),
+            (96..100, Some(doc)) => self.compact(host, space, doc),
             (_, Some(doc)) => {
                 let flush = self.rng.below(4) > 0;
                 let rng: &mut Rng = &mut self.rng;

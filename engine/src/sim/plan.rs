@@ -126,7 +126,7 @@ impl Plan {
             let writers = if rng.below(2) == 0 { Writers::Granted } else { Writers::Anyone };
             (writers, rng.below(peers as u64) as usize)
         });
-        let spaces = spaces.collect();
+        let spaces: Vec<(Writers, usize)> = spaces.collect();
         let shapes = [Shape::Complete, Shape::Line, Shape::Ring, Shape::Star];
         let shape = |rng: &mut Rng| shapes[rng.below(4) as usize];
         let (shape, faulty_shape) = (shape(rng), shape(rng));
@@ -166,6 +166,10 @@ impl Plan {
         if rng.below(6) == 0 {
             limits.handles_per_connection = 2;
         }
+        let revokes = rng.below(3) == 0;
+        // Where anybody writes there is little to take back.
+        let granted = |(writers, root)| (if revokes { Writers::Granted } else { writers }, root);
+        let spaces: Vec<(Writers, usize)> = spaces.into_iter().map(granted).collect();
         Plan {
             seed,
             peers,
@@ -185,7 +189,7 @@ impl Plan {
             lies_on: false,
             apart_from: None,
             packs: true,
-            revokes: rng.below(3) == 0,
+            revokes,
         }
     }
 

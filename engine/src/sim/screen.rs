@@ -169,8 +169,8 @@ impl Screen {
         let by_right = matches!(why, LocalError::NotAllowed(_) | LocalError::UnknownDocument | LocalError::Deleted);
         let Asked::Entries(space, doc, _) = asked else { return by_right };
         let Some(open) = self.docs.get_mut(&(*space, *doc)) else { return true };
-        // What was written upon it goes with it.
-        let goes = by_right || open.refused;
+        // What was written upon it goes with it, and what was written on a view that is to be made anew: rights came or went.
+        let goes = by_right || open.refused || open.stale;
         open.unsaved = open.unsaved.saturating_sub(1);
         (open.refused, open.stale) = (true, true);
         goes

@@ -599,7 +599,10 @@ impl World {
             Event::Forked { doc, .. } => return Err(format!("peer {host} sees a fork in {doc:?} among honest peers")),
             // It was deleted by who had no right to, and what others kept of it came back.
             Event::ChainLost { space, doc }
-                if self.plan.revokes && self.ledger.perhaps_deleted.contains(&(space, doc)) => {}
+                if self.plan.revokes && self.ledger.perhaps_deleted.contains(&(space, doc)) =>
+            {
+                run.chain_lost = true;
+            }
             Event::ChainLost { doc, .. } => return Err(format!("peer {host} is shown its own chain of {doc:?}")),
             Event::Notice { peer, doc, code, text, .. } => {
                 self.note(|| format!("{host} notices of {peer:?} {doc:?}: {code} {text}"));

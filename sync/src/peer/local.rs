@@ -262,9 +262,7 @@ impl Peer {
         let forgotten: Vec<ChainId> = own.map(|line| line.opening.chain(&space, &doc)).collect();
         self.remember(space, doc, &forgotten);
         if lost {
-            let salt = self.random();
-            self.lost.insert((space, doc), salt);
-            self.emit(Event::ChainLost { space, doc });
+            self.lose_chain(space, doc);
         }
         if ends.contains(&None) {
             self.heals.insert((space, doc));
@@ -285,6 +283,13 @@ impl Peer {
                 Err(why) => self.notice(None, Some(space), Some(doc), "own-fork", &why.to_string()),
             }
         }
+    }
+
+    /// This device may not know its chain in a log to its end: never continue it.
+    pub(super) fn lose_chain(&mut self, space: SpaceId, doc: DocId) {
+        let salt = self.random();
+        self.lost.insert((space, doc), salt);
+        self.emit(Event::ChainLost { space, doc });
     }
 
     /// Asks everybody, once a connection, for histories of this device that a proof speaks of and that are not held: of a disk

@@ -346,10 +346,8 @@ impl Peer {
                     held.strangers.insert(opening.device);
                 }
                 if opening == self.own_opening(&space, &doc) {
-                    // Somebody shows my own chain beyond what I made in this run: never continue it.
-                    let salt = self.random();
-                    self.lost.insert((space, doc), salt);
-                    self.emit(Event::ChainLost { space, doc });
+                    // Somebody shows my own chain beyond what I made in this run.
+                    self.lose_chain(space, doc);
                 }
                 self.take_entries(space, admitted, Some(from));
                 Ok(Outcome::Held)

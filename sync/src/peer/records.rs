@@ -82,9 +82,7 @@ impl Peer {
     pub(super) fn lose_records(&mut self, space: SpaceId, chain: ChainId, opening: &Opening) {
         let doc = space.authority();
         if *opening == self.own_opening(&space, &doc) {
-            let salt = self.random();
-            self.lost.insert((space, doc), salt);
-            self.emit(Event::ChainLost { space, doc });
+            self.lose_chain(space, doc);
         }
         if let Some(held) = self.spaces.get_mut(&space)
             && held.lines().get(&chain).is_some_and(|(_, line)| line.closed.is_some())

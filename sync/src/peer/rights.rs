@@ -198,6 +198,8 @@ impl Peer {
         if was_deleted && !deleted {
             self.change_log(space, doc, Log::restore_deleted);
             self.changed.insert((space, doc));
+            // What this device had written in it is not known here any more, and others may have kept it.
+            self.lose_chain(space, doc);
         }
         let reshown = self.change_log(space, doc, |log| log.cut(&cuts));
         let recut = self.recuts.get_mut(&space);

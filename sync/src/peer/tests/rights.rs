@@ -163,12 +163,33 @@ fn a_deletion_by_who_had_no_right_to_delete_is_undone() {
     records.sort_unstable();
     world.say(0, space, Local::Revoke { records, keep: Keep::Held, root: None });
     // Host 3 hears of the revocation first, host 2 of the deletion.
+    eprintln!("DBG0 {}", world.show(space, doc));
     world.meet(3, 0);
+    eprintln!("DBG1 {}", world.show(space, doc));
     world.meet(3, 2);
     world.meet_all();
     let two = world.device_of(2);
     assert_eq!(world.assert_same(space, doc), BTreeMap::from([(two, 1)]));
     assert_eq!(world.events(2, |e| matches!(e, Event::Deleted { .. })), 1);
+}
+
+#[test]
+fn who_wrote_in_a_document_that_comes_back_goes_on_in_another_chain() {
+    let (mut world, space, doc) = World::granted(4);
+    world.grant(0, space, 1, Right::Admin);
+    world.edit(2, space, doc, "a", 1);
+    world.meet_all();
+    let before = world.hosts[2].peer.own_opening(&space, &doc);
+    world.say(1, space, Local::Records(vec![Record::Tombstone { doc }]));
+    // Host 3 keeps what there is; of what host 2 wrote, it holds nothing itself any more.
+    world.meet(1, 2);
+    world.meet(1, 0);
+    world.revoke(0, space, 1, Keep::Nothing);
+    world.meet(0, 2);
+    assert_ne!(world.hosts[2].peer.own_opening(&space, &doc), before);
+    world.edit(2, space, doc, "b", 2);
+    world.meet(2, 3);
+    assert!((2..4).all(|host| world.forks_told(host) == 0));
 }
 
 #[test]
