@@ -75,13 +75,18 @@ fn human(reply: &Reply) -> String {
             short(&added.space)
         ),
         Reply::Revoked(revoked) => format!(
-            "took back {} of {} in space {}; of what it wrote stays {}\n",
+            "took back {} of {} in space {}; of what it wrote stays {}\n{}",
             count(revoked.records.len() as u64, "grant"),
             short(&revoked.device),
             short(&revoked.space),
             match revoked.keep {
                 KeepArg::Held => "what is held here",
                 KeepArg::Nothing => "what others built upon",
+            },
+            match revoked.anybody_writes {
+                true =>
+                    "in this space anybody may write all the same; in one made by `commonhold space new --writers granted`, you choose\n",
+                false => "",
             }
         ),
         Reply::Joined(joined) if joined.level => {

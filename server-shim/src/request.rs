@@ -8,7 +8,7 @@ use crate::args::{KeepArg, RightArg, WritersArg};
 use crate::failure::Failure;
 
 /// Raised when a request or reply changes its meaning. Two processes of different numbers do not talk.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// What travels to the owner.
 #[derive(Debug, Serialize, Deserialize)]
@@ -242,6 +242,8 @@ pub(crate) struct Revoked {
     pub(crate) keep: KeepArg,
     /// The records that were taken back.
     pub(crate) records: Vec<String>,
+    /// Whether that ends nothing: in the space anybody may write.
+    pub(crate) anybody_writes: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

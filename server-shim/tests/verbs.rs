@@ -177,6 +177,15 @@ fn an_invite_may_bring_a_right_and_using_it_too_often_shows() {
 }
 
 #[test]
+fn who_takes_a_grant_back_where_anybody_writes_is_told_that_it_ends_nothing() {
+    let home = Home::new();
+    home.run(&["space", "new", "--writers", "anyone"]).text();
+    let peer = "07".repeat(32);
+    home.run(&["grant", &peer]).text();
+    assert!(home.run(&["revoke", &peer]).text().contains("anybody may write all the same"));
+}
+
+#[test]
 fn what_was_granted_is_listed_taken_back_and_given_again() {
     let (origin, home) = (Home::new(), Home::new());
     origin.with_document("notes");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use commonhold_engine::{DeviceId, Edge, EdgeKind, Keep, Node, Right, SpaceId};
+use commonhold_engine::{DeviceId, Edge, EdgeKind, EntryId, Keep, Node, Right, SpaceId, Writers};
 
 use super::failure;
 use crate::args::{KeepArg, RightArg};
@@ -103,8 +103,7 @@ pub(super) async fn remove_device(node: &Node, space: SpaceId, named: &str, keep
     let all: Vec<Named<DeviceId>> = all.into_iter().map(|(id, name)| Named { id, name }).collect();
     let id = names::find("member", named, &all)?;
     let records = node.remove_device(space, id, keep.into()).await.map_err(|error| failure(&error))?;
-    let records = records.iter().map(ToString::to_string).collect();
-    Ok(Reply::Revoked(Revoked { space: space.to_string(), device: id.to_string(), keep, records }))
+    revoked(node, space, id, keep, &records)
 }
 
 /// Whether there is something to take back: what is in force or, if nothing is to stay, was.
@@ -146,6 +145,11 @@ pub(super) async fn revoke(node: &Node, space: SpaceId, named: &str, keep: KeepA
         Some(invite) => node.revoke(space, vec![invite.record], keep.into()).await.map(|()| vec![invite.record]),
         None => node.revoke_all(space, id, keep.into()).await,
     };
-    let records = records.map_err(|error| failure(&error))?.iter().map(ToString::to_string).collect();
-    Ok(Reply::Revoked(Revoked { space: space.to_string(), device: id.to_string(), keep, records }))
+    revoked(node, space, id, keep, &records.map_err(|error| failure(&error))?)
+}
+
+fn revoked(node: &Node, space: SpaceId, id: DeviceId, keep: KeepArg, records: &[EntryId]) -> Answered {
+    let anybody_writes = node.space(space).map_err(|error| failure(&error))?.writers == Some(Writers::Anyone);
+    let records = records.iter().map(ToString::to_string).collect();
+    Ok(Reply::Revoked(Revoked { space: space.to_string(), device: id.to_string(), keep, records, anybody_writes }))
 }
