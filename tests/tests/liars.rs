@@ -91,7 +91,7 @@ fn a_peer_that_goes_on_to_show_what_does_not_count_is_caught() {
 
 #[test]
 fn a_peer_that_shows_one_branch_of_a_fork_is_caught() {
-    AMONG_LIARS.catch(Canary::OneBranch, 0..60, 3);
+    AMONG_LIARS.catch(Canary::OneBranch, 0..120, 5);
 }
 
 /// What the simulator has found among liars, by cause.
