@@ -11,7 +11,7 @@ use commonhold_sync::id::DeviceId;
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
-pub use identity::{IdentityError, IdentitySecret};
+pub use identity::{IdentityError, IdentitySecret, RecoveryPhrase};
 pub use private_file::PrivateFileError;
 
 const FILE: &str = "device.key";

@@ -119,6 +119,7 @@ impl Error {
             LocalError::NotTaken => Error::NotTaken(doc),
             LocalError::TakesTooMany => Error::TooMuch { what: "documents taken of a space", max: LIST_MAX },
             LocalError::NotAllowed(what) => Error::NotAllowed(what),
+            LocalError::KeyReplaced(_) => IdentityError::KeyReplaced.into(),
             LocalError::DoesNotFit(why) => Error::DoesNotFit(why),
             LocalError::StoreFailed => Error::StoreFailed(Arc::new(StoreError::Failed { reason: "a write".into() })),
         }

@@ -1,8 +1,8 @@
 //! Who may do what in a space: the members, grants, and taking them back.
 
-use commonhold_sync::authority::{Authority, Edge, EdgeKind, invite as invite_record, redeem};
+use commonhold_sync::authority::{Authority, Edge, EdgeKind, RootKeys, invite as invite_record, redeem};
 use commonhold_sync::id::{DeviceId, EntryId, SpaceId};
-use commonhold_sync::peer::{Keep, Local, Root};
+use commonhold_sync::peer::{Keep, Local};
 use commonhold_sync::record::{INVITE_USES_MAX, REVOKED_MAX, Right, Subject};
 use ed25519_dalek::SigningKey;
 use tokio::sync::oneshot;
@@ -62,7 +62,7 @@ impl Node {
         space: SpaceId,
         of: impl Fn(&Edge) -> bool,
         keep: Keep,
-        root: Option<Root>,
+        root: Option<RootKeys>,
     ) -> Result<Vec<EntryId>, Error> {
         let left = |edge: &Edge| edge.in_force() || (edge.counts && keep == Keep::Nothing);
         let given = self.members(space).await?.into_iter().filter(|edge| of(edge) && left(edge));
@@ -121,9 +121,8 @@ impl Node {
     /// later, the device has.
     pub async fn add_device(&self, space: SpaceId, device: DeviceId, name: &str) -> Result<(), Error> {
         let identity = self.identity_secret()?;
-        let root = identity.root().ok_or(Error::Internal("an identity without a root key"))?;
-        let (id, name) = (identity.id(), name.to_owned());
-        let by = DeviceId(root.key.verifying_key().to_bytes());
+        let root = identity.keys().clone();
+        let (id, name, by) = (identity.id(), name.to_owned(), root.newest());
         let record = move |authority: &Authority| {
             let is_member = authority.edges().iter().any(|edge| is_device(edge, id, device) && edge.in_force());
             (!is_member).then(|| authority.member_again(&by, id, device, &name))
@@ -139,13 +138,41 @@ impl Node {
     pub async fn remove_device(&self, space: SpaceId, device: DeviceId, keep: Keep) -> Result<Vec<EntryId>, Error> {
         let identity = self.identity_secret()?;
         let id = identity.id();
-        self.take_back(space, move |edge| is_device(edge, id, device), keep, identity.root()).await
+        self.take_back(space, move |edge| is_device(edge, id, device), keep, Some(identity.keys().clone())).await
     }
 
     /// The id of the identity whose secret is in this node's keys folder: what is granted rights, so that each of its devices has
     /// them. [`IdentitySecret`] makes it.
     pub fn identity(&self) -> Result<Subject, Error> {
         self.identity_secret().map(|identity| identity.id())
+    }
+
+    /// How many root keys of an identity are known in the spaces held here, the first included: 0 if it was never heard of. To
+    /// [recover](IdentitySecret::recover) it, as many are needed.
+    pub async fn root_keys(&self, identity: Subject) -> Result<usize, Error> {
+        let mut most = 0;
+        for space in self.spaces() {
+            most = most.max(self.look(space.id, move |authority| authority.root_keys(&identity).len()).await?);
+        }
+        Ok(most)
+    }
+
+    /// Tells the spaces in which this node's identity was given something of root keys that they do not know
+    /// ([`IdentitySecret::rotate`]): from then on nothing counts that the keys before say. What they said so far stays, as far as
+    /// it is held here. Gives those spaces. A space that hears of the identity later learns of its keys when a device is added
+    /// there or taken out.
+    pub async fn tell_root_keys(&self) -> Result<Vec<SpaceId>, Error> {
+        let root = self.identity_secret()?.keys().clone();
+        let (id, count) = (root.identity(), root.keys().len());
+        let mut told = Vec::new();
+        for space in self.spaces() {
+            let lacks = move |of: &Authority| of.is_concerned(&id) && of.root_keys(&id).len() < count;
+            if count > 1 && self.look(space.id, lacks).await? {
+                self.say(space.id, Local::AsRoot { root: root.clone(), records: Vec::new() }).await?;
+                told.push(space.id);
+            }
+        }
+        Ok(told)
     }
 
     fn identity_secret(&self) -> Result<IdentitySecret, Error> {

@@ -238,13 +238,11 @@ pub(crate) enum IdentityVerb {
     /// Make an identity, and print the 24 words from which it comes back
     New,
     /// Print its id
-    Show {
-        /// And the 24 words
-        #[arg(long)]
-        phrase: bool,
-    },
+    Show,
     /// Make an identity again from its 24 words, read from standard input
     Recover,
+    /// Replace its root key, which got into other hands: the 24 words are read from standard input
+    Rotate,
 }
 
 #[derive(Debug, Subcommand)]

@@ -17,7 +17,7 @@ use crate::names::{self, Named};
 use crate::reach::Dial;
 use crate::request::{Answered, Doc, Exported, Imported, Me, Reply, Request, Watched};
 
-pub(crate) use errors::{failure, open_failure};
+pub(crate) use errors::{failure, identity_failure, open_failure};
 
 /// The store's file in the data folder.
 pub(crate) const STORE_FILE: &str = "store.redb";
@@ -83,6 +83,8 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
         Request::Revoke { space, device, keep } => {
             members::revoke(node, find_space(node, space.as_deref())?, &device, keep).await
         }
+        Request::RootKeys { identity } => members::root_keys(node, &identity).await,
+        Request::TellRootKeys => members::tell_root_keys(node).await,
         Request::Join { invite, wait_ms } => spaces::join(node, &invite, Duration::from_millis(wait_ms)).await,
         Request::Level { space, wait_ms } => {
             let spaces = match space {

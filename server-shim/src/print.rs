@@ -89,6 +89,11 @@ fn human(reply: &Reply) -> String {
                 false => "",
             }
         ),
+        Reply::Rotated(rotated) => format!(
+            "{} has a new root key, known in {}; devices that hold the old one recover the identity from its words\n",
+            short(&rotated.identity),
+            count(rotated.spaces.len() as u64, "space"),
+        ),
         Reply::Joined(joined) if joined.level => {
             let right = if joined.redeemed { "; the invite's right is this device's now" } else { "" };
             format!("joined space {}: {}, level{right}\n", joined.space, count(joined.documents, "document"))
@@ -114,7 +119,7 @@ fn human(reply: &Reply) -> String {
             count(imported.entries, "change"),
             imported.space.as_deref().map_or("-", short),
         ),
-        Reply::Bytes(_) | Reply::Ready => String::new(),
+        Reply::RootKeys(_) | Reply::Bytes(_) | Reply::Ready => String::new(),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::args::{KeepArg, RightArg, WritersArg};
 use crate::failure::Failure;
 
 /// Raised when a request or reply changes its meaning. Two processes of different numbers do not talk.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// What travels to the owner.
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,6 +61,12 @@ pub(crate) enum Request {
         device: String,
         keep: KeepArg,
     },
+    /// How many root keys of an identity are known in the spaces held.
+    RootKeys {
+        identity: String,
+    },
+    /// Tell the spaces of the identity in the keys folder what its root key is now.
+    TellRootKeys,
     Join {
         invite: String,
         wait_ms: u64,
@@ -142,6 +148,8 @@ pub(crate) enum Reply {
     DeviceAdded(DeviceAdded),
     Granted(Granted),
     Revoked(Revoked),
+    RootKeys(RootKeys),
+    Rotated(Rotated),
     Joined(Joined),
     Document(Document),
     Documents(Vec<Document>),
@@ -244,6 +252,20 @@ pub(crate) struct Revoked {
     pub(crate) records: Vec<String>,
     /// Whether that ends nothing: in the space anybody may write.
     pub(crate) anybody_writes: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RootKeys {
+    pub(crate) identity: String,
+    /// The first one included; 0: never heard of.
+    pub(crate) root_keys: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Rotated {
+    pub(crate) identity: String,
+    /// The spaces that learned of the new root key.
+    pub(crate) spaces: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

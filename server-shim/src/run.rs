@@ -40,7 +40,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         None => serve::serve(&settings, &serving, true, json).await,
         Some(Verb::Serve(_)) => serve::serve(&settings, &serving, false, json).await,
         Some(Verb::Config(verb)) => configuration(&settings, &verb, json),
-        Some(Verb::Identity(verb)) => identity::run(&settings, verb, json),
+        Some(Verb::Identity(verb)) => identity::run(&settings, verb, json).await,
         Some(Verb::Doctor) => doctor::run(&settings, json).await,
         Some(Verb::Watch { doc, count }) => watch(&settings, doc, count, json).await,
         Some(Verb::Edit { doc, patch, sync }) => {

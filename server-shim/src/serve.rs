@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
-use commonhold_engine::Node;
+use commonhold_engine::device::IdentityError;
 use commonhold_engine::local::LocalServer;
+use commonhold_engine::{Error, Node};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -40,6 +41,12 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
             return close(node).await.and(Err(failure));
         }
     };
+    // A rotation may have been cut short, or the folder may come from another device.
+    if let Err(error) = node.tell_root_keys().await
+        && !matches!(&error, Error::Identity(identity) if matches!(**identity, IdentityError::None))
+    {
+        warn!(%error, "cannot tell the spaces of the identity's root key");
+    }
     let ready = match announce(&node, serving, starter, json).await {
         Ok(ready) => ready,
         Err(failure) => return close(node).await.and(Err(failure)),

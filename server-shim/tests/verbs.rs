@@ -5,7 +5,6 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
 use std::process::Stdio;
 
 use common::{Home, finish, mode, until};
@@ -281,16 +280,70 @@ fn devices_of_one_identity_have_its_rights_until_they_are_lost() {
     may(&phone, None);
     phone.run(&["set", "notes", "thief", "1"]).fails(1, &["no right to write"]);
     let new_phone = Home::new();
-    let mut recover = new_phone.command();
-    recover.args(["identity", "recover"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut recover = recover.spawn().unwrap();
-    recover.stdin.take().unwrap().write_all(made["phrase"].as_str().unwrap().as_bytes()).unwrap();
-    let said = recover.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), identity);
+    assert_eq!(new_phone.run_with(&["identity", "recover"], made["phrase"].as_str().unwrap()).text().trim(), identity);
     new_phone.run(&["join", served.invite(), "--wait", "50"]).text();
     new_phone.run(&["device", "add", &peer(&new_phone), "--name", "phone"]).text();
     new_phone.run(&["set", "notes", "again", "1", "--sync=50"]).text();
     shows(json!({"phone": 1, "laptop": 1, "again": 1}));
+    assert!(running.into_iter().all(|one| one.stop().0.success()) && served.stop().0.success());
+}
+
+#[test]
+fn a_stolen_root_key_is_replaced_by_the_words() {
+    let (origin, laptop, desk, thief) = (Home::new(), Home::new(), Home::new(), Home::new());
+    origin.with_document("notes");
+    let served = origin.serve(&["serve"]);
+    let made = laptop.run(&["identity", "new", "--json"]).json();
+    let words = made["phrase"].as_str().unwrap();
+    laptop.run_with(&["identity", "rotate"], "some words").fails(2, &["not a recovery phrase", "24 words"]);
+    desk.run_with(&["identity", "recover"], words).text();
+    for home in [&laptop, &desk, &thief] {
+        home.run(&["join", served.invite(), "--wait", "50"]).text();
+    }
+    let peer = |home: &Home| home.run(&["status", "--json"]).json()["me"]["peer"].as_str().unwrap().to_owned();
+    origin.run(&["grant", made["identity"].as_str().unwrap()]).text();
+    let running = [laptop.serve(&["serve"]), desk.serve(&["serve"]), thief.serve(&["serve"])];
+    let may = |home: &Home, wanted: Option<&str>| {
+        until("the right", || {
+            let spaces = home.run(&["space", "ls", "--json"]).json();
+            (spaces[0]["right"].as_str() == wanted).then_some(())
+        })
+    };
+    laptop.run(&["device", "add", &peer(&laptop), "--name", "laptop"]).text();
+    desk.run(&["device", "add", &peer(&desk), "--name", "desk"]).text();
+    for home in [&laptop, &desk] {
+        may(home, Some("write"));
+    }
+    desk.run(&["set", "notes", "desk", "1"]).text();
+
+    // Somebody copies the laptop's key.
+    let key = |home: &Home| home.keys().join("identity.key");
+    fs::copy(key(&laptop), key(&thief)).unwrap();
+    thief.run(&["device", "add", &peer(&thief), "--name", "desk 2"]).text();
+    may(&thief, Some("write"));
+    until("the thief at the desk", || {
+        (desk.run(&["device", "ls", "--json"]).json().as_array().unwrap().len() == 3).then_some(())
+    });
+    let rotated = desk.run_with(&["identity", "rotate", "--json"], words).json();
+    assert_eq!(
+        (rotated["identity"].clone(), rotated["spaces"].as_array().unwrap().len()),
+        (made["identity"].clone(), 1)
+    );
+    desk.run(&["device", "rm", "desk 2"]).text();
+    may(&thief, None);
+    // The old key is good for nothing more: not where the new one is known, and not where it comes to be.
+    thief.run(&["device", "add", &peer(&thief)]).fails(1, &["was replaced", "identity recover"]);
+    let known = |home: &Home| home.run(&["identity", "show", "--json"]).json()["root_keys"].clone();
+    assert_eq!([known(&laptop), known(&desk)], [json!(1), json!(2)]);
+
+    // Whoever was let in before stays; the laptop's person types the words, which know of the replacement by the space.
+    may(&laptop, Some("write"));
+    laptop.run(&["device", "add", &peer(&origin)]).fails(1, &["was replaced"]);
+    laptop.run_with(&["identity", "recover"], words).text();
+    assert_eq!(known(&laptop), 2);
+    laptop.run(&["device", "add", &peer(&origin), "--name", "tower"]).text();
+    laptop.run(&["set", "notes", "laptop", "1"]).text();
+    until("both edits", || (origin.run(&["get", "notes"]).json() == json!({"desk": 1, "laptop": 1})).then_some(()));
     assert!(running.into_iter().all(|one| one.stop().0.success()) && served.stop().0.success());
 }
 

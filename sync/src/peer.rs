@@ -26,7 +26,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use self::connections::Connections;
 pub use self::interface::{
-    ConnId, ContentHead, Event, Input, Keep, Load, Loaded, Local, LocalError, Now, OpId, Output, PageRow, Reason, Root,
+    ConnId, ContentHead, Event, Input, Keep, Load, Loaded, Local, LocalError, Now, OpId, Output, PageRow, Reason,
     SnapshotContent, SnapshotFault, Start, StoreOp, Ticket,
 };
 use self::receive::From;

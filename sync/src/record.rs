@@ -24,8 +24,8 @@ pub const DEVICE_NAME_BYTES_MAX: usize = 64;
 pub const NOTE_BYTES_MAX: usize = 256;
 /// Records that one revocation takes back.
 pub const REVOKED_MAX: usize = 16;
-/// Chains that one rotation keeps.
-pub const ROTATE_CUTS_MAX: usize = 16;
+/// Chains that one rotation keeps: at 26 bytes each, what a record holds.
+pub const ROTATE_CUTS_MAX: usize = 128;
 /// Cut records of one revocation: at about 70 documents each, those of a million documents.
 pub const CUT_PARTS_MAX: u32 = 16_384;
 /// Redemptions that an invite may ask for.

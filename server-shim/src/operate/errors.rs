@@ -1,5 +1,6 @@
 //! The engine's errors as failures of a verb: which exit code, and what the person can do.
 
+use commonhold_engine::device::IdentityError;
 use commonhold_engine::store::StoreError;
 use commonhold_engine::{Error, OpenError};
 
@@ -22,10 +23,7 @@ pub(crate) fn failure(error: &Error) -> Failure {
             Exit::Failed,
             "ask an administrator for: commonhold grant DEVICE (`commonhold status --json` prints this device's id as \"peer\"); `commonhold members` lists who may what",
         ),
-        Error::Identity(_) => (
-            Exit::Failed,
-            "make one with `commonhold identity new`, or recover yours with `commonhold identity recover`",
-        ),
+        Error::Identity(identity) => return identity_failure(identity),
         Error::Invite(_) => (Exit::Usage, "copy the whole invite, from commonhold1 to its last character"),
         Error::Damaged { .. } => (Exit::Store, "run `commonhold doctor`; other peers still have the document"),
         Error::Edit(_) | Error::TooMuch { .. } | Error::DoesNotFit(_) => {
@@ -36,6 +34,31 @@ pub(crate) fn failure(error: &Error) -> Failure {
         _ => (Exit::Failed, "try again; `commonhold doctor` looks at everything"),
     };
     Failure::new(exit, error.code(), chain(error), remedy)
+}
+
+/// No identity, or not as it has to be.
+pub(crate) fn identity_failure(error: &IdentityError) -> Failure {
+    let (exit, code, remedy) = match error {
+        IdentityError::None => {
+            (Exit::NotFound, "no_identity", "make one with `commonhold identity new`, or `recover` yours")
+        }
+        IdentityError::Exists(_) => (
+            Exit::Failed,
+            "identity_exists",
+            "`commonhold identity show` prints it; another one needs another keys folder",
+        ),
+        IdentityError::Phrase(_) => (Exit::Usage, "bad_phrase", "type all 24 words, in their order"),
+        IdentityError::KeyReplaced => {
+            (Exit::Failed, "root_key_replaced", "run `commonhold identity recover` here, and type the 24 words")
+        }
+        IdentityError::NoKeyLeft => (
+            Exit::Failed,
+            "no_root_key_left",
+            "make another identity in another keys folder, and let an administrator grant it what this one has",
+        ),
+        _ => (Exit::Store, "keys", "see to the keys folder; `commonhold doctor` looks at it"),
+    };
+    Failure::new(exit, code, chain(error), remedy)
 }
 
 /// A store that could not be opened.

@@ -8,7 +8,7 @@ use super::failure;
 use crate::args::{KeepArg, RightArg};
 use crate::failure::Failure;
 use crate::names::{self, Named};
-use crate::request::{Answered, DeviceAdded, Granted, Member, Reply, Revoked};
+use crate::request::{Answered, DeviceAdded, Granted, Member, Reply, Revoked, RootKeys, Rotated};
 
 /// The root first; then by kind and subject.
 pub(super) async fn list(node: &Node, space: SpaceId, all: bool) -> Answered {
@@ -104,6 +104,21 @@ pub(super) async fn remove_device(node: &Node, space: SpaceId, named: &str, keep
     let id = names::find("member", named, &all)?;
     let records = node.remove_device(space, id, keep.into()).await.map_err(|error| failure(&error))?;
     revoked(node, space, id, keep, &records)
+}
+
+/// How many root keys of an identity are known here.
+pub(super) async fn root_keys(node: &Node, identity: &str) -> Answered {
+    let id = device_of(identity)?;
+    let known = node.root_keys(id.into()).await.map_err(|error| failure(&error))?;
+    Ok(Reply::RootKeys(RootKeys { identity: id.to_string(), root_keys: known }))
+}
+
+/// Tells the spaces what root key this node's identity has now.
+pub(super) async fn tell_root_keys(node: &Node) -> Answered {
+    let identity = node.identity().map_err(|error| failure(&error))?;
+    let spaces = node.tell_root_keys().await.map_err(|error| failure(&error))?;
+    let spaces = spaces.iter().map(ToString::to_string).collect();
+    Ok(Reply::Rotated(Rotated { identity: identity.to_string(), spaces }))
 }
 
 /// Whether there is something to take back: what is in force or, if nothing is to stay, was.

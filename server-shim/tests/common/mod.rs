@@ -5,9 +5,9 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -30,6 +30,14 @@ pub(crate) struct Said {
 }
 
 impl Said {
+    fn of(output: Output) -> Said {
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
     /// Standard output as JSON, after a success.
     #[track_caller]
     pub(crate) fn json(&self) -> Json {
@@ -80,6 +88,10 @@ impl Home {
         self.path("data")
     }
 
+    pub(crate) fn keys(&self) -> PathBuf {
+        self.path("keys")
+    }
+
     /// The program with this home's folders, and nothing of the person who runs the tests.
     pub(crate) fn command(&self) -> Command {
         self.command_of(env!("CARGO_BIN_EXE_commonhold"))
@@ -112,6 +124,15 @@ impl Home {
         finish(self.command().args(arguments))
     }
 
+    /// Runs a verb to its end, with this on its standard input.
+    pub(crate) fn run_with(&self, arguments: &[&str], typed: &str) -> Said {
+        let mut command = self.command();
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+        Said::of(child.wait_with_output().unwrap())
+    }
+
     /// A space, and a document of this name in it.
     pub(crate) fn with_document(&self, name: &str) -> String {
         self.run(&["space", "new"]).text();
@@ -141,12 +162,7 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
 
 /// Runs a command to its end.
 pub(crate) fn finish(command: &mut Command) -> Said {
-    let output = command.output().unwrap();
-    Said {
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
+    Said::of(command.output().unwrap())
 }
 
 /// A serving process. Killed when dropped.

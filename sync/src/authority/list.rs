@@ -1,11 +1,11 @@
 //! What is known, for people: who gave what to whom, who acts for whom, and what was said about documents.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::paths::Paths;
 use super::{Authority, RecordAt, What};
-use crate::id::{DeviceId, DocId, EntryId};
-use crate::record::{Record, Right, Subject};
+use crate::id::{ChainId, DeviceId, DocId, EntryId};
+use crate::record::{ChainEnds, ROTATE_CUTS_MAX, Record, Right, Subject};
 
 /// What a listed record gives.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -140,6 +140,40 @@ impl Authority {
                 false => return record,
             }
         }
+    }
+
+    /// The root keys of an identity, the first one first, in force or not; none if it has said nothing here.
+    pub fn root_keys(&self, identity: &Subject) -> &[DeviceId] {
+        self.identities.get(identity).map_or(&[], |known| &known.keys)
+    }
+
+    /// Whether an identity was ever given anything, or is the root.
+    pub fn is_concerned(&self, identity: &Subject) -> bool {
+        self.root == Some(*identity) || self.grants_to.contains_key(identity)
+    }
+
+    /// What a rotation by the root key `key` says of the chains of older keys, where `ends` is what is held of them. What it said
+    /// before it says again: of several, the least is in force. Beyond [`ROTATE_CUTS_MAX`] chains, those that let nobody in who
+    /// is still in go first.
+    pub(crate) fn rotation_cuts(&self, identity: &Subject, key: &DeviceId, ends: BTreeMap<ChainId, u64>) -> ChainEnds {
+        let known = self.identities.get(identity);
+        let mut said = known.into_iter().flat_map(|known| known.rotations.values()).filter(|(by, ..)| by == key);
+        let said = said.next().and_then(|(_, _, spots)| known?.ends.get(spots.first()?));
+        if let Some(said) = said {
+            return said.clone();
+        }
+        let mut paths = Paths::new(self, false);
+        let mut chains_in_force = BTreeSet::new();
+        for id in known.into_iter().flat_map(|known| known.members.values()).flatten() {
+            if self.edge(&mut paths, id).is_some_and(|edge| edge.in_force()) {
+                chains_in_force.extend(self.edges[id].spots.iter().map(|(chain, _)| *chain));
+            }
+        }
+        let mut cuts: ChainEnds = ends.into_iter().collect();
+        cuts.sort_by_key(|(chain, _)| (!chains_in_force.contains(chain), *chain));
+        cuts.truncate(ROTATE_CUTS_MAX);
+        cuts.sort();
+        cuts
     }
 
     /// What was said about a document beside its header and tombstone: adoptions, successors, requests to erase it and their

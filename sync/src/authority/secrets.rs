@@ -1,6 +1,8 @@
 //! What secrets make: the root keys of an identity from one seed, and the use of an invite. Words for people, and where
 //! secrets are kept, are the shell's business.
 
+use core::fmt;
+
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use zeroize::Zeroizing;
 
@@ -8,10 +10,12 @@ use super::ROOT_KEYS_MAX;
 use crate::id::{DeviceId, EntryId, SpaceId};
 use crate::record::{ChainEnds, Record, Right, Subject, commitment, redeem_bytes};
 
-/// All root keys of an identity, from one recovery seed of 32 bytes.
+/// Root keys of an identity, from the first on: all of them, where the recovery seed is at hand, or those that have been
+/// put in place so far.
 ///
 /// Each key is committed to by the one before it, and each commitment holds the next: whoever holds the seed can rotate
-/// [`ROOT_KEYS_MAX`] − 1 times, and there is only one way to.
+/// [`ROOT_KEYS_MAX`] − 1 times, and there is only one way to. Who holds the first n keys only cannot put key n in place.
+#[derive(Clone)]
 pub struct RootKeys {
     keys: Vec<SigningKey>,
     /// What each key commits to.
@@ -19,24 +23,48 @@ pub struct RootKeys {
 }
 
 impl RootKeys {
-    /// The keys that a seed makes.
-    pub fn of_seed(seed: &[u8; 32]) -> RootKeys {
+    /// The first `count` keys that a seed makes, at least 1 and at most [`ROOT_KEYS_MAX`].
+    pub fn of_seed(seed: &[u8; 32], count: usize) -> RootKeys {
         let key = |index: usize| {
             let mut material = Zeroizing::new(seed.to_vec());
             material.extend_from_slice(&(index as u32).to_be_bytes());
             SigningKey::from_bytes(&Zeroizing::new(blake3::derive_key("commonhold root key 1", &material)))
         };
-        let keys: Vec<SigningKey> = (0..ROOT_KEYS_MAX).map(key).collect();
-        let mut next = vec![[0; 32]; ROOT_KEYS_MAX];
-        for index in (1..ROOT_KEYS_MAX).rev() {
+        let keys = (0..ROOT_KEYS_MAX).map(key).collect();
+        let mut all = RootKeys::linked(keys, [0; 32]);
+        all.keys.truncate(count.max(1));
+        all.next.truncate(count.max(1));
+        all
+    }
+
+    /// The keys from these secrets, the first included, and what the last of them commits to. `None` without a key, or with
+    /// more than [`ROOT_KEYS_MAX`].
+    pub fn of_secrets(secrets: &[[u8; 32]], next: [u8; 32]) -> Option<RootKeys> {
+        let fits = (1..=ROOT_KEYS_MAX).contains(&secrets.len());
+        fits.then(|| RootKeys::linked(secrets.iter().map(SigningKey::from_bytes).collect(), next))
+    }
+
+    fn linked(keys: Vec<SigningKey>, last: [u8; 32]) -> RootKeys {
+        let mut next = vec![last; keys.len()];
+        for index in (1..keys.len()).rev() {
             next[index - 1] = commitment(&device(&keys[index]), &next[index]);
         }
         RootKeys { keys, next }
     }
 
-    /// A root key, from 0; `None` from [`ROOT_KEYS_MAX`] on.
-    pub fn key(&self, index: usize) -> Option<&SigningKey> {
-        self.keys.get(index)
+    /// The keys, the first one first; never empty.
+    pub fn keys(&self) -> &[SigningKey] {
+        &self.keys
+    }
+
+    /// What the last of the keys commits to; all zero: nothing.
+    pub fn next(&self) -> [u8; 32] {
+        self.next[self.next.len() - 1]
+    }
+
+    /// The last of the keys.
+    pub fn newest(&self) -> DeviceId {
+        device(&self.keys[self.keys.len() - 1])
     }
 
     /// The record that founds the identity: the first of a chain of the first root key.
@@ -54,6 +82,12 @@ impl RootKeys {
     pub fn rotation(&self, index: usize, cuts: ChainEnds) -> Option<Record> {
         let next = *self.next.get(index).filter(|_| index > 0)?;
         Some(Record::Rotate { root: device(&self.keys[0]), first: self.next[0], next, cuts })
+    }
+}
+
+impl fmt::Debug for RootKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} root keys of {:?}", self.keys.len(), self.identity())
     }
 }
 
@@ -92,18 +126,37 @@ mod tests {
 
     #[test]
     fn a_seed_fixes_every_root_key_and_the_last_commits_to_nothing() {
-        let (one, again) = (RootKeys::of_seed(&[7; 32]), RootKeys::of_seed(&[7; 32]));
-        assert_eq!((one.identity(), one.key(15)), (again.identity(), again.key(15)));
-        assert_eq!(one.key(ROOT_KEYS_MAX), None);
+        let of = |seed: u8| RootKeys::of_seed(&[seed; 32], ROOT_KEYS_MAX);
+        let (one, again) = (of(7), of(7));
+        assert_eq!((one.identity(), one.newest()), (again.identity(), again.newest()));
         assert_eq!(one.rotation(0, vec![]), None, "the first key is put in place by the founding");
+        assert_eq!(one.rotation(ROOT_KEYS_MAX, vec![]), None);
         let Record::Identity { mut next, .. } = one.founding() else { panic!() };
         for index in 1..ROOT_KEYS_MAX {
             let Some(Record::Rotate { next: after, .. }) = one.rotation(index, vec![]) else { panic!() };
             assert_eq!(commitment(&device(&one.keys[index]), &after), next);
             next = after;
         }
-        assert_eq!(next, [0; 32]);
-        assert_ne!(one.identity(), RootKeys::of_seed(&[8; 32]).identity());
+        assert_eq!((next, one.next()), ([0; 32], [0; 32]));
+        assert_ne!(one.identity(), of(8).identity());
+    }
+
+    #[test]
+    fn the_first_keys_are_kept_without_the_seed_and_say_the_same() {
+        let all = RootKeys::of_seed(&[7; 32], ROOT_KEYS_MAX);
+        for count in [1, 3, ROOT_KEYS_MAX] {
+            let some = RootKeys::of_seed(&[7; 32], count);
+            let secrets: Vec<[u8; 32]> = some.keys().iter().map(SigningKey::to_bytes).collect();
+            let kept = RootKeys::of_secrets(&secrets, some.next()).unwrap();
+            assert_eq!((kept.identity(), kept.founding()), (all.identity(), all.founding()));
+            assert_eq!(kept.newest(), device(&all.keys[count - 1]));
+            for index in 0..count {
+                assert_eq!(kept.rotation(index, vec![]), all.rotation(index, vec![]));
+            }
+            assert_eq!(kept.rotation(count, vec![]), None);
+        }
+        assert!(RootKeys::of_secrets(&[], [0; 32]).is_none());
+        assert!(RootKeys::of_secrets(&[[1; 32]; ROOT_KEYS_MAX + 1], [0; 32]).is_none());
     }
 
     #[test]

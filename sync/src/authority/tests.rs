@@ -17,14 +17,15 @@ const OTHER: DocId = DocId([0xd1; 32]);
 const EVER: u64 = u64::MAX;
 
 /// The keys of two identities.
-static ROOTS: LazyLock<[RootKeys; 2]> = LazyLock::new(|| [RootKeys::of_seed(&[1; 32]), RootKeys::of_seed(&[2; 32])]);
+static ROOTS: LazyLock<[RootKeys; 2]> =
+    LazyLock::new(|| [1, 2].map(|seed| RootKeys::of_seed(&[seed; 32], ROOT_KEYS_MAX)));
 
 fn device(n: u8) -> DeviceId {
     DeviceId([n; 32])
 }
 
 fn key_of(identity: usize, index: usize) -> DeviceId {
-    DeviceId(ROOTS[identity].key(index).unwrap().verifying_key().to_bytes())
+    DeviceId(ROOTS[identity].keys()[index].verifying_key().to_bytes())
 }
 
 /// The chain of a run of a device in a log.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use ed25519_dalek::SigningKey;
 
+use crate::authority::RootKeys;
 use crate::chain::Opening;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::limits::Limits;
@@ -147,14 +148,15 @@ pub enum Local {
         /// What stays of what the devices said and wrote that they let in.
         keep: Keep,
         /// Said by a root key, which takes members out of its identity, and not by this device.
-        root: Option<Root>,
+        root: Option<RootKeys>,
     },
-    /// Records of a root key, in a chain of their own: nothing tells whether another device that holds the key says something
-    /// at the same time.
+    /// Records of the newest of these root keys, in a chain of their own: nothing tells whether another device that holds the
+    /// key says something at the same time. Rotations to keys that are not known in the space are said first, and leave what
+    /// this peer holds of what the older keys said.
     AsRoot {
-        /// Which.
-        root: Root,
-        /// What it says.
+        /// Root keys of an identity.
+        root: RootKeys,
+        /// What the newest says; nothing, if only rotations are to be told.
         records: Vec<Record>,
     },
     /// The next entries of this device's chain, in order.
@@ -166,15 +168,6 @@ pub enum Local {
         /// Changes in wire form.
         entries: Vec<Vec<u8>>,
     },
-}
-
-/// A root key of an identity, and what makes it one.
-#[derive(Clone, Debug)]
-pub struct Root {
-    /// The key.
-    pub key: SigningKey,
-    /// The record by which the identity was founded, or by which this key took the place of the one before.
-    pub first: Record,
 }
 
 /// What a revocation leaves.
@@ -683,6 +676,9 @@ pub enum LocalError {
     /// This device may not do that.
     #[error("this device has no right to {0} in the space; ask an administrator for a grant")]
     NotAllowed(&'static str),
+    /// The space knows a newer root key of the identity than those at hand.
+    #[error("the root key of the identity was replaced: the space knows {0} root keys")]
+    KeyReplaced(usize),
     /// The entries do not continue this device's chain.
     #[error("the entries do not continue this device's chain: {0}")]
     DoesNotFit(String),

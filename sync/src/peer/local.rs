@@ -1,6 +1,8 @@
 //! What this device says itself: records and entries, signed here, sent once they are on disk.
 
-use super::{After, Event, Local, LocalError, Peer, Root, SnapshotContent, StoreOp, Ticket};
+use super::rights::ends_of;
+use super::{After, Event, Local, LocalError, Peer, SnapshotContent, StoreOp, Ticket};
+use crate::authority::RootKeys;
 use crate::chain::{Kind, Opening, Segment, Tip};
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::log::{Admission, Log, Need, SnapshotHead, SnapshotOf};
@@ -108,20 +110,52 @@ impl Peer {
         &mut self,
         ticket: Ticket,
         space: SpaceId,
-        root: &Root,
+        root: &RootKeys,
         records: &[Record],
     ) -> Result<(), LocalError> {
-        let device = DeviceId(root.key.verifying_key().to_bytes());
+        let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;
+        let (known, newest) = (held.authority().root_keys(&root.identity()).len(), root.keys().len() - 1);
+        if known > root.keys().len() {
+            return Err(LocalError::KeyReplaced(known));
+        }
+        for index in known.max(1)..newest {
+            self.say_as_key(space, root, index, &[])?;
+        }
+        let rotates = newest > 0 && known <= newest;
+        let said = match rotates || !records.is_empty() {
+            true => self.say_as_key(space, root, newest, records)?,
+            false => Vec::new(),
+        };
+        self.after.push(After::Saved { ticket, records: said, end: None });
+        Ok(())
+    }
+
+    /// Begins a chain of one root key with what makes it one. Gives the ids of what it says behind that.
+    fn say_as_key(
+        &mut self,
+        space: SpaceId,
+        root: &RootKeys,
+        index: usize,
+        records: &[Record],
+    ) -> Result<Vec<EntryId>, LocalError> {
+        let key = root.keys().get(index).ok_or(LocalError::DoesNotFit("no such root key".to_owned()))?;
+        let device = DeviceId(key.verifying_key().to_bytes());
+        let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;
+        let doc = space.authority();
+        let cuts = || {
+            let older = root.keys()[..index].iter().map(|key| DeviceId(key.verifying_key().to_bytes())).collect();
+            let ends = ends_of(&space, &doc, held.lines().all(), &older);
+            held.authority().rotation_cuts(&root.identity(), &device, ends)
+        };
+        let first = root.rotation(index, cuts()).unwrap_or_else(|| root.founding());
         let opening = Opening { device, salt: self.random(), kind: Kind::Own };
-        let entries: Vec<Vec<u8>> = core::iter::once(&root.first).chain(records).map(Record::to_bytes).collect();
-        let ids: Vec<EntryId> = entries.iter().map(|bytes| Record::id(&space, &device, bytes)).collect();
+        let entries: Vec<Vec<u8>> = core::iter::once(&first).chain(records).map(Record::to_bytes).collect();
+        let ids: Vec<EntryId> = entries.iter().map(|bytes| Record::id(&space, &opening.device, bytes)).collect();
         let mut frontier = Frontier::default();
         ids.iter().for_each(|id| frontier.push(id));
-        let doc = space.authority();
-        let tip = Tip::sign(&root.key, &space, &doc, &opening, frontier.len(), &frontier.head(), Vec::new());
+        let tip = Tip::sign(key, &space, &doc, &opening, frontier.len(), &frontier.head(), Vec::new());
         self.admit_own_records(space, Segment { doc, opening, first: 1, entries, tip })?;
-        self.after.push(After::Saved { ticket, records: ids.into_iter().skip(1).collect(), end: None });
-        Ok(())
+        Ok(ids.into_iter().skip(1).collect())
     }
 
     /// Signs records and takes them in. Gives their ids.

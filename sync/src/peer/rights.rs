@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Event, Keep, Load, Local, OpId, Peer, Purpose, Root, Slot, StoreOp, Ticket};
-use crate::authority::{RecordAt, revocation};
+use super::{Event, Keep, Load, Local, OpId, Peer, Purpose, Slot, StoreOp, Ticket};
+use crate::authority::{RecordAt, RootKeys, revocation};
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::lines::Line;
 use crate::log::{Image, Log};
@@ -265,7 +265,7 @@ impl Peer {
         space: SpaceId,
         records: &[EntryId],
         keep: Keep,
-        root: Option<Root>,
+        root: Option<RootKeys>,
     ) -> Option<Local> {
         let said = |records: Vec<Record>| match root {
             Some(root) => Local::AsRoot { root, records },
@@ -305,7 +305,12 @@ impl Peer {
 }
 
 /// How much counts of the chains of some devices.
-fn ends_of(space: &SpaceId, doc: &DocId, lines: &[Line], devices: &BTreeSet<DeviceId>) -> BTreeMap<ChainId, u64> {
+pub(super) fn ends_of(
+    space: &SpaceId,
+    doc: &DocId,
+    lines: &[Line],
+    devices: &BTreeSet<DeviceId>,
+) -> BTreeMap<ChainId, u64> {
     let theirs = lines.iter().filter(|line| devices.contains(&line.opening.device));
     let ends = theirs.map(|line| {
         let counted = (0..line.branches.len()).map(|branch| line.counted(branch)).max();

@@ -1,6 +1,7 @@
 //! One fact each.
 
 use super::*;
+use crate::record::{RECORD_BYTES_MAX, ROTATE_CUTS_MAX};
 
 fn root() -> DeviceId {
     device(1)
@@ -236,6 +237,41 @@ fn after_a_rotation_older_root_keys_count_within_its_cuts_only() {
     // Nor can a key that was passed over: the third cuts what the second said of the first.
     talk.say(key_of(1, 2), ROOTS[1].rotation(2, vec![(authority_chain(0), 3)]).unwrap());
     assert_eq!(standing(&talk), [true, true, false]);
+}
+
+#[test]
+fn a_rotation_keeps_what_is_held_first_where_it_lets_somebody_in_and_says_the_same_again() {
+    let authority_chain = |run| chain(&SPACE.authority(), &key_of(1, 0), run);
+    let (identity, mut talk) = (ROOTS[1].identity(), Talk::default());
+    talk.grant(root(), identity, Right::Write);
+    // More chains than a rotation can name; those of the last runs let in who is still a member.
+    let runs = ROTATE_CUTS_MAX as u8 + 60;
+    for run in 0..runs {
+        talk.say_in(run, key_of(1, 0), ROOTS[1].founding());
+        let record = Record::Member { identity, device: device(run), name: String::new(), again: 0 };
+        let member = talk.say_in(run, key_of(1, 0), record).id;
+        if run < 100 {
+            let revocation = revocation(vec![member], &BTreeMap::new());
+            revocation.into_iter().for_each(|record| _ = talk.say_in(run, key_of(1, 0), record));
+        }
+    }
+    let authority = talk.authority(root());
+    let ends: BTreeMap<ChainId, u64> = (0..runs).map(|run| (authority_chain(run), 7)).collect();
+    let cuts = authority.rotation_cuts(&identity, &key_of(1, 1), ends);
+    assert_eq!(cuts.len(), ROTATE_CUTS_MAX);
+    assert!((100..runs).all(|run| cuts.contains(&(authority_chain(run), 7))));
+    let rotation = ROOTS[1].rotation(1, cuts.clone()).unwrap();
+    assert_eq!(Record::from_bytes(&rotation.to_bytes()), Ok(rotation.clone()));
+    let most = vec![(ChainId([255; 16]), u64::MAX); ROTATE_CUTS_MAX];
+    assert!(ROOTS[1].rotation(1, most).unwrap().to_bytes().len() <= RECORD_BYTES_MAX);
+
+    // Another chain of the new key: whatever has come meanwhile, it must not leave less.
+    talk.say(key_of(1, 1), rotation);
+    let authority = talk.authority(root());
+    assert_eq!(authority.rotation_cuts(&identity, &key_of(1, 1), BTreeMap::new()), cuts);
+    assert_eq!(authority.root_keys(&identity), [key_of(1, 0), key_of(1, 1)]);
+    let in_force = authority.edges().into_iter().filter(|edge| edge.in_force() && edge.right.is_none());
+    assert_eq!(in_force.count(), usize::from(runs) - 100);
 }
 
 #[test]
