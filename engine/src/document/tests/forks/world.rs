@@ -82,7 +82,7 @@ impl World {
         let mut dice = Dice(seed);
         let mut names: Vec<u8> = (1..=8).collect();
         dice.shuffle(&mut names);
-        let liars = 1 + dice.below(3);
+        let liars = 2 + dice.below(2);
         let honest = 2 + dice.below(4);
         let name = |n: u8| [[n; 8], [7; 8]].concat().try_into().unwrap();
         let liars: Vec<[u8; 16]> = names.drain(..liars).map(name).collect();
