@@ -15,6 +15,7 @@
 //! Not for the logs themselves: who holds them asks for [limits](Authority::limit), and again for what
 //! [`Authority::affected`] names.
 
+mod about;
 mod change;
 mod cuts;
 mod list;
@@ -23,12 +24,14 @@ mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use about::{COMPLETED_MAX, Erasure};
 pub use cuts::revocation;
 pub use list::{Edge, EdgeKind};
 pub use secrets::{RootKeys, invite, redeem};
 
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
-use crate::record::{ChainEnds, Genesis, Record, Right, Subject, Writers};
+use crate::record::{ChainEnds, Genesis, Right, Subject, Writers};
+use about::About;
 use cuts::CutList;
 use paths::{Paths, View};
 
@@ -36,8 +39,6 @@ use paths::{Paths, View};
 pub const ROOT_KEYS_MAX: usize = 16;
 /// Redemptions of one invite that are held and not taken back. More mean that its secret is out.
 pub const REDEEMS_MAX: usize = 16;
-/// Records about one document that are remembered: those with the least ids.
-pub const ABOUT_MAX: usize = 64;
 
 /// A record's place in the authority log.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -177,8 +178,7 @@ pub struct Authority {
     pending: BTreeMap<ChainId, (u64, Vec<CutList>)>,
     closed: BTreeMap<ChainId, u64>,
     devices: BTreeMap<ChainId, DeviceId>,
-    about: BTreeMap<DocId, BTreeMap<EntryId, (RecordAt, Record)>>,
-    erased: BTreeMap<EntryId, BTreeMap<EntryId, (RecordAt, Record)>>,
+    about: About,
     generation: u64,
     /// When each device's limits last changed.
     touched: BTreeMap<DeviceId, u64>,
@@ -204,8 +204,7 @@ impl Authority {
             pending: BTreeMap::new(),
             closed: BTreeMap::new(),
             devices: BTreeMap::new(),
-            about: BTreeMap::new(),
-            erased: BTreeMap::new(),
+            about: About::default(),
             generation: 0,
             touched: BTreeMap::new(),
         }

@@ -9,6 +9,7 @@
 
 mod connection;
 mod connections;
+mod erasing;
 mod interface;
 mod local;
 mod receive;
@@ -212,6 +213,8 @@ pub struct Peer {
     recuts: BTreeMap<SpaceId, Recut>,
     /// Spaces with own records to be said again, once this operation and what it is about are on disk.
     resaying: BTreeMap<SpaceId, OpId>,
+    /// Documents that somebody asked to erase, to be looked at once an operation is durable.
+    erasing: BTreeMap<(SpaceId, DocId), OpId>,
     gather: Option<Gather>,
     /// Documents with entries that wait for their header, and whose devices may write.
     headers: BTreeSet<(SpaceId, DocId)>,
@@ -287,6 +290,7 @@ impl Peer {
             forgotten: BTreeSet::new(),
             recuts: BTreeMap::new(),
             resaying: BTreeMap::new(),
+            erasing: BTreeMap::new(),
             gather: None,
             headers: BTreeSet::new(),
             pushed: BTreeSet::new(),
@@ -307,6 +311,7 @@ impl Peer {
         peer.resume_recuts();
         let resay = peer.spaces.iter().filter(|(_, held)| !held.resay.is_empty());
         peer.resaying = resay.map(|(space, _)| (*space, OpId(0))).collect();
+        ids.iter().for_each(|id| peer.asked_to_erase(*id, |_| true));
         peer
     }
 
@@ -384,6 +389,7 @@ impl Peer {
         self.run_rechecks();
         self.run_recuts();
         self.run_resays();
+        self.run_erasures();
         self.run_heals();
         self.run_snapshots();
         self.run_made();

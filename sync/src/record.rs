@@ -663,12 +663,12 @@ mod tests {
         let cuts = |docs: &[u8]| Record::Cuts { entries: docs.iter().map(|i| (DocId([*i; 32]), ends(1))).collect() };
         let revoke =
             |ids: &[u8], parts| Record::Revoke { records: ids.iter().map(|i| EntryId([*i; 32])).collect(), parts };
-        assert!(Record::from_bytes(&rotate(ends(16)).to_bytes()).is_ok());
+        assert!(Record::from_bytes(&rotate(ends(ROTATE_CUTS_MAX as u8)).to_bytes()).is_ok());
         let many: Vec<u8> = (0..17).collect();
         let member =
             Record::Member { identity: Subject([1; 32]), device: DeviceId([1; 32]), name: "x".repeat(65), again: 0 };
         for (what, record) in [
-            ("17 chains", rotate(ends(17))),
+            ("more chains than a rotation names", rotate(ends(ROTATE_CUTS_MAX as u8 + 1))),
             ("a chain that keeps nothing", rotate(vec![(ChainId([0; 16]), 0)])),
             ("a chain twice", rotate(vec![(ChainId([0; 16]), 1), (ChainId([0; 16]), 2)])),
             ("no document", cuts(&[])),

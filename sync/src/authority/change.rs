@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::paths::{Path, Paths};
-use super::{ABOUT_MAX, Authority, CutList, Judgement, REDEEMS_MAX, RecordAt, Revocation, Said, Spot, What, secrets};
+use super::{Authority, CutList, Judgement, REDEEMS_MAX, RecordAt, Revocation, Said, Spot, What, secrets};
 use crate::id::{ChainId, DeviceId, DocId, EntryId};
 use crate::record::{CUT_PARTS_MAX, ChainEnds, Record, Right, Subject, commitment};
 
@@ -47,19 +47,8 @@ impl Authority {
                     authority.rotate(identity, &at, (root.0, *first), *next, cuts);
                 });
             }
-            Record::Adopt { device, header } => {
-                let doc = DocId(Record::id(&self.space, device, header).0);
-                self.remember(doc, at, record);
-            }
-            Record::Successor { doc, old } => {
-                self.remember(*doc, at, record);
-                self.remember(*old, at, record);
-            }
-            Record::Erase { doc, .. } => self.remember(*doc, at, record),
-            Record::Erased { request } => {
-                keep_least(self.erased.entry(*request).or_default(), at, record);
-            }
-            Record::Header { .. } | Record::Tombstone { .. } | Record::Unknown { .. } => {}
+            Record::Erase { .. } | Record::Erased { .. } | Record::Successor { .. } => self.about.note(&at, record),
+            Record::Header { .. } | Record::Tombstone { .. } | Record::Adopt { .. } | Record::Unknown { .. } => {}
         }
     }
 
@@ -238,10 +227,6 @@ impl Authority {
             }
         }
         known.keys = keys;
-    }
-
-    fn remember(&mut self, doc: DocId, at: RecordAt, record: &Record) {
-        keep_least(self.about.entry(doc).or_default(), at, record);
     }
 
     fn change(&mut self, at: &RecordAt, record: &Record, apply: impl FnOnce(&mut Authority)) {
@@ -430,12 +415,5 @@ fn remove_from<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, key: &K, valu
         if set.is_empty() {
             map.remove(key);
         }
-    }
-}
-
-fn keep_least(of: &mut BTreeMap<EntryId, (RecordAt, Record)>, at: RecordAt, record: &Record) {
-    of.entry(at.id).or_insert((at, record.clone()));
-    if of.len() > ABOUT_MAX {
-        of.pop_last();
     }
 }

@@ -1,10 +1,10 @@
-//! What is known, for people: who gave what to whom, who acts for whom, and what was said about documents.
+//! What is known, for people: who gave what to whom, and who acts for whom.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::paths::Paths;
-use super::{Authority, RecordAt, What};
-use crate::id::{ChainId, DeviceId, DocId, EntryId};
+use super::{Authority, What};
+use crate::id::{ChainId, DeviceId, EntryId};
 use crate::record::{ChainEnds, ROTATE_CUTS_MAX, Record, Right, Subject};
 
 /// What a listed record gives.
@@ -174,14 +174,5 @@ impl Authority {
         cuts.truncate(ROTATE_CUTS_MAX);
         cuts.sort();
         cuts
-    }
-
-    /// What was said about a document beside its header and tombstone: adoptions, successors, requests to erase it and their
-    /// completion, by record id. Whether each counts, [`Authority::counts`] says.
-    pub fn about(&self, doc: &DocId) -> Vec<(RecordAt, Record)> {
-        let about: Vec<_> = self.about.get(doc).into_iter().flatten().map(|(_, said)| said.clone()).collect();
-        let erased = about.iter().filter_map(|(at, _)| self.erased.get(&at.id)).flatten().map(|(_, said)| said.clone());
-        let erased: Vec<_> = erased.collect();
-        about.into_iter().chain(erased).collect()
     }
 }

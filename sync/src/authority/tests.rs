@@ -6,7 +6,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::model::Model;
 use super::*;
-use crate::record::Privacy;
+use crate::record::{Privacy, Record};
 
 mod property;
 mod rules;

@@ -21,7 +21,7 @@ impl Peer {
             let (space, docs) = match local {
                 Local::Records(records) => {
                     let docs = records.iter().filter_map(|r| match r {
-                        Record::Tombstone { doc } => Some(*doc),
+                        Record::Tombstone { doc } | Record::Erase { doc, .. } => Some(*doc),
                         _ => None,
                     });
                     (*space, docs.collect::<Vec<_>>())
@@ -86,7 +86,7 @@ impl Peer {
                 | Record::Redeem { .. }
                 | Record::Revoke { .. }
                 | Record::Cuts { .. } => {}
-                Record::Tombstone { doc } => {
+                Record::Tombstone { doc } | Record::Erase { doc, .. } => {
                     let Some(log) = self.log(space, *doc) else { return Err(LocalError::UnknownDocument) };
                     let creator = log.header().creator;
                     let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;

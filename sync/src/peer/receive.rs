@@ -573,7 +573,10 @@ impl Peer {
                     let text = format!("a record of kind {kind}, which this version keeps and does not know");
                     self.notice(None, Some(space), None, "record.unknown", &text);
                 }
-                _ => {
+                record => {
+                    if let Record::Erase { doc, .. } = record {
+                        self.erase(space, doc);
+                    }
                     let right = RightRow { device, chain, n, bytes: bytes.into() };
                     self.batch.push(StoreOp::Right { space, right });
                     rights = true;

@@ -85,7 +85,10 @@ impl Peer {
         if devices.is_empty() {
             return;
         }
-        held.recut.extend(devices);
+        held.recut.extend(devices.iter().copied());
+        let own = devices.contains(&self.device);
+        self.asked_to_erase(space, |by| own || devices.contains(by));
+        let Some(held) = self.spaces.get(&space) else { return };
         let devices = held.recut.clone();
         self.dirty_spaces.insert(space);
         let of_space = self.slots.range((space, DocId([0; 32]))..).take_while(|((s, _), _)| *s == space);
@@ -235,6 +238,7 @@ impl Peer {
         self.change_log(space, doc, Log::delete);
         self.changed.insert((space, doc));
         self.batch.push(StoreOp::Drop { space, doc });
+        self.erase(space, doc);
         self.waiting.take_all(space, doc);
     }
 

@@ -7,6 +7,7 @@ use automerge::{ActorId, Automerge, Change};
 
 use super::*;
 
+mod erasing;
 mod forks;
 #[allow(clippy::disallowed_methods, reason = "tests that run as many seeds as asked")]
 mod rights;

@@ -526,24 +526,45 @@ fn what_somebody_says_who_has_no_say_makes_nobody_look_at_all_whom_an_admin_let_
 }
 
 #[test]
-fn what_is_said_about_a_document_can_be_asked_for() {
+fn a_request_to_erase_counts_by_whom_could_delete_and_names_who_has_erased() {
     let mut talk = Talk::default();
     let creator = talk.grant(root(), writer(), Right::Write);
-    let doc = DocId(Record::id(&SPACE, &writer(), &heading().to_bytes()).0);
-    let adopted = talk.say(root(), Record::Adopt { device: writer(), header: heading().to_bytes() });
-    let next = talk.say(writer(), Record::Successor { doc: OTHER, old: doc });
-    let request = talk.say(root(), Record::Erase { doc, note: "asked".into() });
-    let erased = talk.say(writer(), Record::Erased { request: request.id });
-    talk.revoke(root(), &[creator], &[end(SPACE.authority(), writer(), 1)]);
-    let authority = talk.authority(root());
-    let about: BTreeSet<RecordAt> = authority.about(&doc).into_iter().map(|(at, _)| at).collect();
-    assert_eq!(about, BTreeSet::from([adopted, next, request, erased]));
-    assert_eq!(authority.about(&OTHER).len(), 1);
-    assert_eq!([next, erased].map(|at| authority.counts(&at, Right::Write)), [true, false]);
-    for n in 0..100u8 {
-        talk.say(root(), Record::Erase { doc, note: n.to_string() });
+    talk.grant(root(), device(4), Right::Relay);
+    let by_root = talk.say(root(), Record::Erase { doc: DOC, note: "asked".into() }).id;
+    let by_writer = talk.say(writer(), Record::Erase { doc: DOC, note: String::new() }).id;
+    talk.say(device(4), Record::Erase { doc: DOC, note: "a relay's".into() });
+    for device in [writer(), device(4), device(5)] {
+        talk.say(device, Record::Erased { request: by_root });
     }
-    assert!(talk.authority(root()).about(&doc).len() <= ABOUT_MAX + 1, "it does not grow without bound");
+    // Said again in another chain, it is the same completion.
+    talk.say_in(1, device(4), Record::Erased { request: by_root });
+    let authority = talk.authority(root());
+    let found = authority.erasures_of(&DOC);
+    assert_eq!(found, authority.erasures());
+    let of = |request| found.iter().find(|erasure| erasure.request == request).unwrap();
+    assert_eq!(found.len(), 2);
+    assert_eq!((of(by_root).erased.clone(), of(by_root).note.as_str()), (vec![writer(), device(4)], "asked"));
+    assert_eq!([by_root, by_writer].map(|id| of(id).counts(&writer())), [true, true]);
+    assert_eq!([by_root, by_writer].map(|id| of(id).counts(&device(9))), [true, false]);
+    assert!(authority.has_erased(&device(4), &DOC) && !authority.has_erased(&root(), &DOC));
+    assert_eq!(authority.completed_by(&device(4)), BTreeMap::from([(root(), 1)]));
+
+    // What the writer said further on is taken back: the request, and that it has erased.
+    talk.revoke(root(), &[creator], &[]);
+    let found = talk.authority(root()).erasures_of(&DOC);
+    assert_eq!(found.iter().map(|erasure| erasure.request).collect::<Vec<_>>(), [by_root]);
+    assert_eq!(found[0].erased, [device(4)]);
+}
+
+#[test]
+fn a_successor_is_told_by_who_could_write() {
+    let mut talk = Talk::default();
+    let grant = talk.grant(root(), writer(), Right::Write);
+    talk.say(writer(), Record::Successor { doc: OTHER, old: DOC });
+    talk.say(device(9), Record::Successor { doc: DOC, old: OTHER });
+    assert_eq!(talk.authority(root()).successors(), [(DOC, OTHER, writer())]);
+    talk.revoke(root(), &[grant], &[]);
+    assert_eq!(talk.authority(root()).successors(), []);
 }
 
 #[test]

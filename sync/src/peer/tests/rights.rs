@@ -15,7 +15,7 @@ impl World {
         self.hosts[host].peer.space(&space).unwrap().authority()
     }
 
-    fn grant(&mut self, host: usize, space: SpaceId, to: usize, right: Right) {
+    pub(super) fn grant(&mut self, host: usize, space: SpaceId, to: usize, right: Right) {
         let (by, to) = (self.device_of(host), self.device_of(to));
         let record = self.authority(host, space).grant_again(&by, to.into(), right, false);
         self.say(host, space, Local::Records(vec![record]));
@@ -28,7 +28,7 @@ impl World {
     }
 
     /// Everybody meets everybody, so often that nothing more can come of it.
-    fn meet_all(&mut self) {
+    pub(super) fn meet_all(&mut self) {
         for _ in 0..3 {
             for a in 0..self.hosts.len() {
                 (0..a).for_each(|b| self.meet(a, b));
@@ -47,7 +47,7 @@ impl World {
     }
 
     /// Host 0's space with writers 1 … (0 is the root), all of whom hold it, and a document of host 0's.
-    fn granted(count: u8) -> (World, SpaceId, DocId) {
+    pub(super) fn granted(count: u8) -> (World, SpaceId, DocId) {
         let mut world = World::of(&(1..=count).collect::<Vec<u8>>());
         let (space, _) = world.space(0, Writers::Granted);
         let doc = world.create(0, space, 1);
@@ -163,9 +163,7 @@ fn a_deletion_by_who_had_no_right_to_delete_is_undone() {
     records.sort_unstable();
     world.say(0, space, Local::Revoke { records, keep: Keep::Held, root: None });
     // Host 3 hears of the revocation first, host 2 of the deletion.
-    eprintln!("DBG0 {}", world.show(space, doc));
     world.meet(3, 0);
-    eprintln!("DBG1 {}", world.show(space, doc));
     world.meet(3, 2);
     world.meet_all();
     let two = world.device_of(2);
