@@ -8,6 +8,7 @@
 
 mod admit;
 mod compare;
+mod content;
 mod cursor;
 mod diff;
 mod edit;
@@ -30,6 +31,7 @@ mod value;
 mod view;
 
 pub use admit::Fault;
+pub use content::Content;
 pub use cursor::{Cursor, NotACursor};
 pub use edit::{Edit, EditError, Expand};
 pub use local::{ChainAuthor, LocalEntry};

@@ -605,6 +605,23 @@ impl Storage {
         Ok(found)
     }
 
+    /// Some documents of a space, deleted ones too; those that are not held are left out.
+    pub fn documents_named(
+        &self,
+        space: &SpaceId,
+        docs: &[DocId],
+    ) -> Result<BTreeMap<DocId, DocumentInfo>, StoreError> {
+        let mut found = BTreeMap::new();
+        for doc in docs {
+            let row = self.store.get(Table::Documents, &keys::document(space, doc))?;
+            if let Some(row) = row.and_then(|row| DocumentRow::from_bytes(&row)) {
+                let Header { creator, kind, name } = row.image.header;
+                found.insert(*doc, DocumentInfo { id: *doc, kind, name, creator, deleted: row.image.deleted });
+            }
+        }
+        Ok(found)
+    }
+
     fn concerned(
         &self,
         space: &SpaceId,

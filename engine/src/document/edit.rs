@@ -107,6 +107,7 @@ pub(super) enum Command {
     Put(am::ObjId, am::Prop, am::ScalarValue),
     PutObject(am::ObjId, am::Prop, am::ObjType),
     Insert(am::ObjId, usize, am::ScalarValue),
+    InsertMany(am::ObjId, usize, Vec<am::ScalarValue>),
     InsertObject(am::ObjId, usize, am::ObjType),
     Delete(am::ObjId, am::Prop),
     Increment(am::ObjId, am::Prop, i64),
@@ -120,6 +121,7 @@ impl Command {
             Command::Put(obj, prop, value) => tx.put(obj, prop.clone(), value.clone())?,
             Command::PutObject(obj, prop, kind) => return tx.put_object(obj, prop.clone(), *kind).map(Some),
             Command::Insert(obj, index, value) => tx.insert(obj, *index, value.clone())?,
+            Command::InsertMany(obj, index, values) => tx.splice(obj, *index, 0, values.iter().cloned())?,
             Command::InsertObject(obj, index, kind) => return tx.insert_object(obj, *index, *kind).map(Some),
             Command::Delete(obj, prop) => tx.delete(obj, prop.clone())?,
             Command::Increment(obj, prop, by) => tx.increment(obj, prop.clone(), *by)?,
@@ -143,6 +145,7 @@ impl Command {
                 (1, prop_bytes(prop))
             }
             Command::Insert(_, _, value) => (1, value_bytes(value)),
+            Command::InsertMany(_, _, values) => (values.len(), values.iter().map(value_bytes).sum()),
             Command::InsertObject(..) => (1, 0),
             Command::Splice(_, _, delete, text) => (delete + text.chars().count(), text.len()),
             Command::Mark(_, mark, _) => (2, mark.name().len() + value_bytes(mark.value())),
@@ -256,6 +259,33 @@ impl Edit<'_> {
         self.gap(list, index)?;
         let value = self.value(value.into())?;
         self.run(Command::Insert(self.inner(list)?, index, value)).map(drop)
+    }
+
+    /// Inserts plain values into a list, before `index`: far quicker than one by one, each of which looks through the list.
+    pub fn insert_many(
+        &mut self,
+        list: &ObjId,
+        index: usize,
+        values: impl IntoIterator<Item = Scalar>,
+    ) -> Result<(), EditError> {
+        self.gap(list, index)?;
+        let obj = self.inner(list)?;
+        let mut values = values.into_iter().map(|value| self.value(value)).collect::<Result<Vec<_>, _>>()?;
+        // A command must fit one change, as all of its values do if each of them is small.
+        let (mut index, most) = (index, self.rules.change_bytes_max / 2);
+        while !values.is_empty() {
+            let mut bytes = 0;
+            let fits = values.iter().take(self.piece_ops).take_while(|value| {
+                bytes += 16 + value_bytes(value);
+                bytes <= most
+            });
+            let rest = values.split_off(fits.count().max(1));
+            let piece = std::mem::replace(&mut values, rest);
+            let count = piece.len();
+            self.run(Command::InsertMany(obj.clone(), index, piece))?;
+            index += count;
+        }
+        Ok(())
     }
 
     /// Inserts a new, empty object into a list, before `index`.

@@ -87,7 +87,7 @@ impl Edit<'_> {
             }
             (Json::Array(list), _) => {
                 let obj = self.make(parent, &place, ObjKind::List)?;
-                list.iter().enumerate().try_for_each(|(n, value)| self.reconcile(&obj, Place::Before(n), value, depth))
+                self.insert_json(&obj, 0, list, depth)
             }
             (Json::String(text), _) => {
                 let obj = self.make(parent, &place, ObjKind::Text)?;
@@ -137,13 +137,25 @@ impl Edit<'_> {
             for index in (hunk.old.start + pairs..hunk.old.end).rev() {
                 self.delete(obj, index)?;
             }
-            for (n, value) in list[hunk.new.clone()].iter().enumerate().skip(pairs) {
-                self.reconcile(obj, Place::Before(hunk.old.start + n), value, depth)?;
-            }
+            self.insert_json(obj, hunk.old.start + pairs, &list[hunk.new.start + pairs..hunk.new.end], depth)?;
             let paired = hunk.old.start..hunk.old.start + pairs;
             self.update_pairs(obj, paired, &old, &list[hunk.new.start..hunk.new.start + pairs], depth)?;
         }
         self.update_pairs(obj, 0..old_end, &old, &list[..new_end], depth)
+    }
+
+    /// Inserts new elements into a list.
+    fn insert_json(&mut self, list: &ObjId, index: usize, values: &[Json], depth: usize) -> Result<(), EditError> {
+        let is_plain = |value: &Json| !(value.is_object() || value.is_array() || value.is_string());
+        let mut index = index;
+        for run in values.chunk_by(|a, b| is_plain(a) && is_plain(b)) {
+            match is_plain(&run[0]) {
+                true => self.insert_many(list, index, run.iter().map(scalar_of))?,
+                false => self.reconcile(list, Place::Before(index), &run[0], depth)?,
+            }
+            index += run.len();
+        }
+        Ok(())
     }
 
     fn update_pairs(

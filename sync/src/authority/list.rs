@@ -115,6 +115,15 @@ impl Authority {
         }
     }
 
+    /// The devices that have any right from now on, as far as they are known by name: where anyone may write, there may be more.
+    pub fn devices(&self) -> BTreeSet<DeviceId> {
+        let subjects = self.root.iter().chain(self.grants_to.keys());
+        let granted = subjects.filter(|subject| !self.identities.contains_key(subject)).map(Subject::device);
+        let members = self.identities.values().flat_map(|identity| identity.members.keys().copied());
+        let has_right = |device: &DeviceId| !self.in_force(device).is_empty();
+        granted.chain(members).filter(has_right).collect()
+    }
+
     /// The identities that a device acts for or did.
     pub fn identities_of(&self, device: &DeviceId) -> impl Iterator<Item = &Subject> {
         self.identities_of.get(device).into_iter().flatten()

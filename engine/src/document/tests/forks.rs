@@ -1,6 +1,6 @@
 //! Documents in which chains have forked: every peer that holds the same entries shows the same, whatever came first.
 
-mod world;
+pub(super) mod world;
 
 use super::*;
 use proptest::prelude::*;
@@ -71,11 +71,11 @@ fn whatever_forks_and_in_whatever_order_all_views_agree() {
         let (one, several, nested) = forked.get();
         let chains = world.forked_chains();
         let deep = u64::from(world.delivered().renaming.naming().is_nested());
-        assert!(chains > 1, "{chains} forked chains");
         forked.set((one + u64::from(chains > 0), several + u64::from(chains > 1), nested + deep));
         agree(world);
     });
     let (one, several, nested) = forked.get();
+    assert!(several * 100 >= one * 99, "{several} of {one} cases have several forked chains");
     println!("cases with forks: {one}, with several forked chains: {several}, with nested forks: {nested}");
 }
 

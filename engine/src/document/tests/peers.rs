@@ -128,7 +128,10 @@ fn perform(edit: &mut Edit<'_>, step: &Step) -> Result<(), EditError> {
     match step {
         Step::Put(_, n, value) => edit.put(obj, prop(*n), value.clone()),
         Step::Make(_, n, kind) => edit.put_object(obj, prop(*n), *kind).map(drop),
-        Step::Insert(_, at, value) => edit.insert(obj, at.index(len + 1), value.clone()),
+        Step::Insert(_, at, value) => match at.index(4) {
+            3 => edit.insert_many(obj, at.index(len + 1), vec![value.clone(); 3]),
+            _ => edit.insert(obj, at.index(len + 1), value.clone()),
+        },
         Step::Delete(_, n) => match kind {
             ObjKind::Map => match edit.keys(obj) {
                 keys if keys.is_empty() => Ok(()),

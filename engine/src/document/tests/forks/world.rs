@@ -62,7 +62,7 @@ pub(super) struct Peer {
     cursors: Vec<(Cursor, i64)>,
 }
 
-pub(super) struct World {
+pub(in super::super) struct World {
     pub(super) dice: Dice,
     pub(super) pool: Vec<Entry>,
     pub(super) peers: Vec<Peer>,
@@ -78,7 +78,7 @@ fn author_of(actor: [u8; 16]) -> ChainAuthor {
 }
 
 impl World {
-    pub(super) fn new(seed: u64) -> World {
+    pub(in super::super) fn new(seed: u64) -> World {
         let mut dice = Dice(seed);
         let mut names: Vec<u8> = (1..=8).collect();
         dice.shuffle(&mut names);
@@ -221,7 +221,7 @@ impl World {
         }
     }
 
-    pub(super) fn step(&mut self) {
+    pub(in super::super) fn step(&mut self) {
         let at = self.dice.below(self.peers.len());
         match self.dice.below(20) {
             0..=1 => self.fork(),
@@ -252,12 +252,12 @@ impl World {
         }
     }
 
-    pub(super) fn flush_all(&mut self) {
+    pub(in super::super) fn flush_all(&mut self) {
         (0..self.peers.len()).for_each(|at| self.flush(at));
     }
 
     /// A view of all, given in some order and cut into some batches.
-    pub(super) fn delivered(&mut self) -> View {
+    pub(in super::super) fn delivered(&mut self) -> View {
         let mut order: Vec<usize> = (0..self.pool.len()).collect();
         match self.dice.below(3) {
             // Mostly in order, so that late reveals happen under much.
