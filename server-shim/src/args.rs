@@ -303,6 +303,24 @@ pub(crate) enum DocVerb {
         #[command(flatten)]
         doc: DocRef,
     },
+    /// Delete a document, and let every peer sign that it has erased what it held of it
+    Erase {
+        #[command(flatten)]
+        doc: DocRef,
+        /// Why, for people: everybody reads it, and it stays
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        note: String,
+    },
+    /// List what was to be erased, and who has done so
+    Erasures {
+        #[command(flatten)]
+        space: SpaceRef,
+    },
+    /// Go on in a new document, that shows the same and has no history
+    Succeed {
+        #[command(flatten)]
+        doc: DocRef,
+    },
 }
 
 #[derive(Debug, Subcommand)]

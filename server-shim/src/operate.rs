@@ -100,8 +100,17 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
             documents::create(node, find_space(node, space.as_deref())?, &kind, &name).await
         }
         Request::DeleteDocument(doc) => {
-            let (space, id) = find_document(node, &doc).await?;
+            let (space, id) = find_document(node, &doc, false).await?;
             documents::delete(node, space, id).await
+        }
+        Request::EraseDocument { doc, note } => {
+            let (space, id) = find_document(node, &doc, true).await?;
+            documents::erase(node, space, id, &note).await
+        }
+        Request::Erasures { space } => documents::erasures(node, find_space(node, space.as_deref())?).await,
+        Request::SucceedDocument(doc) => {
+            let (space, id) = find_document(node, &doc, false).await?;
+            documents::succeed(node, space, id).await
         }
         Request::Get { doc, path } => documents::get(&open(node, &doc).await?, &path).await,
         Request::Set { doc, path, value } => documents::set(&open(node, &doc).await?, &path, value).await,
@@ -143,16 +152,16 @@ fn find_space(node: &Node, given: Option<&str>) -> Result<SpaceId, Failure> {
     }
 }
 
-async fn find_document(node: &Node, given: &Doc) -> Result<(SpaceId, DocId), Failure> {
+async fn find_document(node: &Node, given: &Doc, deleted: bool) -> Result<(SpaceId, DocId), Failure> {
     let space = find_space(node, given.space.as_deref())?;
-    let query = DocumentQuery { deleted: false, ..DocumentQuery::default() };
+    let query = DocumentQuery { deleted, ..DocumentQuery::default() };
     let all = node.documents(space, query).await.map_err(|error| failure(&error))?;
     let all: Vec<_> = all.into_iter().map(|document| Named { id: document.id, name: document.name }).collect();
     Ok((space, names::find("document", &given.doc, &all)?))
 }
 
 async fn open(node: &Node, given: &Doc) -> Result<Document, Failure> {
-    let (space, doc) = find_document(node, given).await?;
+    let (space, doc) = find_document(node, given, false).await?;
     node.open_document(space, doc).await.map_err(|error| failure(&error))
 }
 
@@ -181,7 +190,7 @@ pub(crate) async fn export(
     let space_id = find_space(node, space.as_deref())?;
     let mut chosen = Vec::with_capacity(docs.len());
     for doc in docs {
-        chosen.push(find_document(node, &Doc { space: space.clone(), doc }).await?.1);
+        chosen.push(find_document(node, &Doc { space: space.clone(), doc }, false).await?.1);
     }
     let chosen = if chosen.is_empty() { None } else { Some(chosen) };
     let report = node.export(space_id, chosen, to).await.map_err(|error| failure(&error))?;

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use crate::args::{KeepArg, WritersArg};
 use crate::failure::{Exit, Failure};
-use crate::request::{Change, Checked, Document, Member, Peer, Reply, Space, Status, Watched};
+use crate::request::{Change, Checked, Document, Erasure, Member, Peer, Reply, Space, Status, Watched};
 
 /// Digits of an id that are shown; they name it everywhere a unique prefix does.
 const SHORT: usize = 10;
@@ -101,6 +101,7 @@ fn human(reply: &Reply) -> String {
         Reply::Joined(joined) => format!("joined space {}: not here yet\n", joined.space),
         Reply::Document(document) => format!("{}\n", document.id),
         Reply::Documents(documents) => documents_table(documents),
+        Reply::Erasures(erasures) => erasures_table(erasures),
         Reply::Value(value) => pretty(&value.value),
         Reply::Changed(changed) if changed.changed => format!("saved, version {}\n", heads(&changed.heads)),
         Reply::Changed(changed) => format!("nothing to change, version {}\n", heads(&changed.heads)),
@@ -169,13 +170,36 @@ fn members_table(members: &[Member]) -> String {
 
 fn documents_table(documents: &[Document]) -> String {
     let row = |document: &Document| {
-        let name = match document.deleted {
+        let mut name = match document.deleted {
             true => format!("{} (deleted)", document.name),
             false => document.name.clone(),
         };
+        for new in &document.successors {
+            name += &format!(" (goes on in {})", short(new));
+        }
         vec![short(&document.id).into(), plain(&document.kind), plain(&name), short(&document.creator).into()]
     };
     table(&["DOCUMENT", "KIND", "NAME", "CREATOR"], documents.iter().map(row), "no documents")
+}
+
+fn erasures_table(erasures: &[Erasure]) -> String {
+    let row = |erasure: &Erasure| {
+        let all = erasure.erased.len() + erasure.awaited.len();
+        let awaited: Vec<&str> = erasure.awaited.iter().map(|device| short(device)).collect();
+        vec![
+            short(&erasure.doc).into(),
+            plain(&erasure.name),
+            short(&erasure.by).into(),
+            format!("{} of {all}", erasure.erased.len()),
+            if awaited.is_empty() { "nobody".to_owned() } else { awaited.join(", ") },
+            plain(&erasure.note),
+        ]
+    };
+    table(
+        &["DOCUMENT", "NAME", "ASKED BY", "ERASED BY", "AWAITED", "NOTE"],
+        erasures.iter().map(row),
+        "nothing was to be erased",
+    )
 }
 
 fn history_table(changes: &[Change]) -> String {

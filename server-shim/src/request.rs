@@ -82,6 +82,14 @@ pub(crate) enum Request {
         name: String,
     },
     DeleteDocument(Doc),
+    EraseDocument {
+        doc: Doc,
+        note: String,
+    },
+    Erasures {
+        space: Option<String>,
+    },
+    SucceedDocument(Doc),
     Get {
         doc: Doc,
         path: String,
@@ -153,6 +161,7 @@ pub(crate) enum Reply {
     Joined(Joined),
     Document(Document),
     Documents(Vec<Document>),
+    Erasures(Vec<Erasure>),
     Value(Value),
     Changed(Changed),
     Watched(Watched),
@@ -287,6 +296,25 @@ pub(crate) struct Document {
     /// Peer id of its creator.
     pub(crate) creator: String,
     pub(crate) deleted: bool,
+    /// The documents in which it goes on.
+    pub(crate) successors: Vec<String>,
+}
+
+/// A request to erase a document.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Erasure {
+    pub(crate) doc: String,
+    /// What the header says, which stays.
+    pub(crate) name: String,
+    /// The record that asks.
+    pub(crate) request: String,
+    /// Peer id of who asks.
+    pub(crate) by: String,
+    pub(crate) note: String,
+    /// Peer ids of the devices that signed that they have erased it.
+    pub(crate) erased: Vec<String>,
+    /// Those with a right in the space that have not.
+    pub(crate) awaited: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -92,6 +92,9 @@ fn request_of(verb: Verb) -> Result<(Request, Option<u64>), Failure> {
         }
         Verb::Revoke { device, keep, space } => Request::Revoke { space: space.space, device, keep },
         Verb::Doc(DocVerb::New { kind, name, space }) => Request::NewDocument { space: space.space, kind, name },
+        Verb::Doc(DocVerb::Erase { doc, note }) => Request::EraseDocument { doc: named(doc), note },
+        Verb::Doc(DocVerb::Erasures { space }) => Request::Erasures { space: space.space },
+        Verb::Doc(DocVerb::Succeed { doc }) => Request::SucceedDocument(named(doc)),
         Verb::Doc(DocVerb::Ls { kind, deleted, space }) => Request::Documents { space: space.space, kind, deleted },
         Verb::Doc(DocVerb::Rm { doc }) => Request::DeleteDocument(named(doc)),
         Verb::Get { doc, path } => Request::Get { doc: named(doc), path },

@@ -348,6 +348,46 @@ fn a_stolen_root_key_is_replaced_by_the_words() {
 }
 
 #[test]
+fn a_document_is_erased_on_request_and_another_goes_on_without_its_history() {
+    let (origin, other) = (Home::new(), Home::new());
+    origin.with_document("somebody");
+    origin.run(&["set", "somebody", "secret", "\"the needle in the store\""]).text();
+    let diary = origin.run(&["doc", "new", "--name", "diary"]).text().to_owned();
+    for n in ["1", "2", "3"] {
+        origin.run(&["set", "diary", "day", n]).text();
+    }
+    let served = origin.serve(&["serve"]);
+    other.run(&["join", served.invite(), "--wait", "50"]).text();
+    let running = other.serve(&["serve"]);
+    let peer = other.run(&["status", "--json"]).json()["me"]["peer"].as_str().unwrap().to_owned();
+    origin.run(&["grant", &peer, "--right", "read"]).text();
+    other.run(&["doc", "erase", "somebody"]).fails(1, &["no right to delete"]);
+    other.run(&["doc", "erasures"]).text();
+    origin.run(&["doc", "erase", "nobody"]).fails(5, &["nobody"]);
+    let long = "x".repeat(300);
+    origin.run(&["doc", "erase", "somebody", "--note", &long]).fails(1, &["note", "256"]);
+    // Deleted first, or not: it is found.
+    origin.run(&["doc", "rm", "somebody"]).text();
+    let asked = origin.run(&["doc", "erase", "somebody", "--note", "she asked", "--json"]).json();
+    assert_eq!((asked[0]["name"].as_str(), asked[0]["note"].as_str()), (Some("somebody"), Some("she asked")));
+    let done = until("everybody's signature", || {
+        let all = other.run(&["doc", "erasures", "--json"]).json();
+        (all[0]["awaited"] == json!([]) && all[0]["erased"].as_array().unwrap().len() == 2).then_some(all)
+    });
+    assert!(done[0]["erased"].as_array().unwrap().contains(&json!(peer)));
+    assert!(other.run(&["doc", "erasures"]).text().contains("2 of 2"));
+
+    let new = origin.run(&["doc", "succeed", "diary"]).text().to_owned();
+    let all = origin.run(&["doc", "ls", "--json"]).json();
+    let of = |id: &str| all.as_array().unwrap().iter().find(|doc| doc["id"] == id).unwrap().clone();
+    assert_eq!((&of(&diary)["successors"], &of(&new)["name"]), (&json!([new]), &json!("diary")));
+    assert_eq!(origin.run(&["get", &new]).json(), json!({"day": 3}));
+    assert_eq!(origin.run(&["history", &new, "--json"]).json().as_array().unwrap().len(), 1);
+    assert!(origin.run(&["doc", "ls"]).text().contains("goes on in"));
+    assert!(running.stop().0.success() && served.stop().0.success());
+}
+
+#[test]
 fn watch_shows_the_document_and_then_its_changes() {
     let home = Home::new();
     home.with_document("list");

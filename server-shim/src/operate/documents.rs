@@ -1,8 +1,8 @@
 //! Documents: reading, editing, history, status.
 
 use commonhold_engine::{
-    Change as Update, DocId, Document, DocumentInfo, DocumentQuery, Edit, EditError, EditFailure, EntryId, Error, Node,
-    ObjId, Origin, Prop, SpaceId,
+    Change as Update, DeviceId, DocId, Document, DocumentInfo, DocumentQuery, Edit, EditError, EditFailure, EntryId,
+    Erasure, Error, Node, ObjId, Origin, Prop, SpaceId,
 };
 use serde_json::Value as Json;
 
@@ -10,24 +10,25 @@ use super::failure;
 use crate::failure::Failure;
 use crate::local::hex;
 use crate::place;
-use crate::request::{Answered, Change, Changed, Cost, Document as Row, Reply, Status, Value, Watched};
+use crate::request::{
+    Answered, Change, Changed, Cost, Document as Row, Erasure as ErasureRow, Reply, Status, Value, Watched,
+};
 
 pub(super) async fn list(node: &Node, space: SpaceId, kind: Option<String>, deleted: bool) -> Answered {
     let query = DocumentQuery { kind, deleted, ..DocumentQuery::default() };
     let all = node.documents(space, query).await.map_err(|error| failure(&error))?;
-    Ok(Reply::Documents(all.iter().map(|info| row(space, info)).collect()))
+    let successions = node.successions(space).await.map_err(|error| failure(&error))?;
+    let with_successors = |info: &DocumentInfo| {
+        let of = successions.iter().filter(|succession| succession.old == info.id);
+        Row { successors: of.map(|succession| succession.new.to_string()).collect(), ..row(space, info) }
+    };
+    Ok(Reply::Documents(all.iter().map(with_successors).collect()))
 }
 
 pub(super) async fn create(node: &Node, space: SpaceId, kind: &str, name: &str) -> Answered {
     let document = node.create_document(space, kind, name).await.map_err(|error| failure(&error))?;
-    Ok(Reply::Document(Row {
-        id: document.id().to_string(),
-        space: space.to_string(),
-        kind: kind.to_owned(),
-        name: name.to_owned(),
-        creator: node.device().to_string(),
-        deleted: false,
-    }))
+    let info = document.info().await.map_err(|error| failure(&error))?;
+    Ok(Reply::Document(row(space, &info)))
 }
 
 pub(super) async fn delete(node: &Node, space: SpaceId, doc: DocId) -> Answered {
@@ -45,7 +46,39 @@ fn row(space: SpaceId, info: &DocumentInfo) -> Row {
         name: info.name.clone(),
         creator: info.creator.to_string(),
         deleted: info.deleted,
+        successors: Vec::new(),
     }
+}
+
+/// Asks for it, and shows how far it has come.
+pub(super) async fn erase(node: &Node, space: SpaceId, doc: DocId, note: &str) -> Answered {
+    let request = node.erase_document(space, doc, note).await.map_err(|error| failure(&error))?;
+    let all = node.erasures(space).await.map_err(|error| failure(&error))?;
+    Ok(Reply::Erasures(all.iter().filter(|erasure| erasure.request == request).map(erasure_row).collect()))
+}
+
+pub(super) async fn erasures(node: &Node, space: SpaceId) -> Answered {
+    let all = node.erasures(space).await.map_err(|error| failure(&error))?;
+    Ok(Reply::Erasures(all.iter().map(erasure_row).collect()))
+}
+
+fn erasure_row(erasure: &Erasure) -> ErasureRow {
+    let texts = |devices: &[DeviceId]| devices.iter().map(ToString::to_string).collect();
+    ErasureRow {
+        doc: erasure.document.id.to_string(),
+        name: erasure.document.name.clone(),
+        request: erasure.request.to_string(),
+        by: erasure.by.to_string(),
+        note: erasure.note.clone(),
+        erased: texts(&erasure.erased),
+        awaited: texts(&erasure.awaited),
+    }
+}
+
+pub(super) async fn succeed(node: &Node, space: SpaceId, doc: DocId) -> Answered {
+    let new = node.succeed_document(space, doc).await.map_err(|error| failure(&error))?;
+    let info = new.info().await.map_err(|error| failure(&error))?;
+    Ok(Reply::Document(row(space, &info)))
 }
 
 pub(super) async fn get(document: &Document, path: &str) -> Answered {
