@@ -6,6 +6,7 @@ use commonhold_sync::change;
 use commonhold_sync::id::{ChainId, DeviceId, DocId, SpaceId};
 use commonhold_sync::limits::Rules;
 use commonhold_sync::peer::{Load, Loaded};
+use commonhold_sync::space::Space;
 
 use super::host::{Host, Run};
 use super::oracle;
@@ -91,6 +92,7 @@ pub(super) fn everything(world: &mut World) -> Result<(), String> {
     same_documents(world)?;
     as_the_oracle_says(world)?;
     nothing_promised_is_missing(world)?;
+    erasures_are_signed(world)?;
     for host in &world.hosts {
         patches_rebuild(host)?;
         disk_says_the_same(host)?;
@@ -207,6 +209,37 @@ fn nothing_promised_is_missing(world: &World) -> Result<(), String> {
             let held = run.peer.space(space);
             if held.is_none_or(|held| !world.plan.revokes && held.grant(device).is_none()) {
                 return Err(format!("peer {at} does not know of a grant to {device:?}, which was saved"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Who has a right has said of each document that was deleted, and was to be erased, that it is.
+fn erasures_are_signed(world: &World) -> Result<(), String> {
+    for (space, ..) in &world.spaces {
+        let first = running(&world.hosts[0])?;
+        let Some(held) = first.peer.space(space).map(Space::authority) else { continue };
+        let mut signed: BTreeMap<DocId, Vec<DeviceId>> = BTreeMap::new();
+        let erasures = held.erasures();
+        for erasure in &erasures {
+            signed.entry(erasure.doc).or_default().extend(&erasure.erased);
+        }
+        let load = Load::Logs { space: *space, docs: signed.keys().copied().collect() };
+        let read = first.storage.load(&load).map_err(|e| e.to_string())?;
+        let Loaded::Logs(logs) = read.value else { continue };
+        for (doc, found) in logs {
+            let Some((image, _)) = found.filter(|(image, _)| image.deleted) else { continue };
+            let of_doc = erasures.iter().filter(|erasure| erasure.doc == doc);
+            if !of_doc.into_iter().any(|erasure| erasure.counts(&image.header.creator)) {
+                continue;
+            }
+            let silent = world
+                .hosts
+                .iter()
+                .find(|host| held.right_of(&host.device()).is_some() && !signed[&doc].contains(&host.device()));
+            if let Some(host) = silent {
+                return Err(format!("peer {} has not signed that it has erased {doc:?}", host.index));
             }
         }
     }

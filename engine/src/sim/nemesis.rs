@@ -320,7 +320,12 @@ impl World {
         self.report.deletions += 1;
         self.note(|| format!("{host} deletes {doc:?}"));
         self.ledger.perhaps_deleted.insert((space, doc));
-        self.say(host, space, vec![Record::Tombstone { doc }])
+        // Half of the time, as who is asked to erase it does.
+        let mut records = vec![Record::Tombstone { doc }];
+        if self.report.deletions.is_multiple_of(2) {
+            records.push(Record::Erase { doc, note: format!("asked of {host}") });
+        }
+        self.say(host, space, records)
     }
 
     fn grant(&mut self, host: usize, space: SpaceId) -> Result<(), String> {

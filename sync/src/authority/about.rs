@@ -93,11 +93,8 @@ impl Authority {
         if !by_admin && !self.is_told(told, Right::Write) {
             return None;
         }
-        let erased = self.about.erased.get(request).into_iter().flatten();
-        let counts = |(device, spots): &(&DeviceId, &BTreeSet<Spot>)| {
-            spots.iter().any(|(chain, n)| self.counts_at(device, chain, *n, Right::Relay))
-        };
-        let erased = erased.filter(counts).map(|(device, _)| *device).collect();
+        let erased = self.about.erased.get(request).into_iter().flat_map(BTreeMap::keys);
+        let erased = erased.filter(|device| self.has_completed(device, request)).copied().collect();
         Some(Erasure { request: *request, doc: *doc, by: told.by, by_admin, note: told.what.clone(), erased })
     }
 
@@ -107,17 +104,23 @@ impl Authority {
         self.about.requests.iter().filter(|(_, of)| any(of)).map(|(doc, _)| *doc).collect()
     }
 
-    /// Whether a device said that it has erased a document, whoever asked.
+    /// Whether a device said that it has erased a document, whoever asked, where that counts.
     pub(crate) fn has_erased(&self, device: &DeviceId, doc: &DocId) -> bool {
         let mut requests = self.about.requests.get(doc).into_iter().flat_map(BTreeMap::keys);
-        requests.any(|request| self.about.erased.get(request).is_some_and(|by| by.contains_key(device)))
+        requests.any(|request| self.has_completed(device, request))
+    }
+
+    fn has_completed(&self, device: &DeviceId, request: &EntryId) -> bool {
+        let by = self.about.erased.get(request);
+        let mut spots = by.and_then(|by| by.get(device)).into_iter().flatten();
+        spots.any(|(chain, n)| self.counts_at(device, chain, *n, Right::Relay))
     }
 
     /// How many requests a device has completed, by who asked.
     pub(crate) fn completed_by(&self, device: &DeviceId) -> BTreeMap<DeviceId, usize> {
         let mut counts = BTreeMap::new();
         for (request, told) in self.about.requests.values().flatten() {
-            if self.about.erased.get(request).is_some_and(|by| by.contains_key(device)) {
+            if self.has_completed(device, request) {
                 *counts.entry(told.by).or_default() += 1;
             }
         }

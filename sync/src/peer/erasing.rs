@@ -10,6 +10,8 @@ use crate::record::Record;
 
 /// Logs that are read at once for a look at whether they are deleted.
 const AT_ONCE: usize = 16;
+/// In the place of the operation to wait for: this device has no right yet that lets it say anything.
+const UNTIL_RIGHT: OpId = OpId(u64::MAX);
 
 impl Peer {
     /// Looks at the documents that these devices asked to erase, if this device has not said of them that it has.
@@ -23,6 +25,13 @@ impl Peer {
     /// Looks at a document once all that is decided by now is durable.
     pub(super) fn erase(&mut self, space: SpaceId, doc: DocId) {
         self.erasing.insert((space, doc), OpId(self.next_op));
+    }
+
+    /// Rights have changed: this device may say by now what it could not.
+    pub(super) fn may_have_erased(&mut self, space: SpaceId) {
+        let may = self.spaces.get(&space).is_some_and(|held| held.right_of(&self.device).is_some());
+        let of_space = self.erasing.range_mut((space, DocId([0; 32]))..=(space, DocId([255; 32])));
+        of_space.filter(|(_, op)| may && **op == UNTIL_RIGHT).for_each(|(_, op)| *op = OpId(0));
     }
 
     /// Says of documents that they are erased.
@@ -41,7 +50,11 @@ impl Peer {
     }
 
     fn say_erased(&mut self, space: SpaceId, docs: &[DocId]) {
-        let Some(held) = self.spaces.get(&space).filter(|held| held.right_of(&self.device).is_some()) else { return };
+        let Some(held) = self.spaces.get(&space) else { return };
+        if held.right_of(&self.device).is_none() {
+            self.erasing.extend(docs.iter().map(|doc| ((space, *doc), UNTIL_RIGHT)));
+            return;
+        }
         let authority = held.authority();
         let mut completed = authority.completed_by(&self.device);
         let mut said = Vec::new();

@@ -586,6 +586,7 @@ impl Peer {
         if rights {
             self.unblock_rights(space);
             self.recut(space);
+            self.may_have_erased(space);
         }
     }
 

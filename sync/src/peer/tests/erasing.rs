@@ -53,6 +53,20 @@ fn who_holds_a_right_signs_once_that_a_document_is_erased_here() {
 }
 
 #[test]
+fn who_gets_its_first_right_later_signs_then() {
+    let (mut world, space, doc) = World::granted(2);
+    // Seed 296 of the simulator.
+    world.hosts.push(World::of(&[9]).hosts.remove(0));
+    world.join(2, space);
+    world.erase(0, space, doc);
+    world.meet_all();
+    assert_eq!(world.erased(2, space, doc), world.devices(&[0, 1]));
+    world.grant(0, space, 2, Right::Relay);
+    world.meet_all();
+    assert_eq!(world.erased(0, space, doc), world.devices(&[0, 1, 2]));
+}
+
+#[test]
 fn a_request_by_whom_may_not_delete_is_refused_here_and_ignored_elsewhere() {
     let (mut world, space, doc) = World::granted(3);
     world.erase(1, space, doc);
