@@ -9,6 +9,7 @@ use super::*;
 
 mod erasing;
 mod forks;
+mod identities;
 #[allow(clippy::disallowed_methods, reason = "tests that run as many seeds as asked")]
 mod rights;
 use crate::log::Image;

@@ -60,7 +60,7 @@ impl World {
         (world, space, doc)
     }
 
-    fn assert_same(&mut self, space: SpaceId, doc: DocId) -> BTreeMap<DeviceId, u64> {
+    pub(super) fn assert_same(&mut self, space: SpaceId, doc: DocId) -> BTreeMap<DeviceId, u64> {
         let first = self.counted(0, space, doc);
         for host in 1..self.hosts.len() {
             assert_eq!(self.counted(host, space, doc), first, "hosts {host} and 0\n{}", self.show(space, doc));
