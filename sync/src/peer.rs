@@ -213,8 +213,10 @@ pub struct Peer {
     recuts: BTreeMap<SpaceId, Recut>,
     /// Spaces with own records to be said again, once this operation and what it is about are on disk.
     resaying: BTreeMap<SpaceId, OpId>,
-    /// Documents that somebody asked to erase, to be looked at once an operation is durable.
-    erasing: BTreeMap<(SpaceId, DocId), OpId>,
+    /// Documents that somebody asked to erase, or that were deleted, to be looked at.
+    erasing: BTreeSet<(SpaceId, DocId)>,
+    /// Those of which this device can say nothing until it has a right.
+    unsigned: BTreeSet<(SpaceId, DocId)>,
     gather: Option<Gather>,
     /// Documents with entries that wait for their header, and whose devices may write.
     headers: BTreeSet<(SpaceId, DocId)>,
@@ -290,7 +292,8 @@ impl Peer {
             forgotten: BTreeSet::new(),
             recuts: BTreeMap::new(),
             resaying: BTreeMap::new(),
-            erasing: BTreeMap::new(),
+            erasing: BTreeSet::new(),
+            unsigned: BTreeSet::new(),
             gather: None,
             headers: BTreeSet::new(),
             pushed: BTreeSet::new(),

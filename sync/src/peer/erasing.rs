@@ -1,17 +1,15 @@
 //! Requests to erase documents: what was asked of this device, and is done, is signed.
 //!
-//! Who asks deletes the document as well, and it is the deletion that drops what is held of it. Once that is durable, and
-//! should the request count, this device says so, once a document.
+//! Who asks deletes the document as well, and it is the deletion that drops what is held of it. Should the request count, this
+//! device says so, once a document: in the commit that drops it or a later one, so that nobody hears of it before it is done.
 
-use super::{OpId, Peer};
+use super::Peer;
 use crate::authority::COMPLETED_MAX;
 use crate::id::{DeviceId, DocId, SpaceId};
 use crate::record::Record;
 
 /// Logs that are read at once for a look at whether they are deleted.
 const AT_ONCE: usize = 16;
-/// In the place of the operation to wait for: this device has no right yet that lets it say anything.
-const UNTIL_RIGHT: OpId = OpId(u64::MAX);
 
 impl Peer {
     /// Looks at the documents that these devices asked to erase, if this device has not said of them that it has.
@@ -19,28 +17,22 @@ impl Peer {
         let Some(held) = self.spaces.get(&space) else { return };
         let mut docs = held.authority().asked_to_erase(by);
         docs.retain(|doc| !held.authority().has_erased(&self.device, doc));
-        self.erasing.extend(docs.into_iter().map(|doc| ((space, doc), OpId(0))));
-    }
-
-    /// Looks at a document once all that is decided by now is durable.
-    pub(super) fn erase(&mut self, space: SpaceId, doc: DocId) {
-        self.erasing.insert((space, doc), OpId(self.next_op));
+        self.erasing.extend(docs.into_iter().map(|doc| (space, doc)));
     }
 
     /// Rights have changed: this device may say by now what it could not.
     pub(super) fn may_have_erased(&mut self, space: SpaceId) {
-        let may = self.spaces.get(&space).is_some_and(|held| held.right_of(&self.device).is_some());
-        let of_space = self.erasing.range_mut((space, DocId([0; 32]))..=(space, DocId([255; 32])));
-        of_space.filter(|(_, op)| may && **op == UNTIL_RIGHT).for_each(|(_, op)| *op = OpId(0));
+        if self.spaces.get(&space).is_some_and(|held| held.right_of(&self.device).is_some()) {
+            let of_space = (space, DocId([0; 32]))..=(space, DocId([255; 32]));
+            self.erasing.extend(self.unsigned.extract_if(of_space, |_| true));
+        }
     }
 
     /// Says of documents that they are erased.
     pub(super) fn run_erasures(&mut self) {
-        let done = self.done;
-        loop {
-            let due = self.erasing.iter().filter(|(_, op)| done > **op || **op == OpId(0)).map(|(key, _)| *key);
-            let Some(space) = due.clone().next().map(|(space, _)| space) else { return };
-            let batch: Vec<DocId> = due.filter(|key| key.0 == space).map(|(_, doc)| doc).take(AT_ONCE).collect();
+        while let Some((space, _)) = self.erasing.first().copied() {
+            let of_space = self.erasing.iter().take_while(|(of, _)| *of == space);
+            let batch: Vec<DocId> = of_space.map(|(_, doc)| *doc).take(AT_ONCE).collect();
             if !self.ensure(space, batch.iter().copied()) {
                 return;
             }
@@ -52,8 +44,7 @@ impl Peer {
     fn say_erased(&mut self, space: SpaceId, docs: &[DocId]) {
         let Some(held) = self.spaces.get(&space) else { return };
         if held.right_of(&self.device).is_none() {
-            self.erasing.extend(docs.iter().map(|doc| ((space, *doc), UNTIL_RIGHT)));
-            return;
+            return self.unsigned.extend(docs.iter().map(|doc| (space, *doc)));
         }
         let authority = held.authority();
         let mut completed = authority.completed_by(&self.device);

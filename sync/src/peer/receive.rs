@@ -575,7 +575,7 @@ impl Peer {
                 }
                 record => {
                     if let Record::Erase { doc, .. } = record {
-                        self.erase(space, doc);
+                        self.erasing.insert((space, doc));
                     }
                     let right = RightRow { device, chain, n, bytes: bytes.into() };
                     self.batch.push(StoreOp::Right { space, right });

@@ -238,7 +238,7 @@ impl Peer {
         self.change_log(space, doc, Log::delete);
         self.changed.insert((space, doc));
         self.batch.push(StoreOp::Drop { space, doc });
-        self.erase(space, doc);
+        self.erasing.insert((space, doc));
         self.waiting.take_all(space, doc);
     }
 

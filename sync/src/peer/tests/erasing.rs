@@ -86,19 +86,21 @@ fn a_request_by_whom_may_not_delete_is_refused_here_and_ignored_elsewhere() {
 }
 
 #[test]
-fn what_was_erased_before_a_crash_is_said_after_it() {
+fn a_request_that_was_stored_before_a_crash_is_looked_at_after_it() {
     let (mut world, space, doc) = World::granted(2);
-    let note = String::new();
-    let local = Local::Records(vec![Record::Tombstone { doc }, Record::Erase { doc, note }]);
+    world.say(0, space, Local::Records(vec![Record::Tombstone { doc }]));
+    // The document is not in memory, and power fails while it is read.
     let host = &mut world.hosts[0];
-    host.peer.handle(Now(world.now), Input::Local { ticket: Ticket(77), space, local });
+    host.peer = Peer::new(start(1, 2, &host.store));
+    host.peer.add_records(space, &[Record::Erase { doc, note: String::new() }]).unwrap();
+    host.peer.handle(Now(world.now), Input::Tick);
     while let Some(output) = host.peer.poll_output() {
         if let Output::Store { ops, .. } = output {
             ops.into_iter().for_each(|op| host.store.apply(op));
         }
     }
     assert_eq!(world.erased_records(0, space), 0);
-    world.hosts[0].peer = Peer::new(start(1, 2, &world.hosts[0].store));
+    world.hosts[0].peer = Peer::new(start(1, 3, &world.hosts[0].store));
     world.input(0, Input::Tick);
     assert_eq!(world.erased(0, space, doc), world.devices(&[0]));
     world.meet_all();
