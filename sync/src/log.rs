@@ -3,25 +3,27 @@
 //! Structural admission of changes happens here (rules T2–T3 and S1–S6). A segment is admitted whole or not at all:
 //! what it covers is one step of its author. Bodies are not kept; the index of entries reaches back to the last snapshot.
 
+mod image;
 mod past;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use minicbor::{Decode, Encode};
-
-use crate::chain::{Kind, Opening, Segment, Tip};
+use crate::chain::{Kind, Opening, Segment};
 use crate::change::{self, ChangeHead};
 use crate::clock::Clock;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::limits::{Limits, Rules};
 use crate::lines::{Closing, Line, Lines, Place};
-use crate::merkle::Frontier;
 use crate::proof::ForkProof;
 use crate::violation::Violation;
 
+use self::image::concerns;
+pub use self::image::{Covered, CoveredHead, DeepEntry, Header, Image, StoredSegment, digest_of};
 use self::past::{Follows, Graph, Past, Spot};
+pub use self::snapshot::{HEAD_PASTS_MAX, SnapshotHead, SnapshotOf};
 
 /// Bytes of entries of a log that count for nothing yet, and are kept because they may: what others will turn out to have
 /// built upon. As much as may wait of one deliverer.
@@ -31,180 +33,12 @@ const HIDDEN_ASKED_MAX: u64 = 256 << 10;
 /// Branches that count, of one chain: each is built upon by another chain at least.
 const BRANCHES_MAX: usize = 4_096;
 
-/// Pairs in the pasts of a snapshot's heads, in all: 24 MiB in memory. Heads beyond are treated like the rest of the
-/// snapshot's inside: what builds on them has it loaded. A document with 16 heads may have all its chains in each.
-pub const HEAD_PASTS_MAX: usize = 1 << 20;
-
-/// Edges looked at for the pasts of a snapshot's heads, in all; about a second. Heads beyond as above.
-const HEAD_STEPS_MAX: usize = 1 << 23;
-
 /// Places in the authority log where a document was created or deleted that are told apart. With one more, the first that was
 /// not in force is forgotten.
 pub const PLACES_MAX: usize = 16;
 
 /// Where something was said in the authority log: by whom, in which chain, as which entry.
 pub type SaidAt = (DeviceId, ChainId, u64);
-
-/// What the header of a document says, and who made it.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
-#[cbor(map)]
-pub struct Header {
-    /// The device that created the document.
-    #[n(0)]
-    pub creator: DeviceId,
-    /// What the app calls documents of this sort.
-    #[n(1)]
-    pub kind: String,
-    /// A name for people.
-    #[n(2)]
-    pub name: String,
-}
-
-/// The stored form of a log, without its bodies.
-#[derive(Clone, Debug, Encode, Decode)]
-#[cbor(map)]
-pub struct Image {
-    /// The document's header.
-    #[n(0)]
-    pub header: Header,
-    /// True once a tombstone came: bodies are gone, and stay gone.
-    #[n(1)]
-    pub deleted: bool,
-    /// Chains in order of arrival.
-    #[n(2)]
-    pub lines: Vec<Line>,
-    /// What the snapshot covers, if there is one.
-    #[n(3)]
-    pub covered: Option<Covered>,
-    /// The place in the sequence where the proofs of its closed chains stand; 0 if there are none.
-    #[cbor(n(4), default)]
-    pub proofs_seq: u64,
-    /// Where its creator said the header, at most [`PLACES_MAX`]; unknown in stores written before rights could be taken back.
-    #[cbor(n(5), default)]
-    pub headers: Vec<SaidAt>,
-    /// True if the creator had no right to say it there: the document is shown only while something in it counts.
-    #[cbor(n(6), default)]
-    pub unfounded: bool,
-    /// Where it was said that it is deleted, at most [`PLACES_MAX`].
-    #[cbor(n(7), default)]
-    pub tombstones: Vec<SaidAt>,
-}
-
-impl Image {
-    /// A document of which only the header is known.
-    pub fn of_header(header: Header) -> Image {
-        Image {
-            header,
-            deleted: false,
-            lines: Vec::new(),
-            covered: None,
-            proofs_seq: 0,
-            headers: Vec::new(),
-            unfounded: false,
-            tombstones: Vec::new(),
-        }
-    }
-
-    /// Whether one of these devices created it, deleted it, or has a chain in it.
-    pub fn concerns(&self, devices: &BTreeSet<DeviceId>) -> bool {
-        concerns(&self.header, &self.tombstones, &self.lines, devices)
-    }
-
-    /// The proofs of its closed chains.
-    pub fn proofs(&self) -> impl Iterator<Item = &ForkProof> {
-        self.lines.iter().filter_map(|line| line.closed.as_ref())
-    }
-
-    /// How many entries of a branch of a chain count.
-    pub fn counted(&self, opening: &Opening, branch: u16) -> u64 {
-        let line = self.lines.iter().find(|line| line.opening == *opening);
-        line.map_or(0, |line| line.counted(usize::from(branch)))
-    }
-
-    /// Exactly which entries it stands for.
-    pub fn clock(&self, space: &SpaceId, doc: &DocId) -> Clock {
-        Lines::from_stored(space, doc, self.lines.clone()).clock()
-    }
-
-    /// What stands for the document in fingerprints; `None` if there is nothing to compare.
-    pub fn digest(&self, space: &SpaceId, doc: &DocId) -> Option<[u8; 32]> {
-        digest_of(self.deleted, || self.clock(space, doc))
-    }
-}
-
-/// What stands for a log in fingerprints: the digest of its clock, or of a tombstone; `None` for an empty log.
-pub fn digest_of(deleted: bool, clock: impl FnOnce() -> Clock) -> Option<[u8; 32]> {
-    if deleted {
-        return Some(*blake3::hash(b"commonhold deleted 1").as_bytes());
-    }
-    let clock = clock();
-    (!clock.0.is_empty()).then(|| clock.digest())
-}
-
-/// What a snapshot covers.
-#[derive(Clone, Debug, Encode, Decode)]
-#[cbor(map)]
-pub struct Covered {
-    /// Bytes of the snapshot, compressed.
-    #[n(0)]
-    pub bytes: u64,
-    /// Entries covered.
-    #[n(1)]
-    pub entries: u64,
-    /// Its heads: entries without successors inside it.
-    #[n(2)]
-    pub heads: Vec<CoveredHead>,
-    /// The tip over each chain, by line.
-    #[n(3)]
-    pub tips: Vec<(u32, Tip)>,
-}
-
-/// A head of a snapshot, enough to build on it without loading it.
-#[derive(Clone, Debug, Encode, Decode)]
-#[cbor(map)]
-pub struct CoveredHead {
-    /// Its id.
-    #[n(0)]
-    pub id: EntryId,
-    /// Index of its line.
-    #[n(1)]
-    pub line: u32,
-    /// Its number.
-    #[n(2)]
-    pub n: u64,
-    /// The highest operation up to it.
-    #[n(3)]
-    pub max_op: u64,
-    /// Its past in other chains: (line, number).
-    #[n(4)]
-    pub past: Vec<(u32, u64)>,
-}
-
-/// A segment as the store keeps it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct StoredSegment {
-    /// Place in the sequence of the store.
-    pub seq: u64,
-    /// Branch of its chain; 0 unless the chain is forked.
-    pub branch: u16,
-    /// The segment.
-    pub segment: Segment,
-}
-
-/// What an entry of a loaded snapshot is, in causal order.
-#[derive(Clone, Debug)]
-pub struct DeepEntry {
-    /// Its id.
-    pub id: EntryId,
-    /// The Automerge actor.
-    pub actor: Vec<u8>,
-    /// Its number.
-    pub n: u64,
-    /// The highest operation up to it.
-    pub max_op: u64,
-    /// Its dependencies.
-    pub deps: Vec<EntryId>,
-}
 
 /// What became of a segment.
 #[derive(Debug)]
@@ -897,109 +731,6 @@ impl Log {
             _ => Ok(room),
         }
     }
-
-    /// Whether the index may lack the past of entries inside the snapshot.
-    pub fn is_shallow(&self) -> bool {
-        self.covered.is_some() && !self.deep
-    }
-
-    /// What the index knows of the heads of a snapshot of everything that is held; `None` if it lacks one or does not
-    /// know all of its past, which the next snapshot would lack for good. Not more than [`HEAD_PASTS_MAX`] allows.
-    pub fn heads_for_snapshot(&self, heads: &[EntryId]) -> Option<Vec<SnapshotHead>> {
-        let chains: Vec<ChainId> =
-            self.lines.all().iter().map(|line| line.opening.chain(&self.space, &self.doc)).collect();
-        let (mut out, mut pairs, mut steps) = (Vec::new(), 0, 0);
-        for id in heads {
-            let meta = self.graph.get(id).filter(|meta| meta.spot.branch == 0)?;
-            if pairs > HEAD_PASTS_MAX || steps > HEAD_STEPS_MAX {
-                break;
-            }
-            let past = self.graph.past(&self.lines, &[*id]);
-            if past.missing.is_some() {
-                return None;
-            }
-            (pairs, steps) = (pairs + past.reached.len(), steps + past.steps);
-            let others =
-                past.reached.iter().filter(|((line, branch), n)| *branch == 0 && *line != meta.spot.line && **n > 0);
-            let past = others.map(|((line, _), n)| (chains[*line as usize], *n)).collect();
-            let Spot { line, n, .. } = meta.spot;
-            out.push(SnapshotHead { id: *id, chain: chains[line as usize], n, max_op: meta.max_op, past });
-        }
-        Some(out)
-    }
-
-    /// Whether these ids of a chain, from its first, are the history that is held here as far as both reach.
-    pub fn agrees_with(&self, chain: &ChainId, ids: &[EntryId]) -> bool {
-        let Some((_, line)) = self.lines.get(chain) else { return true };
-        let branch = &line.branches[0];
-        match ids.get(..usize::try_from(branch.len()).unwrap_or(usize::MAX)) {
-            Some(shared) => {
-                let mut frontier = Frontier::default();
-                shared.iter().for_each(|id| frontier.push(id));
-                frontier.head() == branch.frontier.head()
-            }
-            None => (1..).zip(ids).all(|(n, id)| branch.id_at(n).is_none_or(|held| held == id)),
-        }
-    }
-
-    /// Fills the index with the entries of the loaded snapshot, in causal order.
-    pub fn deepen(&mut self, entries: Vec<DeepEntry>) {
-        let lines: BTreeMap<Vec<u8>, u32> = self
-            .lines
-            .all()
-            .iter()
-            .enumerate()
-            .map(|(i, l)| (l.opening.actor(&self.space, &self.doc), i as u32))
-            .collect();
-        let mut inside: BTreeMap<u32, Vec<EntryId>> = BTreeMap::new();
-        for entry in entries {
-            let Some(line) = lines.get(&entry.actor).copied() else { continue };
-            inside.entry(line).or_default().push(entry.id);
-            self.graph.push_deep(Spot { line, branch: 0, n: entry.n }, entry.id, entry.max_op, entry.deps);
-        }
-        inside.into_iter().for_each(|(line, ids)| self.lines.deepen(line as usize, ids));
-        self.deep = true;
-        if !self.is_open() {
-            // A snapshot that came meanwhile may hold what builds on a closed chain.
-            self.recount(&[]);
-        }
-    }
-
-    /// Takes note of a snapshot that the engine has made or checked. `chains` are the openings, the trees up to the
-    /// covered end, and the tips; `heads` as in [`Covered`] but with chain ids.
-    pub fn cover(&mut self, snapshot: SnapshotOf) {
-        let mut tips = Vec::new();
-        for (opening, frontier, tip) in &snapshot.chains {
-            let chain = opening.chain(&self.space, &self.doc);
-            let line = self.lines.get(&chain).map_or(self.lines.all().len(), |(i, _)| i);
-            let end = frontier.len();
-            if let (Some(last), Some(next)) = (self.id_at(line, 0, end), self.id_at(line, 0, end + 1)) {
-                self.graph.anchor(Spot { line: line as u32, branch: 0, n: end + 1 }, &next, last);
-            }
-            self.lines.cover(line, frontier.clone(), tip, opening, chain);
-            tips.push((line as u32, tip.clone()));
-        }
-        let line_of = |chain: &ChainId| self.lines.get(chain).map(|(i, _)| i as u32);
-        let heads = snapshot.heads.iter().filter_map(|h| {
-            let past = h.past.iter().filter_map(|(c, n)| Some((line_of(c)?, *n))).collect();
-            Some(CoveredHead { id: h.id, line: line_of(&h.chain)?, n: h.n, max_op: h.max_op, past })
-        });
-        let mut pairs = 0;
-        let heads: Vec<CoveredHead> = heads
-            .take_while(|head| {
-                pairs += head.past.len();
-                pairs <= HEAD_PASTS_MAX
-            })
-            .collect();
-        let ends: BTreeMap<u32, u64> = tips.iter().map(|(line, tip)| (*line, tip.n)).collect();
-        let loose = |spot: &Spot| ends.get(&spot.line).is_none_or(|end| spot.n > *end);
-        self.graph.retain(|spot| spot.branch > 0 || loose(spot));
-        self.loose = (0, self.graph.spots().filter(loose).count() as u64);
-        self.graph.cover(&heads);
-        let entries = tips.iter().map(|(_, tip)| tip.n).sum();
-        self.covered = Some(Covered { bytes: snapshot.bytes, entries, heads, tips });
-        self.deep = false;
-    }
 }
 
 fn remember(places: &mut Vec<SaidAt>, at: SaidAt, counts: impl Fn(&SaidAt) -> bool) {
@@ -1013,36 +744,4 @@ fn remember(places: &mut Vec<SaidAt>, at: SaidAt, counts: impl Fn(&SaidAt) -> bo
         }
     }
     places.push(at);
-}
-
-fn concerns(header: &Header, tombstones: &[SaidAt], lines: &[Line], devices: &BTreeSet<DeviceId>) -> bool {
-    let buried = tombstones.iter().any(|(device, ..)| devices.contains(device));
-    let writes = lines.iter().any(|line| devices.contains(&line.opening.device));
-    buried || writes || devices.contains(&header.creator)
-}
-
-/// What [`Log::cover`] is told of a snapshot.
-#[derive(Clone, Debug)]
-pub struct SnapshotOf {
-    /// Bytes of the snapshot, compressed.
-    pub bytes: u64,
-    /// Each chain: opening, tree at the covered end, tip over it.
-    pub chains: Vec<(Opening, Frontier, Tip)>,
-    /// Its heads.
-    pub heads: Vec<SnapshotHead>,
-}
-
-/// A head of a snapshot, by chain ids.
-#[derive(Clone, Debug)]
-pub struct SnapshotHead {
-    /// Its id.
-    pub id: EntryId,
-    /// Its chain.
-    pub chain: ChainId,
-    /// Its number.
-    pub n: u64,
-    /// The highest operation up to it.
-    pub max_op: u64,
-    /// Its past in other chains.
-    pub past: Vec<(ChainId, u64)>,
 }

@@ -4,6 +4,8 @@ use ed25519_dalek::SigningKey;
 use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::chain::Tip;
+use crate::merkle::Frontier;
 
 mod closed;
 
