@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use commonhold_engine::Limits;
 use commonhold_engine::document::{ChainAuthor, ObjId, View};
 use commonhold_engine::storage::{DocumentQuery, Facts, Storage};
 use commonhold_engine::store::{Batch, MemoryStore, Store, Table};
@@ -17,18 +16,8 @@ type Rows = Vec<(Table, Vec<u8>, Vec<u8>)>;
 
 fn start(storage: &Storage) -> Option<Start> {
     let stored = storage.start().ok()?;
-    Some(Start {
-        key: SigningKey::from_bytes(&[1; 32]),
-        store: StoreId([1; 16]),
-        salt: [1; 8],
-        seed: [1; 32],
-        roles: 0,
-        agent: "fuzzed".into(),
-        addresses: vec![],
-        limits: Limits::default(),
-        spaces: stored.spaces,
-        cursors: stored.cursors,
-    })
+    let empty = Start::empty(SigningKey::from_bytes(&[1; 32]), StoreId([1; 16]), [1; 8], [1; 32]);
+    Some(Start { spaces: stored.spaces, cursors: stored.cursors, ..empty })
 }
 
 fn drive(peer: &mut Peer, storage: &Storage, first: Input) -> Vec<Event> {

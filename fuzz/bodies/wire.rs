@@ -113,18 +113,8 @@ pub fn peer_messages(data: &[u8]) {
         rules: 1,
         nonce: [2; 16],
     };
-    let mut peer = Peer::new(Start {
-        key: key(1),
-        store: StoreId([1; 16]),
-        salt: [1; 8],
-        seed: [1; 32],
-        roles: 0,
-        agent: "fuzzed".into(),
-        addresses: vec![],
-        limits: limits.clone(),
-        spaces: vec![],
-        cursors: vec![],
-    });
+    let empty = Start::empty(key(1), StoreId([1; 16]), [1; 8], [1; 32]);
+    let mut peer = Peer::new(Start { limits: limits.clone(), ..empty });
     let mut now = 0;
     let mut liar = Channel::dial(&key(2), Some(device(1)), [2; 32], &limits);
     let conn = ConnId(1);

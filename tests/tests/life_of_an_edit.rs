@@ -236,18 +236,7 @@ struct Side {
 impl Side {
     fn new(index: usize) -> Side {
         let n = index as u8 + 1;
-        let peer = Peer::new(Start {
-            key: SigningKey::from_bytes(&[n; 32]),
-            store: StoreId([n; 16]),
-            salt: [n; 8],
-            seed: [n; 32],
-            roles: 3,
-            agent: "test".into(),
-            addresses: Vec::new(),
-            limits: Limits::default(),
-            spaces: Vec::new(),
-            cursors: Vec::new(),
-        });
+        let peer = Peer::new(Start::empty(SigningKey::from_bytes(&[n; 32]), StoreId([n; 16]), [n; 8], [n; 32]));
         let mut view = View::new();
         view.watch(true);
         Side { peer, storage: Storage::new(Arc::new(MemoryStore::new())), view }

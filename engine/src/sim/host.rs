@@ -105,18 +105,10 @@ impl Host {
         let stored = storage.start().map_err(|e| e.to_string())?;
         let screen = Screen::open(&storage, plan, apps(self.index))?;
         let seed = rng.bytes(32);
-        let peer = Peer::new(Start {
-            key: self.key.clone(),
-            store: StoreId([self.index as u8 + 1; 16]),
-            salt: self.salt,
-            seed: seed.try_into().expect("32 bytes were drawn"),
-            roles: 0,
-            agent: "simulator".into(),
-            addresses: Vec::new(),
-            limits: plan.limits.clone(),
-            spaces: stored.spaces,
-            cursors: stored.cursors,
-        });
+        let seed = seed.try_into().expect("32 bytes were drawn");
+        let empty = Start::empty(self.key.clone(), StoreId([self.index as u8 + 1; 16]), self.salt, seed);
+        let (limits, spaces) = (plan.limits.clone(), stored.spaces);
+        let peer = Peer::new(Start { limits, spaces, cursors: stored.cursors, ..empty });
         self.run = Some(Run::new(peer, storage, screen));
         Ok(())
     }

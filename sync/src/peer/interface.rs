@@ -711,3 +711,21 @@ pub struct Start {
     /// Cursors over other peers' stores.
     pub cursors: Vec<(SpaceId, DeviceId, Cursor)>,
 }
+
+impl Start {
+    /// Of a peer whose store holds nothing yet.
+    pub fn empty(key: SigningKey, store: StoreId, salt: [u8; 8], seed: [u8; 32]) -> Start {
+        Start {
+            key,
+            store,
+            salt,
+            seed,
+            roles: 0,
+            agent: String::new(),
+            addresses: Vec::new(),
+            limits: Limits::default(),
+            spaces: Vec::new(),
+            cursors: Vec::new(),
+        }
+    }
+}

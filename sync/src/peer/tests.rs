@@ -130,18 +130,9 @@ fn start(n: u8, run: u8, store: &ModelStore) -> Start {
         let rights = store.rights.iter().filter(|(s, _)| s == id).map(|(_, right)| right.clone());
         (*id, row.clone(), rights.collect())
     });
-    Start {
-        key: key(n),
-        store: StoreId([n; 16]),
-        salt: [run; 8],
-        seed: [n ^ run; 32],
-        roles: 3,
-        agent: "test".into(),
-        addresses: vec![],
-        limits: Limits::default(),
-        spaces: spaces.collect(),
-        cursors: store.cursors.iter().map(|((s, d), c)| (*s, *d, *c)).collect(),
-    }
+    let cursors = store.cursors.iter().map(|((s, d), c)| (*s, *d, *c)).collect();
+    let empty = Start::empty(key(n), StoreId([n; 16]), [run; 8], [n ^ run; 32]);
+    Start { spaces: spaces.collect(), cursors, ..empty }
 }
 
 impl World {

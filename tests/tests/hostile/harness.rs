@@ -200,18 +200,7 @@ pub fn device(key: &SigningKey) -> DeviceId {
 }
 
 fn start(n: u8, limits: Limits) -> Start {
-    Start {
-        key: key(n),
-        store: StoreId([n; 16]),
-        salt: [n; 8],
-        seed: [n; 32],
-        roles: 3,
-        agent: "test".into(),
-        addresses: vec![],
-        limits,
-        spaces: vec![],
-        cursors: vec![],
-    }
+    Start { limits, ..Start::empty(key(n), StoreId([n; 16]), [n; 8], [n; 32]) }
 }
 
 /// A log that must not be needed: reading it would mean that Automerge failed on what the rules had passed.

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, VecDeque};
 
 use commonhold_sync::chain::Opening;
 use commonhold_sync::id::{DeviceId, DocId, SpaceId, StoreId};
-use commonhold_sync::limits::Limits;
 use commonhold_sync::log::{Image, StoredSegment};
 use commonhold_sync::peer::{
     ConnId, Event, Input, Load, Loaded, Local, Now, Output, PageRow, Peer, Start, StoreOp, Ticket,
@@ -112,18 +111,8 @@ struct Host {
 
 impl Host {
     fn new(secret: [u8; 32], n: u8) -> Host {
-        let peer = Peer::new(Start {
-            key: SigningKey::from_bytes(&secret),
-            store: StoreId([n; 16]),
-            salt: [n; 8],
-            seed: [n; 32],
-            roles: 3,
-            agent: "vectors".into(),
-            addresses: Vec::new(),
-            limits: Limits::default(),
-            spaces: Vec::new(),
-            cursors: Vec::new(),
-        });
+        let empty = Start::empty(SigningKey::from_bytes(&secret), StoreId([n; 16]), [n; 8], [n; 32]);
+        let peer = Peer::new(Start { roles: 3, agent: "vectors".into(), ..empty });
         Host { peer, images: BTreeMap::new(), segments: Vec::new(), out: VecDeque::new(), admitted: 0, level: 0 }
     }
 
