@@ -45,7 +45,8 @@ impl Node {
     }
 
     /// Takes back everything that a device or an identity was given by itself in a space; if nothing is to stay of what it wrote,
-    /// also what was taken back before. Gives the ids of those records: none if there was nothing to take back.
+    /// also what was taken back before. Gives the ids of those records: none if there was nothing to take back. What a device has
+    /// as one of an identity's only the identity ends ([`Node::remove_device`]), or the device itself, which leaves it.
     pub async fn revoke_all(
         &self,
         space: SpaceId,
@@ -53,7 +54,9 @@ impl Node {
         keep: Keep,
     ) -> Result<Vec<EntryId>, Error> {
         let subject = subject.into();
-        self.take_back(space, move |edge| edge.subject == subject, keep, None).await
+        let leaves = subject == self.device().into();
+        let of = move |edge: &Edge| edge.subject == subject && (leaves || !is_membership(edge));
+        self.take_back(space, of, keep, None).await
     }
 
     /// Takes back what is in force of the records that `of` picks; if nothing is to stay, also what was taken back before.
@@ -193,6 +196,10 @@ impl Node {
         self.shared().command(Command::Look { space, look }).await?;
         seen.await.map_err(|_| self.shared().no_reply())
     }
+}
+
+fn is_membership(edge: &Edge) -> bool {
+    matches!(edge.kind, EdgeKind::Member { .. })
 }
 
 /// Whether a record lets a device act for an identity.

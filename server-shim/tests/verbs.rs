@@ -275,6 +275,12 @@ fn devices_of_one_identity_have_its_rights_until_they_are_lost() {
     let names: Vec<&str> = devices.as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap()).collect();
     assert!(names.len() == 2 && names.contains(&"phone") && names.contains(&"laptop"), "{names:?}");
 
+    // Who administers the space takes back what it gave: not who acts for whom.
+    origin.run(&["revoke", &peer(&phone)]).fails(1, &["acts for the identity", "device rm"]);
+    origin.run(&["grant", &peer(&phone), "--right", "read"]).text();
+    origin.run(&["revoke", &peer(&phone)]).text();
+    phone.run(&["set", "notes", "phone", "1"]).text();
+
     // The phone is lost; what it wrote stays. Its successor is the same person, by the words on paper.
     laptop.run(&["device", "rm", "phone"]).text();
     may(&phone, None);

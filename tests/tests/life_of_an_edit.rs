@@ -22,7 +22,6 @@ use commonhold_engine::store::{Batch, MemoryStore};
 use commonhold_engine::transport::Link;
 use commonhold_engine::{Config, Node};
 use commonhold_sync::id::{ChainId, DocId, SpaceId, StoreId};
-use commonhold_sync::limits::Limits;
 use commonhold_sync::merkle::Frontier;
 use commonhold_sync::peer::{ConnId, Event, Input, Load, Loaded, Local, Now, Output, Peer, Start, StoreOp, Ticket};
 use commonhold_sync::record::{Genesis, Privacy, Record, Writers};

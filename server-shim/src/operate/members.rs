@@ -160,7 +160,19 @@ pub(super) async fn revoke(node: &Node, space: SpaceId, named: &str, keep: KeepA
         Some(invite) => node.revoke(space, vec![invite.record], keep.into()).await.map(|()| vec![invite.record]),
         None => node.revoke_all(space, id, keep.into()).await,
     };
-    revoked(node, space, id, keep, &records.map_err(|error| failure(&error))?)
+    let records = records.map_err(|error| failure(&error))?;
+    let membership = members.iter().find_map(|edge| match &edge.kind {
+        EdgeKind::Member { identity, .. } if edge.subject == id.into() && edge.in_force() => Some(identity),
+        _ => None,
+    });
+    match membership.filter(|_| records.is_empty()) {
+        Some(identity) => Err(Failure::failed(
+            "identity_device",
+            format!("device {id} was given nothing by itself: it acts for the identity {identity}"),
+            "let its owner run `commonhold device rm`, or revoke the identity with all its devices",
+        )),
+        None => revoked(node, space, id, keep, &records),
+    }
 }
 
 fn revoked(node: &Node, space: SpaceId, id: DeviceId, keep: KeepArg, records: &[EntryId]) -> Answered {
