@@ -65,7 +65,7 @@ pub struct Erasure {
     pub by_admin: bool,
     /// Why, for people; may be empty.
     pub note: String,
-    /// The devices that signed that they have erased it, ascending.
+    /// The devices that signed that they have erased it, whoever asked, ascending.
     pub erased: Vec<DeviceId>,
 }
 
@@ -79,8 +79,10 @@ impl Erasure {
 impl Authority {
     /// The requests to erase a document by those who could write, by record.
     pub fn erasures_of(&self, doc: &DocId) -> Vec<Erasure> {
-        let of = self.about.requests.get(doc).into_iter().flatten();
-        of.filter_map(|(request, told)| self.erasure(doc, request, told)).collect()
+        let Some(of) = self.about.requests.get(doc) else { return Vec::new() };
+        let completed = of.keys().filter_map(|request| self.about.erased.get(request)).flat_map(BTreeMap::keys);
+        let erased: BTreeSet<DeviceId> = completed.filter(|device| self.has_erased(device, doc)).copied().collect();
+        of.iter().filter_map(|(request, told)| self.erasure(doc, request, told, &erased)).collect()
     }
 
     /// All requests to erase documents by those who could write, by document and record.
@@ -88,14 +90,19 @@ impl Authority {
         self.about.requests.keys().flat_map(|doc| self.erasures_of(doc)).collect()
     }
 
-    fn erasure(&self, doc: &DocId, request: &EntryId, told: &Told<String>) -> Option<Erasure> {
+    fn erasure(
+        &self,
+        doc: &DocId,
+        request: &EntryId,
+        told: &Told<String>,
+        erased: &BTreeSet<DeviceId>,
+    ) -> Option<Erasure> {
         let by_admin = self.is_told(told, Right::Admin);
         if !by_admin && !self.is_told(told, Right::Write) {
             return None;
         }
-        let erased = self.about.erased.get(request).into_iter().flat_map(BTreeMap::keys);
-        let erased = erased.filter(|device| self.has_completed(device, request)).copied().collect();
-        Some(Erasure { request: *request, doc: *doc, by: told.by, by_admin, note: told.what.clone(), erased })
+        let (note, erased) = (told.what.clone(), erased.iter().copied().collect());
+        Some(Erasure { request: *request, doc: *doc, by: told.by, by_admin, note, erased })
     }
 
     /// The documents that requests to erase are about, by any of these devices.

@@ -49,6 +49,11 @@ fn who_holds_a_right_signs_once_that_a_document_is_erased_here() {
     world.meet_all();
     assert_eq!(world.erased(1, space, doc), world.devices(&[0, 1, 2, 3]));
     assert_eq!(world.erased_records(1, space), 4);
+    let erasures = world.hosts[1].peer.space(&space).unwrap().authority().erasures_of(&doc);
+    assert!(
+        erasures.len() == 2 && erasures.iter().all(|erasure| erasure.erased.len() == 4),
+        "each shows who has erased"
+    );
     world.assert_no_complaints();
 }
 
