@@ -1,9 +1,10 @@
-//! How documents end: erased on request, or going on in another.
+//! How documents end: erased on request, or going on in another. And how root keys do.
 
 use serde_json::json;
 
 use super::support::*;
-use crate::{DocumentQuery, Error, Right, Succession, Writers};
+use crate::device::IdentitySecret;
+use crate::{DocumentQuery, Error, Keep, Node, Right, Succession, Writers};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_a_right_signs_that_a_document_is_erased() {
@@ -62,4 +63,33 @@ async fn a_document_goes_on_in_another_without_its_history() {
     other.delete_document(space, new.id()).await.unwrap();
     soon(async { while !one.successions(space).await.unwrap().is_empty() {} }).await;
     assert_eq!(one.documents(space, DocumentQuery::default()).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_spaces_in_which_an_identity_has_something_learn_of_its_new_root_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = on_disk(folder.path());
+    let keys = config.keys.clone().unwrap();
+    let (secret, phrase) = IdentitySecret::create(&keys).unwrap();
+    let node = Node::open(config).await.unwrap();
+    let mut spaces = Vec::new();
+    for _ in 0..3 {
+        spaces.push(node.create_space(Writers::Granted).await.unwrap());
+    }
+    for space in &spaces[..2] {
+        node.grant(*space, secret.id(), Right::Write, false).await.unwrap();
+        node.add_device(*space, node.device(), "desk").await.unwrap();
+    }
+    node.revoke_all(spaces[0], secret.id(), Keep::Held).await.unwrap();
+    assert!(node.tell_root_keys().await.unwrap().is_empty());
+    assert_eq!(
+        IdentitySecret::rotate(&keys, &phrase, node.root_keys(secret.id()).await.unwrap()).unwrap().root_keys(),
+        2
+    );
+    assert_eq!(node.tell_root_keys().await.unwrap(), [spaces[1]], "not where it has nothing, or nothing any more");
+    assert!(node.tell_root_keys().await.unwrap().is_empty());
+    assert_eq!(node.root_keys(secret.id()).await.unwrap(), 2);
+    let in_force = |edges: Vec<crate::Edge>| edges.into_iter().filter(crate::Edge::in_force).count();
+    assert_eq!(in_force(node.members(spaces[1]).await.unwrap()), 2, "the grant, and the desk");
+    soon(node.close()).await.unwrap();
 }
