@@ -50,7 +50,8 @@ fn object(doc: &impl ReadDoc, obj: &am::ObjId, kind: am::ObjType) -> Content {
         am::ObjType::Text => {
             let marks = doc.marks(obj).unwrap_or_default();
             let of = |mark: &Mark| (mark.start, mark.end, mark.name().to_owned(), Scalar::from(mark.value()));
-            Content::Text(doc.text(obj).unwrap_or_default(), marks.iter().map(of).collect())
+            let marks = marks.iter().filter(|mark| mark.start < mark.end).map(of).collect();
+            Content::Text(doc.text(obj).unwrap_or_default(), marks)
         }
     }
 }
