@@ -45,13 +45,13 @@ pub struct Image {
     /// The place in the sequence where the proofs of its closed chains stand; 0 if there are none.
     #[cbor(n(4), default)]
     pub proofs_seq: u64,
-    /// Where its creator said the header, at most [`PLACES_MAX`]; unknown in stores written before rights could be taken back.
+    /// Where its creator said the header, at most [`PLACES_MAX`](super::PLACES_MAX); unknown in stores written before rights could be taken back.
     #[cbor(n(5), default)]
     pub headers: Vec<SaidAt>,
     /// True if the creator had no right to say it there: the document is shown only while something in it counts.
     #[cbor(n(6), default)]
     pub unfounded: bool,
-    /// Where it was said that it is deleted, at most [`PLACES_MAX`].
+    /// Where it was said that it is deleted, at most [`PLACES_MAX`](super::PLACES_MAX).
     #[cbor(n(7), default)]
     pub tombstones: Vec<SaidAt>,
 }
