@@ -15,6 +15,7 @@ pub mod log;
 pub mod merkle;
 pub mod message;
 pub mod peer;
+pub mod peer_record;
 pub mod proof;
 pub mod reconcile;
 pub mod record;
