@@ -32,7 +32,7 @@ pub use self::interface::{
 };
 use self::receive::From;
 use self::repair::SetCache;
-use self::rights::{Asker, Gather, Recut};
+use self::rights::{Asker, Burials, Gather, Recut};
 use crate::chain::{Kind, Opening, Tip};
 use crate::clock::Fingerprint;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
@@ -211,6 +211,7 @@ pub struct Peer {
     /// Logs in which a proof speaks of a history of this device that is not held: wanted of everybody.
     forgotten: BTreeSet<(SpaceId, DocId)>,
     recuts: BTreeMap<SpaceId, Recut>,
+    burials: BTreeMap<SpaceId, Burials>,
     /// Spaces with own records to be said again, once this operation and what it is about are on disk.
     resaying: BTreeMap<SpaceId, OpId>,
     /// Documents that somebody asked to erase, or that were deleted, to be looked at.
@@ -291,6 +292,7 @@ impl Peer {
             heals: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             recuts: BTreeMap::new(),
+            burials: BTreeMap::new(),
             resaying: BTreeMap::new(),
             erasing: BTreeSet::new(),
             unsigned: BTreeSet::new(),
@@ -391,6 +393,7 @@ impl Peer {
         self.run_retries();
         self.run_rechecks();
         self.run_recuts();
+        self.run_burials();
         self.run_resays();
         self.run_erasures();
         self.run_heals();
@@ -541,6 +544,7 @@ impl Peer {
                         self.refresh(space, doc);
                     }
                     self.note_own_forks(space, doc);
+                    self.note_buried(space, doc, |peer, space, doc| _ = peer.bury_in_time(space, doc));
                 }
             }
             (Purpose::Page { conn }, Loaded::Page { rows, upto, end }) => {
@@ -693,7 +697,8 @@ impl Peer {
     /// When [`Input::Tick`] is due next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Now> {
         let waiting = self.waiting.deadline(&self.limits).map(Now);
-        self.connections.next_timer().into_iter().chain(waiting).chain(self.deepening_due()).min()
+        let burials = self.burials.values().map(|burials| burials.due);
+        self.connections.next_timer().into_iter().chain(waiting).chain(self.deepening_due()).chain(burials).min()
     }
 }
 
