@@ -54,12 +54,10 @@ pub enum Message {
         /// The sender stays in the space, so it may be asked again later.
         stays: bool,
     },
-    /// A random walk that exchanges records. Where it ends it is answered by [`Message::ShuffleReply`], step by step or directly.
+    /// Exchanges records with a neighbour. Answered by [`Message::ShuffleReply`].
     Shuffle {
         /// At most [`RECORDS_MAX`].
         records: Vec<PeerRecord>,
-        /// Steps left.
-        ttl: u8,
     },
     /// The answer to [`Message::Shuffle`]. Not answered.
     ShuffleReply {
@@ -160,10 +158,9 @@ impl<C> Encode<C> for Message {
                 others.encode(e, c)
             }
             Message::Leave { stays } => e.array(2)?.u8(4)?.bool(*stays)?.ok(),
-            Message::Shuffle { records, ttl } => {
-                e.array(3)?.u8(5)?;
-                records.encode(e, c)?;
-                e.u8(*ttl)?.ok()
+            Message::Shuffle { records } => {
+                e.array(2)?.u8(5)?;
+                records.encode(e, c)
             }
             Message::ShuffleReply { records } => {
                 e.array(2)?.u8(6)?;
@@ -191,7 +188,7 @@ impl<'b, C> Decode<'b, C> for Message {
             (2, Some(2)) => Message::Neighbour { urgent: d.bool()? },
             (3, Some(3)) => Message::Answer { accepted: d.bool()?, others: records(d, c)? },
             (4, Some(2)) => Message::Leave { stays: d.bool()? },
-            (5, Some(3)) => Message::Shuffle { records: records(d, c)?, ttl: ttl(d)? },
+            (5, Some(2)) => Message::Shuffle { records: records(d, c)? },
             (6, Some(2)) => Message::ShuffleReply { records: records(d, c)? },
             (7, Some(2)) => Message::IHave { items: items(d, c)? },
             (8, Some(3)) => Message::Graft { eager: d.bool()?, items: items(d, c)? },
@@ -218,7 +215,7 @@ mod tests {
             Message::Neighbour { urgent: true },
             Message::Answer { accepted: false, others: vec![record.clone(); 8] },
             Message::Leave { stays: true },
-            Message::Shuffle { records: vec![record.clone()], ttl: 2 },
+            Message::Shuffle { records: vec![record.clone()] },
             Message::ShuffleReply { records: vec![] },
             Message::IHave { items: items.clone() },
             Message::Graft { eager: true, items },
@@ -232,8 +229,8 @@ mod tests {
             }
         }
         let many = [
-            Message::Shuffle { records: vec![record.clone(); 9], ttl: 1 },
-            Message::Shuffle { records: vec![], ttl: 9 },
+            Message::Shuffle { records: vec![record.clone(); 9] },
+            Message::ForwardJoin { record, ttl: 9 },
             Message::IHave { items: vec![Item { chain: ChainId([1; 16]), n: 1 }; 257] },
         ];
         for message in many {
