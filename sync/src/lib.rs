@@ -14,6 +14,7 @@ pub mod lines;
 pub mod log;
 pub mod merkle;
 pub mod message;
+pub mod overlay;
 pub mod peer;
 pub mod peer_record;
 pub mod proof;
