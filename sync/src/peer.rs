@@ -10,6 +10,8 @@
 mod connection;
 mod connections;
 mod erasing;
+mod gossip;
+mod greet;
 mod interface;
 mod local;
 mod receive;
@@ -26,6 +28,8 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use self::connections::Connections;
+pub use self::gossip::Traffic;
+use self::gossip::{Came, Gossip};
 pub use self::interface::{
     ConnId, ContentHead, Event, Input, Keep, Load, Loaded, Local, LocalError, Now, OpId, Output, PageRow, Reason,
     SnapshotContent, SnapshotFault, Start, StoreOp, Ticket,
@@ -40,6 +44,7 @@ use crate::limits::Limits;
 use crate::log::{Log, SnapshotOf, StoredSegment};
 use crate::merkle::Frontier;
 use crate::message::{Cursor, Since};
+use crate::peer_record::PeerRecord;
 use crate::proof::ForkProof;
 use crate::space::Space;
 use crate::waiting::{Waiter, Waiting};
@@ -64,6 +69,9 @@ struct Held {
 /// Time between two loads of one document's snapshot for the sake of an entry that builds on its inside, or of one space's
 /// records for the sake of a second history.
 const DEEPEN_EVERY_MS: u64 = 10_000;
+
+/// Time after which it is looked again whether spaces that were not named can be.
+const HELD_BACK_EVERY_MS: u64 = 500;
 
 /// What of a space is on disk. This is what others are told: they take it for an acknowledgement.
 #[derive(Clone, Copy, Debug, Default)]
@@ -166,6 +174,8 @@ pub struct Peer {
     roles: u64,
     agent: String,
     addresses: Vec<String>,
+    /// What this peer says of itself for others to pass on, if it can be dialled.
+    own_record: Option<PeerRecord>,
     limits: Limits,
     now: Now,
     spaces: BTreeMap<SpaceId, Space>,
@@ -183,6 +193,11 @@ pub struct Peer {
     awaited: BTreeSet<(SpaceId, DocId)>,
     deepened: BTreeMap<(SpaceId, DocId), Now>,
     connections: Connections,
+    gossip: Gossip,
+    /// Spaces that are not named yet on a connection, and until when at the latest.
+    held_back: BTreeMap<(ConnId, SpaceId), Now>,
+    /// Connections on which a space was named and that are not level in it.
+    catching: BTreeMap<SpaceId, BTreeSet<ConnId>>,
     /// Connections with messages to look at, and those whose first message waits for a load.
     busy: BTreeSet<ConnId>,
     blocked: BTreeSet<ConnId>,
@@ -248,6 +263,8 @@ impl Peer {
             start.spaces.into_iter().map(|(id, row, rights)| (id, Space::load(id, row, rights))).collect();
         let mut peer = Peer {
             device: DeviceId(start.key.verifying_key().to_bytes()),
+            own_record: (!start.addresses.is_empty())
+                .then(|| PeerRecord::sign(&start.key, start.wall_ms, start.roles, &start.addresses)),
             key: start.key,
             store: start.store,
             salt: start.salt,
@@ -271,6 +288,9 @@ impl Peer {
             awaited: BTreeSet::new(),
             deepened: BTreeMap::new(),
             connections: Connections::default(),
+            gossip: Gossip::default(),
+            held_back: BTreeMap::new(),
+            catching: BTreeMap::new(),
             busy: BTreeSet::new(),
             blocked: BTreeSet::new(),
             offering: BTreeSet::new(),
@@ -325,6 +345,17 @@ impl Peer {
         self.device
     }
 
+    /// What live news cost so far.
+    pub fn traffic(&self) -> Traffic {
+        self.gossip.traffic
+    }
+
+    /// The peers with which this one exchanges news of a space, and those attached to it.
+    pub fn neighbours(&self, space: &SpaceId) -> Vec<DeviceId> {
+        let overlay = self.gossip.overlay(space);
+        overlay.into_iter().flat_map(|overlay| overlay.neighbours().chain(overlay.leaves())).copied().collect()
+    }
+
     /// The id of its store.
     pub fn store_id(&self) -> StoreId {
         self.store
@@ -375,6 +406,8 @@ impl Peer {
             Input::Loaded { op, loaded } => self.loaded(op, loaded),
             Input::Join { space, genesis, filter } => self.join(space, genesis, filter),
             Input::Take { space, filter } => self.take(space, filter),
+            Input::Met { space, record } => self.met(space, record),
+            Input::DialFailed { device } => self.dial_failed(device),
             Input::Local { ticket, space, local } => self.local.push_back((ticket, space, local)),
             Input::SnapshotChecked { op, result } => self.snapshot_checked(op, result),
             Input::SnapshotsMerged { op, result } => self.snapshots_merged(op, result),
@@ -400,6 +433,8 @@ impl Peer {
         self.run_snapshots();
         self.run_made();
         self.run_offers();
+        self.run_held_back();
+        self.run_gossip();
         self.run_timers();
         self.flush();
     }
@@ -635,7 +670,7 @@ impl Peer {
         for after in after {
             match after {
                 After::Saved { ticket, records, end } => self.emit(Event::Saved { ticket, records, end }),
-                After::Push { space, stored } => self.push(space, &stored, None),
+                After::Push { space, stored } => self.push(space, &stored, Came::Made),
                 After::PushProof { space, proof } => self.push_proof(space, &proof, None),
                 After::Ack { conn, number, prompt } => self.note_stored(conn, number, prompt),
                 After::Ask { conn, since } => self.ask(conn, since),
@@ -697,8 +732,17 @@ impl Peer {
     /// When [`Input::Tick`] is due next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Now> {
         let waiting = self.waiting.deadline(&self.limits).map(Now);
+        let held_back = (!self.held_back.is_empty()).then_some(Now(self.now.0 + HELD_BACK_EVERY_MS));
         let burials = self.burials.values().map(|burials| burials.due);
-        self.connections.next_timer().into_iter().chain(waiting).chain(self.deepening_due()).chain(burials).min()
+        self.connections
+            .next_timer()
+            .into_iter()
+            .chain(waiting)
+            .chain(self.deepening_due())
+            .chain(burials)
+            .chain(self.gossip.due())
+            .chain(held_back)
+            .min()
     }
 }
 

@@ -128,6 +128,7 @@ impl Machine {
                     Output::Emit(Event::Failed { why, .. }) => panic!("{why}"),
                     Output::Emit(Event::Forked { .. }) => self.forks += 1,
                     Output::Emit(_) => {}
+                    Output::Dial { .. } => {}
                     Output::Disconnect { reason, .. } => panic!("{reason:?}"),
                 }
             }

@@ -416,7 +416,10 @@ impl Overlay {
         let Some(to) = pick(&mut self.rng, &neighbours) else { return };
         let mut records = self.sample(SHUFFLED - 1, &to);
         records.extend(self.own.clone().filter(|own| !own.addresses.is_empty() && !self.is_leaf()));
-        self.effects.push_back(Effect::Send { to, message: Message::Shuffle { records } });
+        // Where nobody can be dialled there is nothing to tell.
+        if !records.is_empty() {
+            self.effects.push_back(Effect::Send { to, message: Message::Shuffle { records } });
+        }
         // Doubles now; a reply with something new halves it again.
         self.shuffle_every = (self.shuffle_every * 2).min(self.limits.shuffle_max_ms);
         let jitter = u64::from(below(&mut self.rng, (self.shuffle_every / 4) as u32 + 1));

@@ -1,7 +1,6 @@
 //! What leaves: pages of the sequence, answers to wants, snapshots, live pushes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::connection::{Ask, Connection, Serve, wire};
 use super::receive::created;
@@ -335,28 +334,7 @@ impl Peer {
         }
     }
 
-    /// A new segment goes to everybody who follows live, but for whoever delivered it.
-    pub(super) fn push(&mut self, space: SpaceId, stored: &StoredSegment, except: Option<ConnId>) {
-        let shared = Arc::new(stored.clone());
-        let high = self.limits.send_queue_bytes_max;
-        for conn in self.connections.of_space(&space) {
-            let Some(connection) = self.connections.get_mut(&conn) else { continue };
-            let room = connection.queued + connection.channel.queued_bytes() < high;
-            let Some(link) = connection.links.get_mut(&space) else { continue };
-            if Some(conn) == except || link.serve != Serve::Live || !link.wants_doc(&space, &stored.segment.doc) {
-                continue;
-            }
-            // One that lags reads the entry from the store.
-            if room {
-                link.pushes.push(shared.clone());
-                self.pushed.insert((conn, space));
-            } else {
-                link.serve = Serve::Lagging { after: stored.seq - 1 };
-            }
-        }
-    }
-
-    /// The same of a proof. Who lags comes upon it in the store.
+    /// A proof goes to everybody who follows live, but for whoever delivered it. Who lags comes upon it in the store.
     pub(super) fn push_proof(&mut self, space: SpaceId, proof: &ForkProof, except: Option<ConnId>) {
         for conn in self.connections.of_space(&space) {
             let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) else { continue };

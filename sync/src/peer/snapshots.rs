@@ -38,6 +38,7 @@ impl Peer {
         let incoming = if part.offset == 0 { self.incoming_bytes() } else { 0 };
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
         let Some(link) = connection.links.get_mut(&space) else { return Ok(None) };
+        link.progress = Some(self.now);
         if part.offset == 0 {
             if part.total > max || part.chains.len() > LIST_MAX {
                 return Err(Violation::BadSnapshot("larger than this peer takes".into()));
