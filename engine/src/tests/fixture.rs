@@ -83,18 +83,8 @@ impl Machine {
         let salt = [secret[0]; 8];
         let facts = Facts { store: Some(StoreId([id; 16])), salt: Some(salt), lineage: None };
         storage.put_facts(&facts, false).unwrap();
-        let start = Start {
-            key: SigningKey::from_bytes(&secret),
-            store: StoreId([id; 16]),
-            salt,
-            seed: [id; 32],
-            roles: 3,
-            agent: "fixture".into(),
-            addresses: Vec::new(),
-            limits: Limits::default(),
-            spaces: Vec::new(),
-            cursors: Vec::new(),
-        };
+        let empty = Start::empty(SigningKey::from_bytes(&secret), StoreId([id; 16]), salt, [id; 32]);
+        let start = Start { roles: 3, agent: "fixture".into(), ..empty };
         let mut machine = Machine { peer: Peer::new(start), storage, now: 0, saved: Vec::new(), forks: 0 };
         let genesis = genesis();
         machine.handle(Input::Join { space: genesis.space(), genesis: Some(genesis), filter: None });

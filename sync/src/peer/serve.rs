@@ -156,6 +156,7 @@ impl Peer {
     pub(super) fn page_loaded(&mut self, conn: ConnId, space: SpaceId, rows: Vec<PageRow>, upto: u64, end: bool) {
         let limits = self.limits.clone();
         let (device, seq) = (self.device, self.spaces.get(&space).map_or(0, |s| s.seq));
+        let leaf = self.is_leaf();
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let Some(link) = connection.links.get_mut(&space) else { return };
         link.reading = false;
@@ -167,6 +168,9 @@ impl Peer {
         let mut bytes = 0;
         for row in rows {
             match row {
+                // A leaf sends what it made, and whoever it is attached to has the rest from others.
+                PageRow::Segment(stored) if leaf && stored.segment.opening.device != device => {}
+                PageRow::Snapshot { image, .. } if leaf && !image.has_chain_of(&device) => {}
                 PageRow::Segment(stored) if link.wants_doc(&space, &stored.segment.doc) => {
                     bytes += stored.segment.body_bytes();
                     segments.push(stored);
@@ -240,6 +244,7 @@ impl Peer {
     ) {
         let limits = self.limits.clone();
         let device = self.device;
+        let leaf = self.is_leaf();
         let mut snapshots = Vec::new();
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let peer = connection.peer;
@@ -257,6 +262,9 @@ impl Peer {
             let lines: BTreeMap<ChainId, &Line> =
                 image.lines.iter().map(|line| (line.opening.chain(&space, &doc), line)).collect();
             let lacks = |stored: &StoredSegment| {
+                if leaf && stored.segment.opening.device != device {
+                    return false;
+                }
                 let chain = stored.segment.opening.chain(&space, &doc);
                 let (Some(line), ends) = (lines.get(&chain), clock.0.get(&chain)) else { return false };
                 // Behind the end of a chain of records may stand the header of a document in which others wrote.
@@ -280,7 +288,7 @@ impl Peer {
             };
             let before = proofs.len();
             proofs.extend(closed.filter(|(theirs, proof)| earlier(*theirs, proof)).map(|(_, proof)| proof.clone()));
-            if !complete && !no_snapshot && image.covered.is_some() {
+            if !complete && !no_snapshot && image.covered.is_some() && (!leaf || image.has_chain_of(&device)) {
                 snapshots.push(doc);
             } else if lacking.is_empty() && proofs.len() == before {
                 absent.push(doc);

@@ -616,6 +616,7 @@ impl Intruder {
             agent: "liar".into(),
             addresses: vec![],
             spaces: vec![self.space_hello(world, true)],
+            record: None,
         }
     }
 
