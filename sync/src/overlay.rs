@@ -27,6 +27,8 @@ mod membership;
 mod message;
 mod passive;
 mod seen;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::collections::{BTreeMap, VecDeque};
