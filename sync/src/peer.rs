@@ -288,7 +288,7 @@ impl Peer {
             awaited: BTreeSet::new(),
             deepened: BTreeMap::new(),
             connections: Connections::default(),
-            gossip: Gossip::default(),
+            gossip: Gossip::new(&start.seed),
             held_back: BTreeMap::new(),
             catching: BTreeMap::new(),
             busy: BTreeSet::new(),

@@ -14,10 +14,11 @@ pub struct OverlayLimits {
     pub chosen_min: usize,
     /// Peers that a leaf is attached to: one pushes, the other announces and steps in.
     pub attachments: usize,
-    /// Leaves attached to one full peer. Each payload goes to about half of them, so this is what sharing costs in upload.
+    /// Leaves attached to one full peer, and full peers that cannot be dialled. Each payload goes to about half of them, so this is what
+    /// sharing costs in upload: as many as an origin of ordinary size has clients.
     pub leaf_places: usize,
     /// Links known here, neighbours or not; beyond it a link that nobody needs makes room, or the new one is released. About 400 bytes
-    /// each and at most 2.5 KiB with the longest record: 640 KiB if all 256 are hostile.
+    /// each and at most 2.5 KiB with the longest record; the connection itself costs more.
     pub links: usize,
     /// Records of peers to fall back on. HyParView's paper has 30. About 200 bytes each, at most 2.2 KiB: 88 KiB.
     pub passive: usize,
@@ -85,8 +86,8 @@ impl Default for OverlayLimits {
             neighbours_max: 10,
             chosen_min: 3,
             attachments: 2,
-            leaf_places: 32,
-            links: 256,
+            leaf_places: 2_048,
+            links: 4_096,
             passive: 40,
             passive_per_source: 10,
             shunned: 64,

@@ -233,13 +233,15 @@ impl Overlay {
     }
 
     pub(super) fn on_request(&mut self, now: Now, from: DeviceId, urgent: bool, join: bool) {
-        let accepted = !self.is_leaf() && !self.shunned(now, &from) && self.accepts(now, &from, urgent);
+        let may = !self.is_leaf() && !self.shunned(now, &from);
+        let neighbour = may && self.accepts(now, &from, urgent);
+        let accepted = neighbour || may && self.attaches(&from);
         // A newcomer hears of as many as fit, one with neighbours of a few.
         let count = if urgent || !accepted { RECORDS_MAX } else { SHUFFLED };
         let others = self.sample(count, &from);
         self.effects.push_back(Effect::Send { to: from, message: Message::Answer { accepted, others } });
         if accepted {
-            self.becomes_neighbour(now, from, false, false);
+            self.becomes_related(now, from, false, false, !neighbour);
         }
         let record = self.links.get(&from).filter(|link| !link.is_leaf()).and_then(Link::dialable).cloned();
         if let (true, Some(record)) = (join, record) {
@@ -259,7 +261,7 @@ impl Overlay {
     fn accepts(&mut self, now: Now, from: &DeviceId, urgent: bool) -> bool {
         let Some(link) = self.links.get(from) else { return false };
         if link.is_leaf() {
-            return link.place == Place::Leaf || self.count(|place| *place == Place::Leaf) < self.limits.leaf_places;
+            return false;
         }
         if matches!(link.place, Place::Neighbour { .. } | Place::Asked { .. }) {
             return true;
@@ -288,12 +290,26 @@ impl Overlay {
         }
     }
 
+    /// Whether a leaf gets a place; or a full peer that cannot be dialled, for which there is no room among the neighbours: it has
+    /// nobody to fall back on but those that it dials itself.
+    fn attaches(&self, from: &DeviceId) -> bool {
+        let attached = |place: &Place| *place == Place::Leaf;
+        self.links.get(from).is_some_and(|link| {
+            attached(&link.place)
+                || (link.is_leaf() || link.dialable().is_none()) && self.count(attached) < self.limits.leaf_places
+        })
+    }
+
     fn becomes_neighbour(&mut self, now: Now, peer: DeviceId, chosen: bool, near: bool) {
+        self.becomes_related(now, peer, chosen, near, false);
+    }
+
+    fn becomes_related(&mut self, now: Now, peer: DeviceId, chosen: bool, near: bool, attached: bool) {
         let Some(link) = self.links.get_mut(&peer) else { return };
         if matches!(link.place, Place::Neighbour { .. } | Place::Leaf) {
             return;
         }
-        let (leaf, rtt_ms) = (link.is_leaf(), link.rtt_ms);
+        let (leaf, rtt_ms) = (attached || link.is_leaf(), link.rtt_ms);
         let chosen = chosen || link.dialled || matches!(link.place, Place::Asked { .. });
         link.place = match leaf {
             true => Place::Leaf,

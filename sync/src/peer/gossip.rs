@@ -52,6 +52,8 @@ pub struct Traffic {
 /// The overlays of all spaces, and what they need to know of connections.
 #[derive(Default)]
 pub(super) struct Gossip {
+    /// What overlays draw at random follows from it.
+    seed: [u8; 32],
     overlays: BTreeMap<SpaceId, Overlay>,
     due: BTreeSet<(Now, SpaceId)>,
     due_of: BTreeMap<SpaceId, Now>,
@@ -94,6 +96,10 @@ fn cost(stored: &StoredSegment) -> usize {
 }
 
 impl Gossip {
+    pub(super) fn new(seed: &[u8; 32]) -> Gossip {
+        Gossip { seed: blake3::derive_key("commonhold overlay 1 random choices", seed), ..Gossip::default() }
+    }
+
     /// What is said of this space's overlay in `status`.
     pub(super) fn overlay(&self, space: &SpaceId) -> Option<&Overlay> {
         self.overlays.get(space)
@@ -132,8 +138,8 @@ impl Peer {
     ) {
         let (me, own_roles, now) = (self.device, self.roles, self.now);
         if !self.gossip.overlays.contains_key(&space) {
-            let seed = self.random();
-            let mut overlay = Overlay::new(me, own_roles, seed, &OverlayLimits::default());
+            let seed = blake3::keyed_hash(&self.gossip.seed, &space.0);
+            let mut overlay = Overlay::new(me, own_roles, *seed.as_bytes(), &OverlayLimits::default());
             overlay.set_own(self.own_record.clone());
             self.gossip.overlays.insert(space, overlay);
         }

@@ -18,7 +18,7 @@ use commonhold_sync::reconcile::{BATCH_SYMBOLS_MAX, Encoder, decode_symbols, ele
 use commonhold_sync::record::{Genesis, Privacy, Record, Right, Subject, Writers};
 use serde_json::{Value, json};
 
-use super::{check, device, doc, genesis, header, hex, key, opening, session, space};
+use super::{bytes, check, device, doc, genesis, header, hex, key, opening, session, space};
 
 #[test]
 fn records_match_the_vectors() {
