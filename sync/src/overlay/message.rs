@@ -223,9 +223,9 @@ mod tests {
         ];
         for message in all {
             let bytes = minicbor::to_vec(&message).unwrap();
-            assert_eq!(minicbor::decode::<Message>(&bytes).unwrap(), message);
+            assert_eq!(decode::<Message>(&bytes).unwrap(), message);
             for cut in 0..bytes.len() {
-                assert!(minicbor::decode::<Message>(&bytes[..cut]).is_err(), "{} cut at {cut}", message.name());
+                assert!(decode::<Message>(&bytes[..cut]).is_err(), "{} cut at {cut}", message.name());
             }
         }
         let many = [
@@ -235,7 +235,7 @@ mod tests {
         ];
         for message in many {
             let bytes = minicbor::to_vec(&message).unwrap();
-            assert!(minicbor::decode::<Message>(&bytes).is_err(), "{} is read", message.name());
+            assert!(decode::<Message>(&bytes).is_err(), "{} is read", message.name());
         }
     }
 }
