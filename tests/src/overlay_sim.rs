@@ -5,6 +5,7 @@
 //! simulation are numbers.
 
 mod baseline;
+mod flood;
 mod ledger;
 mod queue;
 mod scenario;
@@ -38,6 +39,8 @@ pub struct Plan {
     pub undialable_percent: usize,
     /// Of 100 full peers, how many take part in membership and forward nothing.
     pub holes_percent: usize,
+    /// Of 100 full peers, how many flood those they can reach with all that the protocol knows.
+    pub hostile_percent: usize,
     /// Of 100 peers, how many die at once in the middle of the measured items.
     pub killed_percent: usize,
     /// The bootstrap peer dies one second after the last join.
@@ -61,6 +64,7 @@ impl Plan {
             leaves_percent: 0,
             undialable_percent: 0,
             holes_percent: 0,
+            hostile_percent: 0,
             killed_percent: 0,
             bootstrap_dies: false,
             drain_ms: 20_000,

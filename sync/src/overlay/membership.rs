@@ -540,9 +540,12 @@ impl Overlay {
         let dials = self.dials.values().map(|dial| dial.until);
         let mut due: Vec<Now> = links.chain(dials).chain(self.shuffle_at).chain(self.improve_at).collect();
         if self.lacking() > 0 {
-            let linked =
-                self.links.values().filter(|link| matches!(link.place, Place::Stranger { .. }) && !link.is_leaf());
-            due.extend(linked.map(|link| link.not_before));
+            let linked = self.links.iter();
+            let linked = linked.filter(|(_, link)| matches!(link.place, Place::Stranger { .. }) && !link.is_leaf());
+            // Who is shunned is not asked before that is over.
+            due.extend(linked.map(|(peer, link)| {
+                self.shunned.get(peer).map_or(link.not_before, |until| link.not_before.max(*until))
+            }));
             if self.dials.len() < self.limits.dials {
                 due.extend(self.passive.iter().map(|(_, held)| held.not_before));
             }

@@ -308,7 +308,7 @@ fn while_there_are_few_links_all_full_peers_are_neighbours_and_hear_everything_o
     }
     net.pass(1_000);
     assert!(net.overlays.iter().all(|overlay| overlay.neighbours().count() == 3));
-    for n in 1..=20_u64 {
+    for n in 1..=20u64 {
         net.publish((n % 4) as usize, item((n % 4) as u8, n.div_ceil(4)));
         net.pass(500);
     }

@@ -262,6 +262,10 @@ impl Tree {
         let Some(branch) = self.branches.get_mut(&from) else { return };
         let probed = matches!(branch.probe, Probe::Asked { .. });
         branch.spoke(now);
+        // A leaf pushes what is its own to all it is attached to. That says nothing about the link, along which it is pushed to.
+        if branch.leaf {
+            return;
+        }
         let held = self.seen.get(&item.chain);
         let stale =
             held.is_none_or(|held| held.n != item.n || held.asked || now.0.saturating_sub(held.at.0) > COMPARABLE_MS);

@@ -15,9 +15,9 @@ const ADDRESSES_MAX: usize = 64;
 /// Bytes of an address, and of the name of a program.
 const TEXT_MAX: usize = 256;
 /// Time without anything new after which a catching-up holds up no other: several round trips.
-const STALLED_MS: u64 = 5_000;
+pub(super) const STALLED_MS: u64 = 5_000;
 /// Longest time that a space is not named on a connection because it is being caught up with over another.
-const HELD_BACK_MS: u64 = 60_000;
+pub(super) const HELD_BACK_MS: u64 = 20_000;
 
 impl Peer {
     fn tag(session: &[u8; 32], from_dialler: bool, space: &SpaceId) -> [u8; 16] {
@@ -169,14 +169,15 @@ impl Peer {
 
     /// Names spaces that were held back, as soon as they need not be any more.
     pub(super) fn run_held_back(&mut self) {
-        let all = core::mem::take(&mut self.held_back);
-        for ((conn, space), until) in all {
-            if self.connections.get(&conn).is_none() {
-                continue;
-            }
-            if self.now < until && self.is_catching_up(&space) {
-                self.held_back.insert((conn, space), until);
-            } else {
+        let ready = |((conn, space), until): (&(ConnId, SpaceId), &Now)| {
+            let gone = self.connections.get(conn).is_none();
+            (gone || self.now >= *until || !self.is_catching_up(space)).then_some((*conn, *space))
+        };
+        for (conn, space) in self.held_back.iter().filter_map(ready).collect::<Vec<_>>() {
+            // To have named it may mean to be catching up with it: the next waits its turn.
+            let until = self.held_back.get(&(conn, space)).copied().unwrap_or_default();
+            if self.now >= until || !self.is_catching_up(&space) {
+                self.held_back.remove(&(conn, space));
                 self.name_space(conn, space);
             }
         }
@@ -198,7 +199,9 @@ impl Peer {
                 self.late.push((id, *peer, *cursor));
             }
         }
-        for conn in self.connections.of_space(&id) {
+        // Where it was named and not matched yet, it was named with the old choice.
+        let named = |conn: &ConnId| self.connections.get(conn).is_some_and(|c| c.handles.contains(&id));
+        for conn in self.connections.ids().into_iter().filter(named).collect::<Vec<_>>() {
             self.close(conn, "filter", "takes other documents from now on", false);
         }
     }

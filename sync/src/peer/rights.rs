@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::connection::Ask;
+use super::greet::{HELD_BACK_MS, STALLED_MS};
 use super::{Event, Keep, Load, Local, Now, OpId, Peer, Purpose, Slot, StoreOp, Ticket};
 use crate::authority::{RecordAt, RootKeys, revocation};
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
@@ -50,10 +51,13 @@ pub(super) struct Gather {
     stays: BTreeMap<DocId, BTreeMap<ChainId, u64>>,
 }
 
+/// Longest time that a deletion waits for the end of what somebody is telling: as long as a space is held back for it.
+const BURIAL_MS: u64 = HELD_BACK_MS;
+
 /// Documents of a space that are deleted and whose bodies are still there.
 #[derive(Debug)]
 pub(super) struct Burials {
-    /// When they go, whatever is still on its way: as late as anything that waits is given up.
+    /// When they go, whatever is still on its way.
     pub(super) due: Now,
     docs: BTreeSet<DocId>,
 }
@@ -253,7 +257,7 @@ impl Peer {
         match is_told {
             true => self.drop_bodies(space, doc),
             false => {
-                let due = Now(self.now.0 + self.limits.waiting_ms);
+                let due = Now(self.now.0 + BURIAL_MS);
                 self.burials.entry(space).or_insert(Burials { due, docs: BTreeSet::new() }).docs.insert(doc);
             }
         }
@@ -263,8 +267,14 @@ impl Peer {
     /// Whether records may be on their way that lie behind those that came.
     fn is_being_told(&self, space: &SpaceId) -> bool {
         let links = self.connections.of_space(space).into_iter();
-        let mut links = links.filter_map(|conn| self.connections.get(&conn)?.links.get(space));
-        links.any(|link| link.ask == Ask::Paging || link.wanted.contains(&space.authority()))
+        let mut links = links.filter_map(|conn| {
+            let connection = self.connections.get(&conn)?;
+            Some((connection.opened, connection.links.get(space)?))
+        });
+        links.any(|(opened, link)| {
+            let under_way = link.ask == Ask::Paging || link.wanted.contains(&space.authority());
+            under_way && self.now.0 < link.progress.unwrap_or(opened).0 + STALLED_MS
+        })
     }
 
     /// Carries out deletions that waited.

@@ -82,4 +82,10 @@ fn print(row: &Row) {
         or_dash(row.components.map(|parts| parts as u64)),
         or_dash(row.lopsided.map(|pairs| pairs as u64)),
     );
+    if let Some((first, later)) = row.idle_bytes {
+        println!("  {first:.0} bytes a minute and neighbour in the first hour, {later:.0} after it");
+    }
+    if row.run.starts_with("floods") {
+        println!("  at most {:?}", row.most);
+    }
 }

@@ -10,7 +10,6 @@ use super::queue::drawn;
 pub(super) struct Written {
     pub(super) at_ms: u64,
     pub(super) writer: usize,
-    pub(super) n: u64,
     /// Per peer, when it came; `u64::MAX` if it did not.
     pub(super) came_ms: Vec<u64>,
     /// Per peer, whether it came by comparing.
@@ -82,7 +81,7 @@ impl Ledger {
         let n = of.len() as u64;
         let mut came_ms = vec![u64::MAX; peers];
         came_ms[writer] = at_ms;
-        self.items.push(Written { at_ms, writer, n, came_ms, repaired: vec![false; peers] });
+        self.items.push(Written { at_ms, writer, came_ms, repaired: vec![false; peers] });
         (self.items.len() - 1, n)
     }
 
@@ -120,11 +119,11 @@ impl Ledger {
         &self.items[self.measured_from.min(self.items.len())..]
     }
 
-    /// Payloads for each delivery to a peer that counts, of measured items.
-    pub fn copies(&self, counts: &[bool]) -> f64 {
+    /// Payloads for each delivery of a measured item, to whomever it was delivered.
+    pub fn copies(&self) -> f64 {
         let got = |item: &Written| {
-            let came = item.came_ms.iter().zip(counts).enumerate();
-            came.filter(|(peer, (at, counts))| **counts && *peer != item.writer && **at != u64::MAX).count()
+            let came = item.came_ms.iter().zip(&item.repaired).enumerate();
+            came.filter(|(peer, (at, repaired))| *peer != item.writer && **at != u64::MAX && !**repaired).count()
         };
         let deliveries: usize = self.measured().iter().map(got).sum();
         self.payloads as f64 / deliveries.max(1) as f64

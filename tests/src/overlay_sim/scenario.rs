@@ -1,6 +1,6 @@
 //! The scenarios by name, and what they report.
 
-use commonhold_sync::overlay::OverlayLimits;
+use commonhold_sync::overlay::{OverlayLimits, OverlaySizes};
 use serde::Serialize;
 
 use super::Plan;
@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Full,
     /// Takes part in membership and forwards nothing.
     Hole,
+    /// Floods.
+    Hostile,
     /// Full, and without an address.
     Undialable,
     Leaf,
@@ -39,11 +41,14 @@ impl Cast {
         let leaves = plan.peers * plan.leaves_percent / 100;
         let full = plan.peers - leaves;
         let (holes, undialable) = (full * plan.holes_percent / 100, full * plan.undialable_percent / 100);
+        let hostile = full * plan.hostile_percent / 100;
         let drawn_kinds = std::iter::repeat_n(Kind::Leaf, leaves)
             .chain(std::iter::repeat_n(Kind::Hole, holes))
+            .chain(std::iter::repeat_n(Kind::Hostile, hostile))
             .chain(std::iter::repeat_n(Kind::Undialable, undialable));
         order.iter().zip(drawn_kinds).for_each(|(peer, kind)| kinds[*peer] = kind);
-        let mut writers: Vec<usize> = (1..plan.peers).filter(|peer| kinds[*peer] != Kind::Hole).collect();
+        let mut writers: Vec<usize> =
+            (1..plan.peers).filter(|peer| !matches!(kinds[*peer], Kind::Hole | Kind::Hostile)).collect();
         writers.sort_by_key(|peer| drawn(plan.seed, 12, *peer as u64));
         writers.truncate(plan.writers);
         order.sort_by_key(|peer| drawn(plan.seed, 13, *peer as u64));
@@ -99,6 +104,11 @@ pub struct Row {
     pub components: Option<usize>,
     /// Neighbours that are so on one side only, at the end.
     pub lopsided: Option<usize>,
+    /// The most that any honest overlay's tables held.
+    #[serde(skip)]
+    pub most: OverlaySizes,
+    /// Bytes per minute and neighbour with 100 spaces, in the first hour and in the two after it.
+    pub idle_bytes: Option<(f64, f64)>,
 }
 
 /// What a scenario found.
@@ -146,6 +156,11 @@ pub fn run(name: &str, peers: usize, seeds: u64, warm: Option<usize>) -> Option<
                 let plan = Plan { bootstrap_dies: true, warm_items: 0, items: 20, settle_ms: 20_000, ..calm };
                 rows.push(ours(name, &plan));
             }
+            "floods" => {
+                rows.push(ours("no-fault", &calm));
+                rows.push(ours("floods 20%", &Plan { hostile_percent: 20, ..calm.clone() }));
+            }
+            "idle" => rows.push(idle(peers, seed)),
             _ => return None,
         }
     }
@@ -160,7 +175,36 @@ fn ours(run: &str, plan: &Plan) -> Row {
     if std::env::var_os("OVERLAY_NAMES").is_some() {
         eprintln!("{run}: {:?}", swarm.names);
     }
-    Row { components: Some(swarm.components()), lopsided: Some(swarm.lopsided()), ..row }
+    Row { components: Some(swarm.components()), lopsided: Some(swarm.lopsided()), most: swarm.most, ..row }
+}
+
+/// What a frame costs besides its message: the headers of WebSocket, TCP segment excluded, the tag of the cipher, type and space.
+const FRAME_BYTES: u64 = 32;
+
+/// A hundred spaces of the same size in which nobody writes. What each costs is added up: a peer with neighbours in all of them.
+fn idle(peers: usize, seed: u64) -> Row {
+    let plan = Plan { items: 0, warm_items: 0, writers: 1, drain_ms: 0, ..Plan::calm(peers, seed) };
+    let (mut first, mut later, mut neighbours) = (0.0, 0.0, 0);
+    let mut last = None;
+    for space in 0..100 {
+        let plan = Plan { seed: seed * 1_000 + space, ..plan.clone() };
+        let cast = Cast::new(&plan);
+        let mut swarm = Swarm::new(&plan, &cast, &OverlayLimits::default());
+        let sent = |swarm: &Swarm| {
+            swarm.nodes.iter().map(|node| node.sent_bytes + FRAME_BYTES * node.sent_messages).sum::<u64>() as f64
+        };
+        swarm.run_until(3_600_000);
+        let hour = sent(&swarm);
+        swarm.run_until(3 * 3_600_000);
+        neighbours += swarm.nodes.iter().map(|node| node.overlay.neighbours().count()).sum::<usize>();
+        (first, later) = (first + hour / 60.0, later + (sent(&swarm) - hour) / 120.0);
+        last = Some((cast, swarm));
+    }
+    let Some((cast, swarm)) = last else { unreachable!("a hundred spaces were run") };
+    // All pairs of neighbours in one space: a hundred spaces share them.
+    let pairs = f64::from(neighbours as u32) / 100.0;
+    let row = row("idle, 100 spaces", &plan, &cast, &swarm.ledger, "ours");
+    Row { components: Some(swarm.components()), idle_bytes: Some((first / pairs, later / pairs)), ..row }
 }
 
 fn base(run: &str, plan: &Plan) -> Row {
@@ -178,7 +222,7 @@ fn row(run: &str, plan: &Plan, cast: &Cast, ledger: &Ledger, system: &'static st
         peers: plan.peers,
         seed: plan.seed,
         system,
-        copies: ledger.copies(&counts),
+        copies: ledger.copies(),
         last_mean_ms: mean_ms,
         last_median_ms: median_ms,
         last_p95_ms: p95_ms,
@@ -189,5 +233,7 @@ fn row(run: &str, plan: &Plan, cast: &Cast, ledger: &Ledger, system: &'static st
         recovery_ms: (plan.killed_percent > 0).then(|| ledger.recovery_ms(cast.kill_ms(plan), 2_000, &counts)),
         components: None,
         lopsided: None,
+        most: OverlaySizes::default(),
+        idle_bytes: None,
     }
 }

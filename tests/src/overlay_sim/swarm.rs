@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use commonhold_sync::id::{ChainId, DeviceId};
 use commonhold_sync::message::roles;
-use commonhold_sync::overlay::{Effect, Item, Message, Overlay, OverlayLimits};
+use commonhold_sync::overlay::{Effect, Item, Message, Overlay, OverlayLimits, OverlaySizes};
 use commonhold_sync::peer::Now;
 use commonhold_sync::peer_record::PeerRecord;
 use ed25519_dalek::SigningKey;
 
+use super::flood::inventions;
 use super::ledger::{Ledger, schedule};
 use super::queue::{Queue, delay_ms, drawn};
 use super::scenario::{Cast, Kind};
@@ -26,7 +27,8 @@ pub(super) enum Event {
     Packet { from: usize, to: usize, epoch: u64, packet: Packet },
     Wake(usize),
     Connected { dialler: usize, other: usize },
-    DialFailed { at: usize, peer: usize },
+    DialFailed { at: usize, device: DeviceId },
+    Flood(usize),
     Down { at: usize, peer: usize, epoch: u64 },
     Compare(usize),
 }
@@ -64,9 +66,13 @@ pub(super) struct Swarm {
     pub(super) ledger: Ledger,
     pub(super) end_ms: u64,
     pub(super) names: BTreeMap<&'static str, u64>,
+    /// Records of peers that do not exist.
+    pub(super) inventions: Vec<PeerRecord>,
+    /// The most that any honest overlay's tables held.
+    pub(super) most: OverlaySizes,
 }
 
-fn chain_of(writer: usize) -> ChainId {
+pub(super) fn chain_of(writer: usize) -> ChainId {
     ChainId(core::array::from_fn(|at| (writer as u64).to_be_bytes()[at % 8]))
 }
 
@@ -85,12 +91,14 @@ impl Swarm {
             ledger: Ledger::new(plan.warm_items),
             end_ms: 0,
             names: BTreeMap::new(),
+            inventions: if plan.hostile_percent > 0 { inventions(plan.seed) } else { Vec::new() },
+            most: OverlaySizes::default(),
         };
         for peer in 0..plan.peers {
             let seed: [u8; 32] = core::array::from_fn(|at| drawn(plan.seed, 5, (peer * 32 + at) as u64) as u8);
             let kind = cast.kinds[peer];
             let roles = if kind == Kind::Leaf { roles::LEAF } else { roles::STORE | roles::RELAY };
-            let dialable = matches!(kind, Kind::Full | Kind::Hole);
+            let dialable = matches!(kind, Kind::Full | Kind::Hole | Kind::Hostile);
             let addresses: Vec<String> =
                 dialable.then(|| format!("ws://10.0.{}.{}:4000/", peer / 250, peer % 250)).into_iter().collect();
             let record = PeerRecord::sign(&SigningKey::from_bytes(&seed), 1, roles, &addresses);
@@ -149,6 +157,8 @@ impl Swarm {
     fn happens(&mut self, event: Event) {
         let now = self.now();
         match event {
+            Event::Join(peer) if self.nodes[peer].kind == Kind::Hostile => self.flood(peer),
+            Event::Flood(peer) => self.flood(peer),
             Event::Join(peer) if peer > 0 => {
                 let bootstrap = self.nodes[0].record.clone();
                 self.nodes[peer].overlay.met(now, bootstrap);
@@ -177,13 +187,15 @@ impl Swarm {
             }
             Event::Wake(_) => {}
             Event::Connected { dialler, other } => self.connected(dialler, other),
-            Event::DialFailed { at, peer } => {
-                let device = self.nodes[peer].device;
+            Event::DialFailed { at, device } => {
                 self.nodes[at].overlay.dial_failed(now, &device);
                 self.drain(at);
             }
             Event::Down { at, peer, epoch } if self.linked(at, peer, epoch) => {
                 self.nodes[at].links.remove(&peer);
+                if self.nodes[at].kind == Kind::Hostile {
+                    return;
+                }
                 let device = self.nodes[peer].device;
                 self.nodes[at].overlay.link_down(now, &device);
                 self.drain(at);
@@ -203,7 +215,8 @@ impl Swarm {
     fn connected(&mut self, dialler: usize, other: usize) {
         let now = self.now();
         if !self.nodes[dialler].alive || !self.nodes[other].alive {
-            return self.queue.after(DIAL_FAILS_MS, Event::DialFailed { at: dialler, peer: other });
+            let device = self.nodes[other].device;
+            return self.queue.after(DIAL_FAILS_MS, Event::DialFailed { at: dialler, device });
         }
         if !self.nodes[dialler].links.contains_key(&other) {
             self.epoch += 1;
@@ -213,6 +226,9 @@ impl Swarm {
         let rtt_ms = 2 * delay_ms(self.plan.seed, dialler, other) as u32;
         for (at, peer, dialled) in [(dialler, other, true), (other, dialler, false)] {
             let roles = self.nodes[peer].record.roles;
+            if self.nodes[at].kind == Kind::Hostile {
+                continue;
+            }
             let (device, record) = (self.nodes[peer].device, self.nodes[peer].record.clone());
             self.nodes[at].overlay.link_up(now, device, Some(record), roles, dialled);
             self.drain(at);
@@ -224,10 +240,14 @@ impl Swarm {
     fn packet(&mut self, from: usize, to: usize, packet: Packet) {
         let now = self.now();
         let device = self.nodes[from].device;
+        if self.nodes[to].kind == Kind::Hostile {
+            return;
+        }
         match packet {
             Packet::Overlay(mut message) => {
                 let overlay = &mut self.nodes[to].overlay;
-                if overlay.screen(&mut message, |_| true) {
+                let real = |record: &PeerRecord| self.by_device.contains_key(&record.device) || record.verify().is_ok();
+                if overlay.screen(&mut message, real) {
                     overlay.receive(now, device, message).expect("our own overlays keep the rules");
                 }
             }
@@ -271,7 +291,7 @@ impl Swarm {
         let now_ms = self.queue.now_ms();
         let node = &mut self.nodes[peer];
         let quiet = now_ms - node.changed_ms >= QUIET_MS && node.compared_ms <= node.changed_ms;
-        if !node.alive || !quiet || node.kind == Kind::Hole {
+        if !node.alive || !quiet || matches!(node.kind, Kind::Hole | Kind::Hostile) {
             return;
         }
         node.compared_ms = now_ms;
@@ -315,7 +335,11 @@ impl Swarm {
                     self.send(peer, self.by_device[&to], Packet::Payload { item, repair: false })
                 }
                 Effect::Dial { record } => {
-                    let other = self.by_device[&record.device];
+                    let Some(other) = self.by_device.get(&record.device).copied() else {
+                        let device = record.device;
+                        self.queue.after(DIAL_FAILS_MS, Event::DialFailed { at: peer, device });
+                        continue;
+                    };
                     // TCP and the handshake: two round trips.
                     let delay = 4 * delay_ms(self.plan.seed, peer, other);
                     self.queue.after(delay, Event::Connected { dialler: peer, other });
@@ -332,6 +356,13 @@ impl Swarm {
                 }
             }
         }
+        let sizes = self.nodes[peer].overlay.sizes();
+        let most = &mut self.most;
+        most.links = most.links.max(sizes.links);
+        most.passive = most.passive.max(sizes.passive);
+        most.shunned = most.shunned.max(sizes.shunned);
+        most.seen = most.seen.max(sizes.seen);
+        most.missing = most.missing.max(sizes.missing);
         if let Some(due) = self.nodes[peer].overlay.due() {
             let due_ms = due.0.max(self.queue.now_ms() + 1);
             if due_ms < self.nodes[peer].wake_ms {
@@ -341,12 +372,12 @@ impl Swarm {
         }
     }
 
-    /// Sets of peers that reach one another over neighbours (and attachments), the living only.
+    /// Sets of peers that reach one another over neighbours (and attachments): the living and honest only.
     pub(super) fn components(&self) -> usize {
         let mut seen = vec![false; self.nodes.len()];
         let mut components = 0;
         for start in 0..self.nodes.len() {
-            if seen[start] || !self.nodes[start].alive {
+            if seen[start] || !self.counts(start) {
                 continue;
             }
             components += 1;
@@ -357,10 +388,14 @@ impl Swarm {
                 }
                 let overlay = &self.nodes[peer].overlay;
                 let next = overlay.neighbours().chain(overlay.leaves()).map(|peer| self.by_device[peer]);
-                open.extend(next.filter(|peer| self.nodes[*peer].alive));
+                open.extend(next.filter(|peer| self.counts(*peer)));
             }
         }
         components
+    }
+
+    fn counts(&self, peer: usize) -> bool {
+        self.nodes[peer].alive && !matches!(self.nodes[peer].kind, Kind::Hole | Kind::Hostile)
     }
 
     /// Pairs of which one takes the other for a neighbour and not the other way round.

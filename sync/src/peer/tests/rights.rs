@@ -214,7 +214,7 @@ fn a_deletion_waits_no_longer_than_anything_else_that_waits() {
     world.wires.retain(|(_, conn, _)| *conn != liar);
     world.settle();
     assert_eq!(world.events(2, |e| matches!(e, Event::Deleted { .. })), 0);
-    world.now += Limits::default().waiting_ms;
+    world.now += 20_000;
     world.settle();
     assert_eq!(world.events(2, |e| matches!(e, Event::Deleted { .. })), 1);
     world.cut(2, 0, other);
