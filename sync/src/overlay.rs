@@ -265,6 +265,8 @@ impl Overlay {
         self.tree.tick(&mut cx!(self, now));
         if self.members_due().is_some_and(|due| due <= now) || self.tree.any_failed(now) {
             self.tick_members(now);
+            // Whoever was given up for a neighbour had been asked for something, which somebody else is asked for at once.
+            self.tree.tick(&mut cx!(self, now));
         }
     }
 

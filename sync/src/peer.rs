@@ -434,8 +434,8 @@ impl Peer {
         self.run_made();
         self.run_offers();
         self.run_held_back();
-        self.run_gossip();
         self.run_timers();
+        self.run_gossip();
         self.flush();
     }
 
@@ -733,7 +733,8 @@ impl Peer {
     pub fn poll_timeout(&self) -> Option<Now> {
         let waiting = self.waiting.deadline(&self.limits).map(Now);
         let held_back = (!self.held_back.is_empty()).then_some(Now(self.now.0 + HELD_BACK_EVERY_MS));
-        let burials = self.burials.values().map(|burials| burials.due);
+        // Those that are overdue wait for a log to be read.
+        let burials = self.burials.values().map(|burials| burials.due).filter(|due| *due > self.now);
         self.connections
             .next_timer()
             .into_iter()

@@ -53,8 +53,14 @@ impl Overlay {
         lacking.min(room).saturating_sub(asked + self.dials.values().filter(|dial| !dial.near).count())
     }
 
+    /// Whether a peer is kept away because it did not do what a neighbour does. Who has hardly any other takes it all the same: a
+    /// link that stood still for a while is no lie.
     pub(super) fn shunned(&self, now: Now, peer: &DeviceId) -> bool {
-        self.shunned.get(peer).is_some_and(|until| *until > now)
+        self.is_choosy() && self.shunned.get(peer).is_some_and(|until| *until > now)
+    }
+
+    fn is_choosy(&self) -> bool {
+        self.neighbour_count() >= SPEAKING_MIN
     }
 
     fn shun(&mut self, now: Now, peer: DeviceId) {
@@ -517,6 +523,12 @@ impl Overlay {
         for (peer, place) in passed {
             match place {
                 Place::Asked { .. } => self.leave(now, &peer, true),
+                // The room for it is there.
+                Place::Stranger { .. } if self.neighbour_count() < self.aim() && !self.is_leaf() => {
+                    if let Some(link) = self.links.get_mut(&peer) {
+                        link.place = Place::Stranger { release_at: Now(now.0 + self.limits.linger_ms) };
+                    }
+                }
                 Place::Stranger { .. } | Place::Measured { .. } => {
                     self.effects.push_back(Effect::Release { peer });
                     if let Some(link) = self.links.remove(&peer) {
@@ -543,9 +555,8 @@ impl Overlay {
             let linked = self.links.iter();
             let linked = linked.filter(|(_, link)| matches!(link.place, Place::Stranger { .. }) && !link.is_leaf());
             // Who is shunned is not asked before that is over.
-            due.extend(linked.map(|(peer, link)| {
-                self.shunned.get(peer).map_or(link.not_before, |until| link.not_before.max(*until))
-            }));
+            let until = |peer: &DeviceId| self.shunned.get(peer).filter(|_| self.is_choosy()).copied();
+            due.extend(linked.map(|(peer, link)| link.not_before.max(until(peer).unwrap_or_default())));
             if self.dials.len() < self.limits.dials {
                 due.extend(self.passive.iter().map(|(_, held)| held.not_before));
             }

@@ -379,11 +379,11 @@ impl Peer {
 
     pub(super) fn run_gossip(&mut self) {
         self.run_released();
-        while let Some((_, space)) = self.gossip.due.first().copied().filter(|(at, _)| *at <= self.now) {
-            self.with_overlay(space, None, Overlay::tick);
-            // An overlay that is due again at once would hold up everything else.
-            if self.gossip.due_of.get(&space).is_some_and(|at| *at <= self.now) {
-                break;
+        // Twice: what one tick brings about may be due at once. What is due after that waits for the next.
+        for _ in 0..2 {
+            let due = self.gossip.due.range(..=(self.now, SpaceId([255; 32])));
+            for space in due.map(|(_, space)| *space).collect::<Vec<_>>() {
+                self.with_overlay(space, None, Overlay::tick);
             }
         }
     }
