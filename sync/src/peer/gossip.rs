@@ -235,10 +235,12 @@ impl Peer {
 
     /// Who was not sent a segment is not told by a mark that it was.
     fn note_untold(&mut self, space: SpaceId, seq: u64) {
+        let now = self.now;
         for conn in self.connections.of_space(&space) {
             let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) else { continue };
             if link.serve == Serve::Live && link.is_whole() && link.told != seq {
                 link.gap = true;
+                link.repair.touch(now);
             }
         }
     }
