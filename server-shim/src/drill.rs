@@ -64,6 +64,7 @@ pub(crate) async fn run(arguments: &DrillArgs, json: bool) -> Result<(), Failure
         Some(Err(_)) => Some(DRILL.failed(format!("it was not done after {} minutes", DEADLINE.as_secs() / 60))),
     };
     drill.done(failure.is_none());
+    drill.crew.count();
     let report = Report::of(&drill, made, seed, failure.map(|failure| failure.what));
     let folder = arguments.report.as_path();
     let written = report.write(folder).and_then(|()| if report.passed { Ok(()) } else { keep_logs(&drill, folder) });

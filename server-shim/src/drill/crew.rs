@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::ledger::{Lane, Ledger, key, named};
 use super::network::{Network, Traffic};
@@ -17,6 +17,8 @@ use crate::stage::{Actor, Play, Stage};
 
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(25);
+/// From one edit to the next: ten a second, of all peers together, so that each event falls among edits.
+const PACE: Duration = Duration::from_millis(100);
 /// Peers that a message about what is missing names.
 const NAMED_MAX: usize = 6;
 
@@ -107,9 +109,10 @@ impl Crew {
 
     fn actor(&mut self, member: usize) -> Result<&mut Actor, Failure> {
         let play = self.play;
-        let member = &mut self.members[member];
-        let dead = play.failed(format!("{} is dead", member.name));
-        member.life.as_mut().map(|life| &mut life.actor).ok_or(dead)
+        match &mut self.members[member] {
+            Member { life: Some(life), .. } => Ok(&mut life.actor),
+            Member { name, .. } => Err(play.failed(format!("{name} is dead"))),
+        }
     }
 
     pub(super) async fn found_space(&mut self, member: usize) -> Result<(), Failure> {
@@ -149,8 +152,10 @@ impl Crew {
         by: &[usize],
         edits: usize,
     ) -> Result<BTreeSet<usize>, Failure> {
-        let mut made = BTreeSet::new();
+        let (mut made, mut ticks) = (BTreeSet::new(), interval(PACE));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for turn in 0..edits {
+            ticks.tick().await;
             let member = by[turn % by.len()];
             let edit = self.ledger.edits_of(to.number);
             let value = json!(self.members[member].name);
@@ -265,11 +270,16 @@ impl Crew {
         Ok(())
     }
 
-    /// Reads the last counts, and stops all of the living as an operator does. A process that does not end well is a failure.
-    pub(super) async fn stop(&mut self) -> Result<(), Failure> {
+    /// Reads what the living sent and received until now.
+    pub(super) fn count(&mut self) {
         for member in self.living() {
             self.members[member].traffic = self.network.traffic(self.members[member].place);
         }
+    }
+
+    /// Stops all of the living as an operator does. A process that does not end well is a failure.
+    pub(super) async fn stop(&mut self) -> Result<(), Failure> {
+        self.count();
         let mut stopping = JoinSet::new();
         for life in self.members.iter_mut().filter_map(|member| member.life.take()) {
             stopping.spawn(life.actor.stop());

@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tappers::AddAddressV4;
-use tappers::tokio::AsyncTun;
+use tappers::{AddAddressV4, Tun};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -83,7 +85,7 @@ fn destination(packet: &[u8]) -> Option<usize> {
 impl Router {
     /// Fails where this process may not make namespaces and devices.
     pub(super) async fn lay(places: usize, weather: Weather) -> io::Result<Router> {
-        in_namespace(|| AsyncTun::new().map(drop)).await?;
+        in_namespace(|| Tun::new().map(drop)).await?;
         let ways = counters(places).into_iter().map(|counters| Way { to: RwLock::default(), counters });
         let paths = Paths { weather, sides: Sides::default(), ways: ways.collect() };
         Ok(Router { paths: Arc::new(paths), ports: (0..places).map(|_| None).collect() })
@@ -91,22 +93,25 @@ impl Router {
 
     pub(super) async fn spawn(&mut self, place: usize, mut command: Command) -> io::Result<Child> {
         self.unplug(place);
-        let (tun, child) = in_namespace(move || {
-            let mut tun = AsyncTun::new()?;
+        let (from, into, child) = in_namespace(move || {
+            let mut tun = Tun::new()?;
             let mut address = AddAddressV4::new(ip(place));
             address.set_netmask(PREFIX);
             tun.add_addr(address)?;
             tun.set_up()?;
-            Ok((tun, command.spawn()?))
+            // Not pipes, but read and written like them: what `AsyncFd` would do is unsafe.
+            let end = || tun.as_fd().try_clone_to_owned();
+            let from = pipe::Receiver::from_owned_fd_unchecked(end()?)?;
+            let into = pipe::Sender::from_owned_fd_unchecked(end()?)?;
+            Ok((from, into, command.spawn()?))
         })
         .await?;
-        let tun = Arc::new(tun);
         let (to, packets) = mpsc::channel(QUEUE);
         let way = &self.paths.ways[place];
         *way.to.write().unwrap_or_else(PoisonError::into_inner) = Some(to);
         way.counters.clear();
-        let reading = tokio::spawn(read(tun.clone(), place, self.paths.clone()));
-        let writing = tokio::spawn(write(tun, packets, way.counters.clone()));
+        let reading = tokio::spawn(read(from, place, self.paths.clone()));
+        let writing = tokio::spawn(write(into, packets, way.counters.clone()));
         self.ports[place] = Some(Port { tasks: [reading.abort_handle(), writing.abort_handle()] });
         Ok(child)
     }
@@ -140,12 +145,12 @@ async fn in_namespace<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + 
 }
 
 /// From a device to the queues of the others.
-async fn read(tun: Arc<AsyncTun>, place: usize, paths: Arc<Paths>) {
+async fn read(mut device: pipe::Receiver, place: usize, paths: Arc<Paths>) {
     let mut random = paths.weather.random(place);
     let from = &paths.ways[place].counters;
     let mut buffer = [0; PACKET_BYTES];
     loop {
-        let Ok(n) = tun.recv(&mut buffer).await else { return };
+        let Ok(n @ 1..) = device.read(&mut buffer).await else { return };
         let packet = &buffer[..n];
         let Some((to, way)) = destination(packet).and_then(|to| Some((to, paths.ways.get(to)?))) else { continue };
         Counters::add(&from.sent, n);
@@ -165,7 +170,7 @@ async fn read(tun: Arc<AsyncTun>, place: usize, paths: Arc<Paths>) {
 }
 
 /// From a queue to its device, each packet at its time.
-async fn write(tun: Arc<AsyncTun>, mut packets: mpsc::Receiver<Packet>, counters: Arc<Counters>) {
+async fn write(mut device: pipe::Sender, mut packets: mpsc::Receiver<Packet>, counters: Arc<Counters>) {
     let mut waiting: BTreeMap<(Instant, u64), Vec<u8>> = BTreeMap::new();
     let mut number = 0;
     // Never reached: only so that an empty table needs no case of its own.
@@ -181,7 +186,7 @@ async fn write(tun: Arc<AsyncTun>, mut packets: mpsc::Receiver<Packet>, counters
             () = sleep_until(next) => {
                 let Some((_, packet)) = waiting.pop_first() else { continue };
                 // A device whose namespace has just ended.
-                if tun.send(&packet).await.is_err() {
+                if device.write_all(&packet).await.is_err() {
                     return;
                 }
                 Counters::add(&counters.received, packet.len());
