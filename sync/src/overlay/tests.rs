@@ -117,7 +117,7 @@ impl Net {
             Ok(mut message) => {
                 let bytes = minicbor::to_vec(&message).unwrap();
                 assert_eq!(minicbor::decode::<Message>(&bytes).unwrap(), message);
-                if self.overlays[to].screen(&mut message, |record| record.verify().is_ok()) {
+                if self.overlays[to].screen(Now(self.now), &device, &mut message, |record| record.verify().is_ok()) {
                     self.overlays[to].receive(Now(self.now), device, message).unwrap();
                 }
             }
