@@ -177,9 +177,32 @@ impl Overlay {
         *device != self.me && !self.shunned.contains_key(device) && held.is_none_or(|held| held.made_ms < made_ms)
     }
 
-    /// Takes out of a message the records that are not wanted, or that `verify` refuses. To be called before [`Overlay::receive`].
-    /// False if nothing is left of the message.
-    pub fn screen(&self, message: &mut Message, mut verify: impl FnMut(&PeerRecord) -> bool) -> bool {
+    /// Takes out of a message the records that are not wanted, or that `verify` refuses. To be called before [`Overlay::receive`]. False
+    /// if nothing is left of the message, or it is one too many: then no signature was looked at.
+    pub fn screen(
+        &self,
+        now: Now,
+        from: &DeviceId,
+        message: &mut Message,
+        mut verify: impl FnMut(&PeerRecord) -> bool,
+    ) -> bool {
+        if message.records().is_empty() {
+            return true;
+        }
+        let near = |link: &&Link| match message {
+            Message::Answer { .. } => matches!(link.place, Place::Asked { .. }),
+            _ => matches!(link.place, Place::Neighbour { .. } | Place::Leaf),
+        };
+        if !self.links.get(from).filter(near).is_some_and(|link| link.requests.has(now)) {
+            // An answer counts for what it says besides.
+            return match message {
+                Message::Answer { others, .. } => {
+                    others.clear();
+                    true
+                }
+                _ => false,
+            };
+        }
         match message {
             // Passed on, so it is verified even if it is known here.
             Message::ForwardJoin { record, .. } => record.device != self.me && verify(record),

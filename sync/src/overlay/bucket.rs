@@ -17,12 +17,21 @@ impl Bucket {
         Bucket { burst, per_s, filled: u64::from(burst) * 1_000, at: now }
     }
 
+    fn filled(&self, now: Now) -> u64 {
+        let passed = now.0.saturating_sub(self.at.0);
+        let filled = self.filled.saturating_add(passed.saturating_mul(u64::from(self.per_s)));
+        filled.min(u64::from(self.burst) * 1_000)
+    }
+
+    /// Whether there is one to take.
+    pub(super) fn has(&self, now: Now) -> bool {
+        self.filled(now) >= 1_000
+    }
+
     /// Takes one, if there is one.
     pub(super) fn take(&mut self, now: Now) -> bool {
-        let passed = now.0.saturating_sub(self.at.0);
+        self.filled = self.filled(now);
         self.at = self.at.max(now);
-        let filled = self.filled.saturating_add(passed.saturating_mul(u64::from(self.per_s)));
-        self.filled = filled.min(u64::from(self.burst) * 1_000);
         let taken = self.filled >= 1_000;
         if taken {
             self.filled -= 1_000;

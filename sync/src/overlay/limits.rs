@@ -49,7 +49,7 @@ pub struct OverlayLimits {
     pub join_ttl: u8,
     /// Time to the first exchange of records, and after one that brought something new.
     pub shuffle_ms: u64,
-    /// Time between two exchanges that bring nothing. With 5 records an exchange is about 1.5 KiB: 100 spaces stay below 1 KiB a minute.
+    /// Most time between two exchanges; it grows fourfold with each that brings nothing. With 5 records an exchange is about 1.5 KiB: 100 spaces stay below 1 KiB a minute.
     pub shuffle_max_ms: u64,
     /// Time to the first try of a nearer neighbour. It doubles with each try that finds none, up to `shuffle_max_ms`.
     pub improve_ms: u64,

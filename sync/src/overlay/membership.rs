@@ -64,7 +64,6 @@ impl Overlay {
     }
 
     fn shun(&mut self, now: Now, peer: DeviceId) {
-        self.shunned.retain(|_, until| *until > now);
         if self.shunned.len() >= self.limits.shunned {
             let first = self.shunned.iter().min_by_key(|(_, until)| **until).map(|(peer, _)| *peer);
             first.map(|peer| self.shunned.remove(&peer));
@@ -140,7 +139,7 @@ impl Overlay {
         if let Some(link) = self.links.get_mut(&peer) {
             link.record = record.or(link.record.take());
             link.roles = roles;
-            return;
+            return self.maintain(now);
         }
         if self.links.len() >= self.limits.links && !self.make_room() {
             return self.effects.push_back(Effect::Release { peer });
@@ -165,7 +164,8 @@ impl Overlay {
     /// Gives up the oldest link that is no neighbour's, for a new one.
     fn make_room(&mut self) -> bool {
         let stranger = |link: &Link| match link.place {
-            Place::Stranger { release_at } => Some(release_at),
+            // Those that were released already go first.
+            Place::Stranger { release_at } => Some(Now(if release_at.0 == u64::MAX { 0 } else { release_at.0 })),
             _ => None,
         };
         let oldest = self.links.iter().filter_map(|(peer, link)| Some((stranger(link)?, *peer))).min();
@@ -414,7 +414,7 @@ impl Overlay {
             new |= self.learn(now, record, Some(from));
         }
         if new {
-            self.shuffle_every = (self.shuffle_every / 2).max(self.limits.shuffle_ms);
+            self.shuffle_every = (self.shuffle_every / 4).max(self.limits.shuffle_ms);
         }
         self.maintain(now);
     }
@@ -442,8 +442,8 @@ impl Overlay {
         if !records.is_empty() {
             self.effects.push_back(Effect::Send { to, message: Message::Shuffle { records } });
         }
-        // Doubles now; a reply with something new halves it again.
-        self.shuffle_every = (self.shuffle_every * 2).min(self.limits.shuffle_max_ms);
+        // Four times as long now; a reply with something new takes that back.
+        self.shuffle_every = (self.shuffle_every * 4).min(self.limits.shuffle_max_ms);
         let jitter = u64::from(below(&mut self.rng, (self.shuffle_every / 4) as u32 + 1));
         self.shuffle_at = Some(Now(now.0 + self.shuffle_every - jitter));
     }
@@ -459,9 +459,10 @@ impl Overlay {
         {
             return Some((*peer, u32::MAX));
         }
+        let far_kept = if self.is_leaf() { 0 } else { FAR_KEPT };
         let far = neighbours().filter(|(_, link)| matches!(link.place, Place::Neighbour { near: false, .. })).count();
         let may = neighbours().filter_map(|(peer, link)| match link.place {
-            Place::Neighbour { near, .. } if near || far > FAR_KEPT => Some((link.rtt_ms?, *peer)),
+            Place::Neighbour { near, .. } if near || far > far_kept => Some((link.rtt_ms?, *peer)),
             _ => None,
         });
         may.max().map(|(rtt, peer)| (peer, rtt))
@@ -504,6 +505,7 @@ impl Overlay {
     }
 
     pub(super) fn tick_members(&mut self, now: Now) {
+        self.shunned.retain(|_, until| *until > now);
         for peer in self.tree.failed(now) {
             self.shun(now, peer);
             self.leave(now, &peer, true);
@@ -529,10 +531,11 @@ impl Overlay {
                         link.place = Place::Stranger { release_at: Now(now.0 + self.limits.linger_ms) };
                     }
                 }
+                // It stays here until the connection ends: other spaces may keep it, and the peer may still ask.
                 Place::Stranger { .. } | Place::Measured { .. } => {
                     self.effects.push_back(Effect::Release { peer });
-                    if let Some(link) = self.links.remove(&peer) {
-                        self.remember(now, link, false);
+                    if let Some(link) = self.links.get_mut(&peer) {
+                        link.place = Place::Stranger { release_at: Now(u64::MAX) };
                     }
                 }
                 Place::Neighbour { .. } | Place::Leaf => {}
@@ -558,7 +561,8 @@ impl Overlay {
             let until = |peer: &DeviceId| self.shunned.get(peer).filter(|_| self.is_choosy()).copied();
             due.extend(linked.map(|(peer, link)| link.not_before.max(until(peer).unwrap_or_default())));
             if self.dials.len() < self.limits.dials {
-                due.extend(self.passive.iter().map(|(_, held)| held.not_before));
+                let passive = self.passive.iter().filter(|(peer, _)| !self.dials.contains_key(*peer));
+                due.extend(passive.map(|(_, held)| held.not_before));
             }
         }
         due.into_iter().filter(|due| due.0 < u64::MAX).min()

@@ -117,7 +117,7 @@ impl Net {
             Ok(mut message) => {
                 let bytes = minicbor::to_vec(&message).unwrap();
                 assert_eq!(minicbor::decode::<Message>(&bytes).unwrap(), message);
-                if self.overlays[to].screen(&mut message, |record| record.verify().is_ok()) {
+                if self.overlays[to].screen(Now(self.now), &device, &mut message, |record| record.verify().is_ok()) {
                     self.overlays[to].receive(Now(self.now), device, message).unwrap();
                 }
             }
@@ -352,6 +352,13 @@ fn a_neighbour_that_announces_what_it_does_not_give_is_asked_so_often_and_no_mor
     overlay.link_up(Now(0), liar.device, Some(liar.clone()), FULL, false);
     overlay.receive(Now(0), liar.device, Message::Neighbour { urgent: false }).unwrap();
     assert!(overlay.is_neighbour(&liar.device));
+    // Who has hardly any neighbour keeps even such a one.
+    for other in [3, 4, 5] {
+        let other = record(other, FULL, true);
+        overlay.link_up(Now(0), other.device, Some(other.clone()), FULL, false);
+        overlay.receive(Now(0), other.device, Message::Neighbour { urgent: false }).unwrap();
+        assert!(overlay.is_neighbour(&other.device));
+    }
     let (mut asked, mut now, mut n) = (0, 0, 0u64);
     while overlay.is_neighbour(&liar.device) && now < 600_000 {
         n += 1;

@@ -107,7 +107,8 @@ impl Tree {
             seen: Seen::default(),
             missing: BTreeMap::new(),
             lateness: Lateness { mean: 80 << 4, deviation: 20 << 4 },
-            duplicates: 0,
+            // As if there were too many, so that the first ones prune at once: every link begins as one that pushes.
+            duplicates: 500,
             broken_until: Now(0),
             swap_after: Now(0),
         }
@@ -197,8 +198,11 @@ impl Tree {
         }
     }
 
+    /// What was missing up to this item is not missing any more. All that was known of it, if nothing beyond it was announced.
     fn close_missing(&mut self, item: &Item) -> Option<Missing> {
-        if self.missing.get(&item.chain).is_none_or(|missing| missing.n > item.n) {
+        let missing = self.missing.get_mut(&item.chain)?;
+        if missing.n > item.n {
+            missing.sources.retain(|source| source.n > item.n);
             return None;
         }
         let missing = self.missing.remove(&item.chain)?;
@@ -297,7 +301,7 @@ impl Tree {
     /// Lets the neighbour that leads most over the one that just delivered take its place.
     fn swap(&mut self, cx: &mut Context<'_>, slow: DeviceId) {
         let now = cx.now;
-        if now < self.swap_after || self.branches.get(&slow).is_none_or(|branch| !branch.eager) {
+        if now < self.swap_after || self.branches.get(&slow).is_none_or(|branch| !branch.eager || branch.leaf) {
             return;
         }
         let lead = |branch: &Branch| {
@@ -432,8 +436,9 @@ impl Tree {
             let usable = missing.sources.iter_mut().filter(|source| !source.tried);
             let best = usable.min_by_key(|source| {
                 let branch = branches.get(&source.peer);
-                let figures = branch.map(|branch| (branch.faults(now), branch.rtt_ms()));
-                (core::cmp::Reverse(source.n), figures)
+                // Who kept its word before goes first, whatever the others claim to hold.
+                let figures = branch.map(|branch| (branch.faults(now), core::cmp::Reverse(source.n), branch.rtt_ms()));
+                figures.unwrap_or((u32::MAX, core::cmp::Reverse(0), u32::MAX))
             });
             match best {
                 Some(source) => {

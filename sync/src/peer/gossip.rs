@@ -261,7 +261,9 @@ impl Peer {
             return Err(Violation::OutOfPlace("gossip of a space that is not shared as a whole"));
         }
         let verify = |record: &PeerRecord| record.verify().is_ok();
-        let screened = self.gossip.overlays.get(&space).is_none_or(|overlay| overlay.screen(&mut message.said, verify));
+        let now = self.now;
+        let overlay = self.gossip.overlays.get_mut(&space);
+        let screened = overlay.is_none_or(|overlay| overlay.screen(now, &peer, &mut message.said, verify));
         if !screened {
             return Ok(());
         }

@@ -247,7 +247,7 @@ impl Swarm {
             Packet::Overlay(mut message) => {
                 let overlay = &mut self.nodes[to].overlay;
                 let real = |record: &PeerRecord| self.by_device.contains_key(&record.device) || record.verify().is_ok();
-                if overlay.screen(&mut message, real) {
+                if overlay.screen(now, &device, &mut message, real) {
                     overlay.receive(now, device, message).expect("our own overlays keep the rules");
                 }
             }
