@@ -7,7 +7,6 @@ mod args;
 mod config;
 mod demo;
 mod doctor;
-mod drill;
 mod editor;
 mod failure;
 mod identity;
@@ -21,7 +20,6 @@ mod reach;
 mod request;
 mod run;
 mod serve;
-mod stage;
 
 use std::process::ExitCode;
 
