@@ -170,7 +170,7 @@ pub(super) struct Link {
     pub(super) gap: bool,
     /// Since when the overlay of the space has no use for it.
     pub(super) released: Option<Now>,
-    /// When something of what was asked for came last.
+    /// When something that was asked for and is new came last.
     pub(super) progress: Option<Now>,
 }
 

@@ -201,6 +201,12 @@ impl Peer {
             Came::Made => (None, None),
             Came::Pushed(conn) | Came::Found(conn) => (Some(conn), self.connections.get(&conn).and_then(|c| c.peer)),
         };
+        // Only what is new here: anything else would hold up others for nothing.
+        if let Came::Found(conn) = came
+            && let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space))
+        {
+            link.progress = Some(self.now);
+        }
         self.push_to_parts(space, &shared, except);
         self.gossip.traffic.delivered += u64::from(matches!(came, Came::Pushed(_)));
         let chain = stored.segment.opening.chain(&space, &stored.segment.doc);

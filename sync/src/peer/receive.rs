@@ -96,9 +96,6 @@ impl Peer {
                 connection.openings_in.insert(*handle, opening.clone());
             }
         }
-        if let Some(link) = connection.links.get_mut(&space).filter(|_| data.asked && !segments.is_empty()) {
-            link.progress = Some(self.now);
-        }
         let wanted = connection.links.get(&space).is_some_and(|link| !link.wanted.is_empty());
         let mut number = None;
         let mut pending = false;

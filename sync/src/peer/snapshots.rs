@@ -38,7 +38,6 @@ impl Peer {
         let incoming = if part.offset == 0 { self.incoming_bytes() } else { 0 };
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(None) };
         let Some(link) = connection.links.get_mut(&space) else { return Ok(None) };
-        link.progress = Some(self.now);
         if part.offset == 0 {
             if part.total > max || part.chains.len() > LIST_MAX {
                 return Err(Violation::BadSnapshot("larger than this peer takes".into()));
@@ -55,6 +54,7 @@ impl Peer {
             let incoming = incoming.ok_or(Violation::OutOfPlace("a piece of a snapshot that does not fit"))?;
             incoming.len += part.bytes.len() as u64;
             if let Some(bytes) = &mut incoming.bytes {
+                link.progress = Some(self.now);
                 bytes.extend_from_slice(&part.bytes);
             }
         }
