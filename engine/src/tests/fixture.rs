@@ -21,7 +21,7 @@ use crate::device::private_file;
 use crate::document::{ChainAuthor, ObjKind, View};
 use crate::storage::{DocumentQuery, Facts, Storage};
 use crate::store::{Batch, MemoryStore, Options, RedbStore, Store};
-use crate::{Invite, Limits, Node, worker};
+use crate::{Invite, Node, worker};
 
 /// Who founds the space, and whose store is kept.
 const FOUNDER: [u8; 32] = [1; 32];

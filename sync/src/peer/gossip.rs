@@ -370,11 +370,11 @@ impl Peer {
                 self.gossip.released.remove(&conn);
                 continue;
             };
-            let used = |(space, link): (&SpaceId, &Box<Link>)| {
+            let used = |space: &SpaceId, link: &Link| {
                 let wanted = |overlay: &Overlay| overlay.is_neighbour(&peer) || link.released.is_none();
                 !link.is_whole() || self.gossip.overlays.get(space).is_some_and(wanted)
             };
-            if connection.links.iter().any(used) {
+            if connection.links.iter().any(|(space, link)| used(space, link)) {
                 self.gossip.released.remove(&conn);
                 continue;
             }
