@@ -104,6 +104,10 @@ id!(
     /// A store: drawn at random when the store is made, and again after a restore, a copy or an import.
     StoreId, 16
 );
+id!(
+    /// The content of a blob: BLAKE3 of its bytes.
+    BlobHash, 32
+);
 
 impl SpaceId {
     /// The document id under which the authority log of this space is kept.

@@ -7,6 +7,7 @@
 //! Durability: what this device made is sent only after [`Input::Stored`]; what others made is forwarded at once and
 //! acknowledged only from [`Input::Stored`].
 
+mod blobs;
 mod connection;
 mod connections;
 mod erasing;
@@ -25,6 +26,8 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use self::blobs::Blobs;
+pub use self::blobs::{BlobInput, BlobOutput};
 use self::connections::Connections;
 pub use self::interface::{
     ConnId, ContentHead, Event, Input, Keep, Load, Loaded, Local, LocalError, Now, OpId, Output, PageRow, Reason,
@@ -224,6 +227,7 @@ pub struct Peer {
     sealing: BTreeSet<ConnId>,
     /// Cursors that ride with the next commit.
     late: Vec<(SpaceId, DeviceId, Cursor)>,
+    blobs: Blobs,
     after: Vec<After>,
     stores: BTreeMap<OpId, Vec<After>>,
     /// Highest sequence number of each space that is on its way to disk, by operation.
@@ -299,6 +303,7 @@ impl Peer {
             pushed: BTreeSet::new(),
             sealing: BTreeSet::new(),
             late: Vec::new(),
+            blobs: Blobs::default(),
             after: Vec::new(),
             stores: BTreeMap::new(),
             storing: BTreeMap::new(),
@@ -379,6 +384,7 @@ impl Peer {
             Input::SnapshotMade { space, doc, bytes, heads, ends } => {
                 self.snapshot_made(space, doc, bytes, heads, ends)
             }
+            Input::Blob(input) => self.blob_input(input),
             Input::Close => {
                 self.closing = true;
                 self.connections.ids().into_iter().for_each(|conn| self.close(conn, "bye", "this peer closes", false));
@@ -397,6 +403,7 @@ impl Peer {
         self.run_snapshots();
         self.run_made();
         self.run_offers();
+        self.run_blobs();
         self.run_timers();
         self.flush();
     }
@@ -693,7 +700,8 @@ impl Peer {
     /// When [`Input::Tick`] is due next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Now> {
         let waiting = self.waiting.deadline(&self.limits).map(Now);
-        self.connections.next_timer().into_iter().chain(waiting).chain(self.deepening_due()).min()
+        let blobs = self.blobs_deadline();
+        self.connections.next_timer().into_iter().chain(waiting).chain(self.deepening_due()).chain(blobs).min()
     }
 }
 

@@ -584,6 +584,7 @@ impl Peer {
             }
             self.send_genesis(id);
             self.begin_serving(conn, id, &hello);
+            self.blobs_shared(conn, id);
         }
     }
 
@@ -625,6 +626,7 @@ impl Peer {
     /// Ends a connection from this side. The driver answers with [`super::Input::Disconnected`].
     pub(super) fn close(&mut self, conn: ConnId, code: &'static str, text: &str, violation: bool) {
         let Some(mut connection) = self.connections.remove(&conn) else { return };
+        self.blobs_closed(conn);
         if connection.peer.is_some() {
             connection.send(&Message::Bye(Bye { code: code.into(), text: text.into() }));
         }
@@ -642,6 +644,7 @@ impl Peer {
 
     pub(super) fn disconnected(&mut self, conn: ConnId) {
         if let Some(connection) = self.connections.remove(&conn) {
+            self.blobs_closed(conn);
             self.emit(Event::Closed { conn, peer: connection.peer });
         }
     }
@@ -650,6 +653,7 @@ impl Peer {
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.queued = pending;
             self.serve_on(conn);
+            self.blobs_drained(conn);
         }
     }
 
@@ -707,6 +711,9 @@ impl Peer {
                 }
                 self.close(conn, "bye", "the other side said goodbye", false);
             }
+            Message::BlobWant(want) => self.on_blob_want(conn, want)?,
+            Message::BlobHas(has) => self.on_blob_has(conn, has)?,
+            Message::BlobPiece(piece) => self.on_blob_piece(conn, piece)?,
             Message::Unknown(_) => {}
         }
         Ok(None)

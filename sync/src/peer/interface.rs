@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use ed25519_dalek::SigningKey;
 
+use super::blobs::{BlobInput, BlobOutput};
 use crate::authority::RootKeys;
 use crate::chain::Opening;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
@@ -130,6 +131,8 @@ pub enum Input {
         /// How many changes of each actor it holds.
         ends: Vec<(Vec<u8>, u64)>,
     },
+    /// Something about blobs.
+    Blob(BlobInput),
     /// The peer is about to be dropped: every other side is told goodbye, and what rides with the next commit is stored now.
     Close,
     /// Time passed.
@@ -238,6 +241,8 @@ pub enum Output {
         /// What.
         load: Load,
     },
+    /// Do something about blobs.
+    Blob(BlobOutput),
     /// Tell the application.
     Emit(Event),
     /// Send what is queued, then close.

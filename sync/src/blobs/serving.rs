@@ -1,0 +1,129 @@
+//! In which order one peer serves the pieces that another asked for.
+//!
+//! When many fetch the same blob from the one peer that has it, each piece should leave that peer once and go on from there.
+//! So what has not been sent to anybody goes first, and what was sent to somebody else lately waits, if the asker can have
+//! it of others ([`BlobWant::patient`](crate::message::BlobWant::patient)). It waits for [`HOLD_MS`] at most: whoever got it
+//! may be gone.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{ASKED_PIECES_MAX, Blob};
+use crate::id::SpaceId;
+use crate::peer::{ConnId, Now};
+use crate::violation::Violation;
+
+/// How long a piece waits that somebody else was sent. A guess: longer than a piece takes on to the next peer but one.
+pub const HOLD_MS: u64 = 1_500;
+
+/// A piece that the other side of a connection asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ask {
+    /// In which space.
+    pub space: SpaceId,
+    /// Of which blob.
+    pub blob: Blob,
+    /// Which.
+    pub piece: u32,
+    /// It may wait.
+    pub patient: bool,
+    /// Since when.
+    pub at: Now,
+}
+
+/// What one connection waits for.
+#[derive(Default, Debug)]
+pub struct Asks(VecDeque<Ask>);
+
+/// What of a blob was sent to whom last, while somebody asks about it.
+#[derive(Default, Debug)]
+pub struct Sent(BTreeMap<u32, ConnId>);
+
+impl Sent {
+    /// A piece leaves.
+    pub fn note(&mut self, piece: u32, conn: ConnId) {
+        self.0.insert(piece, conn);
+    }
+
+    fn to_another(&self, piece: u32, conn: ConnId) -> bool {
+        self.0.get(&piece).is_some_and(|to| *to != conn)
+    }
+}
+
+impl Asks {
+    /// Adds what was asked for. More than [`ASKED_PIECES_MAX`] at once are refused.
+    pub fn push(&mut self, ask: Ask) -> Result<(), Violation> {
+        if self.0.len() >= ASKED_PIECES_MAX {
+            return Err(Violation::ListTooLong);
+        }
+        self.0.push_back(ask);
+        Ok(())
+    }
+
+    /// Takes out pieces of a blob, or all of it.
+    pub fn drop(&mut self, space: &SpaceId, blob: &Blob, pieces: &[u32]) {
+        let of = |ask: &Ask| ask.space == *space && ask.blob == *blob;
+        self.0.retain(|ask| !of(ask) || !(pieces.is_empty() || pieces.contains(&ask.piece)));
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next to be read: first what nobody was sent.
+    pub fn next(&mut self, conn: ConnId, now: Now, sent: &BTreeMap<(SpaceId, Blob), Sent>) -> Option<Ask> {
+        let repeats = |ask: &Ask| sent.get(&(ask.space, ask.blob)).is_some_and(|s| s.to_another(ask.piece, conn));
+        let new = self.0.iter().position(|ask| !repeats(ask));
+        let due = || self.0.iter().position(|ask| !ask.patient || now.0 >= ask.at.0 + HOLD_MS);
+        self.0.remove(new.or_else(due)?)
+    }
+
+    /// When one that waits for its time is due.
+    pub fn deadline(&self) -> Option<Now> {
+        self.0.iter().map(|ask| Now(ask.at.0 + HOLD_MS)).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::BlobHash;
+
+    #[test]
+    fn what_nobody_was_sent_goes_first_and_what_somebody_was_waits_if_it_may() {
+        let (space, blob) = (SpaceId([1; 32]), Blob { hash: BlobHash([2; 32]), size: 1 << 30 });
+        let (first, second) = (ConnId(1), ConnId(2));
+        let ask = |piece, patient| Ask { space, blob, piece, patient, at: Now(0) };
+        let mut sent = BTreeMap::from([((space, blob), Sent::default())]);
+        sent.get_mut(&(space, blob)).unwrap().note(7, first);
+        let mut asks = Asks::default();
+        for (piece, patient) in [(7, true), (8, true), (9, true)] {
+            asks.push(ask(piece, patient)).unwrap();
+        }
+        let mut next = |conn, now| asks.next(conn, Now(now), &sent).map(|ask| ask.piece);
+        assert_eq!([next(second, 0), next(second, 0), next(second, HOLD_MS - 1)], [Some(8), Some(9), None]);
+        assert_eq!(next(second, HOLD_MS), Some(7));
+        asks.push(ask(7, true)).unwrap();
+        assert!(asks.next(first, Now(0), &sent).is_some(), "who asks again for what it was sent does not wait");
+        asks.push(ask(7, false)).unwrap();
+        assert!(asks.next(second, Now(0), &sent).is_some(), "nor who has nobody else to ask");
+    }
+
+    #[test]
+    fn asks_have_a_bound_and_can_be_taken_back() {
+        let (space, blob) = (SpaceId([1; 32]), Blob { hash: BlobHash([2; 32]), size: 1 << 30 });
+        let mut asks = Asks::default();
+        let ask = |piece| Ask { space, blob, piece, patient: false, at: Now(0) };
+        (0..ASKED_PIECES_MAX as u32).for_each(|piece| asks.push(ask(piece)).unwrap());
+        assert_eq!(asks.push(ask(99)), Err(Violation::ListTooLong));
+        asks.drop(&space, &blob, &[3, 4]);
+        assert_eq!(asks.len(), ASKED_PIECES_MAX - 2);
+        asks.drop(&space, &blob, &[]);
+        assert!(asks.is_empty());
+    }
+}
