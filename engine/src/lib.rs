@@ -4,6 +4,7 @@
 //! it meaning (views of documents) and lets it out into the world (tokio, disk, network).
 
 pub mod backoff;
+pub mod blobs;
 mod bundle;
 mod check;
 mod config;
@@ -44,6 +45,7 @@ pub use commonhold_sync::limits::Limits;
 pub use commonhold_sync::peer::Keep;
 pub use commonhold_sync::record::{Right, Subject, Writers};
 
+pub use blobs::{Blob, BlobFetch, BlobLimits, BlobProgress, BlobReader, BlobRef, BlobStore};
 pub use bundle::{ExportReport, ImportReport};
 pub use check::CheckReport;
 pub use config::{Config, OpenStore};

@@ -133,7 +133,7 @@ pub fn peer_messages(data: &[u8]) {
                     Output::Store { op, .. } => inputs.insert(0, Input::Stored { op }),
                     Output::Load { op, load } => inputs.insert(0, Input::Loaded { op, loaded: nothing(load) }),
                     Output::Disconnect { .. } => ended = true,
-                    Output::Emit(_) => {}
+                    Output::Emit(_) | Output::Blob(_) => {}
                 }
             }
         }

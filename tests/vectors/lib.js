@@ -126,6 +126,9 @@ export const MESSAGES = {
   11: ['Difference', fields({ 0: u32, 1: bin(16), 2: bin() })],
   12: ['Notice', fields({ 0: optional(u32), 1: optional(bin(32)), 2: string, 3: string })],
   13: ['Bye', fields({ 0: string, 1: string })],
+  17: ['BlobWant', fields({ 0: u32, 1: bin(32), 2: u64, 3: list(u32, 64), 4: bool, 5: bool })],
+  18: ['BlobHas', fields({ 0: u32, 1: bin(32), 2: u64, 3: optional(bin()) })],
+  19: ['BlobPiece', fields({ 0: u32, 1: bin(32), 2: u64, 3: u32, 4: optional(bin()), 5: bin() })],
 }
 
 /** Type byte, LZ4 if its high bit is set, CBOR. */

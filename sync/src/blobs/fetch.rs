@@ -81,8 +81,8 @@ struct Source {
     rate: Option<f64>,
     /// The fastest answer so far.
     fastest_ms: Option<u64>,
-    /// Since when, and how many bytes came since then.
-    measured: (Now, usize),
+    /// Since when, and how many bytes came since then: from the first piece on, or the way there and back would count.
+    measured: Option<(Now, usize)>,
     /// When the last piece came, or the first of those that it owes was asked for.
     heard: Now,
 }
@@ -143,7 +143,7 @@ impl Fetch {
             window: WINDOW_FIRST,
             rate: None,
             fastest_ms: None,
-            measured: (now, 0),
+            measured: None,
             heard: now,
         };
         self.sources.insert(conn, source);
@@ -226,8 +226,9 @@ impl Fetch {
         self.have.is_all()
     }
 
-    /// What to say now. `room` tells how many pieces more may be asked for on a connection; `random` is a number.
-    pub fn poll(&mut self, now: Now, room: impl Fn(ConnId) -> usize, random: u64) -> Vec<Order> {
+    /// What to say now. `room` tells how many pieces more may be asked for on a connection; `company`: others fetch it too, and
+    /// may soon have what nobody has now but one; `random` is a number.
+    pub fn poll(&mut self, now: Now, room: impl Fn(ConnId) -> usize, company: bool, random: u64) -> Vec<Order> {
         let mut orders = Vec::new();
         let mut conns: Vec<ConnId> = self.sources.keys().copied().collect();
         if conns.is_empty() || self.have.is_all() {
@@ -236,7 +237,7 @@ impl Fetch {
         // Nobody is always first.
         let turn = random as usize % conns.len();
         conns.rotate_left(turn);
-        let patient = self.sources() > 1;
+        let patient = company || self.sources() > 1;
         for conn in conns {
             let under_way = self.asked.len() + self.storing.len();
             let Some(source) = self.sources.get(&conn) else { continue };
@@ -348,7 +349,7 @@ impl Fetch {
     fn note_asked(&mut self, conn: ConnId, piece: u32, patient: bool, now: Now) {
         let Some(source) = self.sources.get_mut(&conn) else { return };
         if source.asked.is_empty() {
-            (source.heard, source.measured) = (now, (now, 0));
+            (source.heard, source.measured) = (now, None);
         }
         source.asked.insert(piece, Asked { at: now, patient });
         self.asked.entry(piece).or_default().push(conn);
@@ -376,12 +377,19 @@ impl Source {
         let took = now.0.saturating_sub(asked.at.0);
         self.fastest_ms = Some(self.fastest_ms.map_or(took, |fastest| fastest.min(took)));
         self.heard = now;
-        self.measured.1 += bytes;
-        let elapsed = now.0.saturating_sub(self.measured.0.0);
-        if elapsed >= MEASURE_MS {
-            let rate = self.measured.1 as f64 / elapsed as f64;
-            self.rate = Some(self.rate.map_or(rate, |before| (before + rate) / 2.0));
-            self.measured = (now, 0);
+        match &mut self.measured {
+            None => self.measured = Some((now, 0)),
+            Some((since, came)) => {
+                *came += bytes;
+                let elapsed = now.0.saturating_sub(since.0);
+                if elapsed >= MEASURE_MS {
+                    let rate = *came as f64 / elapsed as f64;
+                    // A pause may be ours: it counts for less than what was seen to be possible.
+                    let share = |before: f64| if rate > before { 0.5 } else { 0.25 };
+                    self.rate = Some(self.rate.map_or(rate, |before| before + (rate - before) * share(before)));
+                    self.measured = Some((now, 0));
+                }
+            }
         }
         let ahead_ms = AHEAD_MS.max(2.0 * self.fastest_ms.unwrap_or(0) as f64);
         let wanted = match self.rate {

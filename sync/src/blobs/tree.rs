@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn each_piece_of_each_shape_is_proven_and_nothing_else() {
-        for size in [1, 1_024, PIECE_BYTES, PIECE_BYTES + 1, 2 * PIECE_BYTES, 5 * PIECE_BYTES - 7, 7 * PIECE_BYTES + 9] {
+        for size in [1, 1_024, PIECE_BYTES, PIECE_BYTES + 1, 2 * PIECE_BYTES, 5 * PIECE_BYTES - 7, 7 * PIECE_BYTES + 9]
+        {
             let bytes = content(size);
             let (blob, leaves) = named(&bytes);
             assert_eq!(blob, Blob::of(&bytes), "the name is the plain BLAKE3 of the bytes");

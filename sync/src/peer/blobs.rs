@@ -18,7 +18,7 @@ use crate::message::{BlobHas, BlobPiece, BlobWant, Message, roles};
 use crate::violation::Violation;
 
 /// Bytes queued on a connection above which no piece is put behind them: what is edited meanwhile waits for that much.
-const QUEUE_HIGH: usize = 512 << 10;
+const BLOB_QUEUE_HIGH: usize = 512 << 10;
 /// Pieces that are read for a connection before there is room for them: 1 MiB, a disk's latency at the speed of a fast link.
 const READ_AHEAD: usize = 4;
 /// Time between two messages that say what one has of a blob: at least that, and a millisecond for each 64 bytes of the set.
@@ -184,7 +184,8 @@ impl Peer {
         let done = fetch.stored(piece);
         let (bytes, sources) = (fetch.bytes(), fetch.sources());
         self.blobs.hungry.insert(key);
-        if let Some(has) = self.blobs.asked.get_mut(&key).and_then(|asked| asked.has.as_mut()) {
+        let leaf = self.is_leaf();
+        if let Some(has) = self.blobs.asked.get_mut(&key).and_then(|asked| asked.has.as_mut()).filter(|_| !leaf) {
             has.insert(piece);
             self.blobs.tell(key, self.now);
         }
@@ -295,10 +296,10 @@ impl Peer {
         let asked = self.blobs.asked.entry(key).or_default();
         let first = asked.conns.is_empty();
         asked.conns.insert(conn);
-        if let Some(fetch) = self.blobs.fetches.get(&key) {
-            asked.has = Some(fetch.have().clone());
-        } else if self.roles & roles::LEAF != 0 {
+        if self.roles & roles::LEAF != 0 {
             asked.has = key.1.pieces().map(Pieces::none);
+        } else if let Some(fetch) = self.blobs.fetches.get(&key) {
+            asked.has = Some(fetch.have().clone());
         } else if first {
             self.blob_output(BlobOutput::Find { space: key.0, blob: key.1 });
         }
@@ -308,10 +309,14 @@ impl Peer {
 
     fn blob_has(&mut self, key: Key, pieces: Option<Pieces>) {
         let Some(asked) = self.blobs.asked.get_mut(&key) else { return };
-        let leaf = self.roles & roles::LEAF != 0;
-        let pieces = pieces.filter(|_| !leaf);
+        let pieces = pieces.filter(|_| self.roles & roles::LEAF == 0);
         asked.has = pieces.or_else(|| key.1.pieces().map(Pieces::none));
         self.blobs.tell(key, self.now);
+    }
+
+    /// A leaf serves nobody.
+    fn is_leaf(&self) -> bool {
+        self.roles & roles::LEAF != 0
     }
 
     fn piece_read(&mut self, op: OpId, piece: Option<(Vec<u8>, Vec<Node>)>) {
@@ -396,7 +401,8 @@ impl Peer {
             ASKED_PIECES_MAX.saturating_sub(owed + fetch.owed(conn))
         };
         let rooms: BTreeMap<ConnId, usize> = fetch.conns().map(|conn| (conn, room(conn))).collect();
-        let orders = fetch.poll(self.now, |conn| rooms.get(&conn).copied().unwrap_or(0), random);
+        let company = self.blobs.asked.contains_key(&key);
+        let orders = fetch.poll(self.now, |conn| rooms.get(&conn).copied().unwrap_or(0), company, random);
         self.blobs.fetches.insert(key, fetch);
         for order in orders {
             match order {
@@ -440,6 +446,12 @@ impl Peer {
 }
 
 impl Blobs {
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        let quiet = self.conns.values().all(|of| of.watches.is_empty() && of.asks.is_empty() && of.ready.is_empty());
+        quiet && self.fetches.is_empty() && self.asked.is_empty() && self.sent.is_empty() && self.news.is_empty()
+    }
+
     /// Somebody asks about a blob no more.
     fn unwatch(&mut self, conn: ConnId, key: Key) {
         if let Some(asked) = self.asked.get_mut(&key) {
@@ -468,5 +480,5 @@ impl Blobs {
 }
 
 fn has_room(connection: &Connection) -> bool {
-    connection.queued + connection.channel.queued_bytes() < QUEUE_HIGH
+    connection.queued + connection.channel.queued_bytes() < BLOB_QUEUE_HIGH
 }

@@ -28,6 +28,8 @@ pub struct Sizes {
     pub subscribers: usize,
     /// Connections.
     pub connections: usize,
+    /// Size of the blob.
+    pub mib: u64,
     /// A recorded session.
     pub trace: Option<PathBuf>,
 }
@@ -50,9 +52,10 @@ pub async fn run(name: &str, sizes: &Sizes) -> Result<Report> {
             "fanout" => fanout(sizes.subscribers).await,
             "idle" => idle(sizes.connections).await,
             "ingest" => ingest().await,
+            "blobs" => super::blobs::run(sizes.mib).await,
             "many" => many(sizes.docs.unwrap_or(1_000_000)).await,
             other => Err(format!(
-                "there is no scenario {other:?}; there are cold-big, cold-many, reconnect, fanout, idle, ingest and many"
+                "there is no scenario {other:?}; there are cold-big, cold-many, reconnect, fanout, idle, ingest, blobs and many"
             )
             .into()),
         }

@@ -274,6 +274,7 @@ impl World {
                         inputs.push_back(Input::Loaded { op, loaded });
                     }
                     Output::Emit(event) => inputs.extend(h.event(event)),
+                    Output::Blob(_) => {}
                     Output::Disconnect { conn, reason } => {
                         h.ended.insert(conn, reason);
                         self.links.remove(&(host, conn));
