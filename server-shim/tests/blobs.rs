@@ -40,7 +40,7 @@ fn lines(stderr: ChildStderr) -> impl Iterator<Item = String> {
 fn a_fetch_that_is_killed_goes_on_with_what_had_come() {
     let (origin, peer) = (Home::new(), Home::new());
     let served = origin.serve(&[]);
-    let content = file(&origin, 48);
+    let content = file(&origin, 24);
     let name = origin.run(&["blob", "put", content.to_str().unwrap()]).text().to_owned();
     peer.run(&["join", served.invite()]).text();
     let out = peer.path("out");
@@ -50,7 +50,7 @@ fn a_fetch_that_is_killed_goes_on_with_what_had_come() {
     let mut killed = spawn();
     let mut said = lines(killed.stderr.take().unwrap());
     let mut before = 0;
-    while before < 8 << 20 {
+    while before < 4 << 20 {
         before = progress(&mut said).unwrap();
     }
     killed.kill().unwrap();

@@ -234,9 +234,11 @@ impl Fetch {
         if conns.is_empty() || self.have.is_all() {
             return orders;
         }
-        // Nobody is always first.
+        // Nobody is always first, but who has little comes before who has all, and is asked for what it has: so the one that
+        // many ask is left what only it has.
         let turn = random as usize % conns.len();
         conns.rotate_left(turn);
+        conns.sort_by_key(|conn| self.sources.get(conn).and_then(|of| of.has.as_ref()).map_or(0, Pieces::count));
         let patient = company || self.sources() > 1;
         for conn in conns {
             let under_way = self.asked.len() + self.storing.len();

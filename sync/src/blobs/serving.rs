@@ -3,7 +3,7 @@
 //! When many fetch the same blob from the one peer that has it, each piece should leave that peer once and go on from there.
 //! So what has not been sent to anybody goes first, and what was sent to somebody else lately waits, if the asker can have
 //! it of others ([`BlobWant::patient`](crate::message::BlobWant::patient)). It waits for [`HOLD_MS`] at most: whoever got it
-//! may be gone.
+//! may be gone. Only who has it all lets others wait: who still fetches is one of those that they are to have it from.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -75,11 +75,18 @@ impl Asks {
         self.0.is_empty()
     }
 
-    /// The next to be read: first what nobody was sent.
-    pub fn next(&mut self, conn: ConnId, now: Now, sent: &BTreeMap<(SpaceId, Blob), Sent>) -> Option<Ask> {
+    /// The next to be read: first what nobody was sent. `spares` says of which blobs each piece should leave here once.
+    pub fn next(
+        &mut self,
+        conn: ConnId,
+        now: Now,
+        sent: &BTreeMap<(SpaceId, Blob), Sent>,
+        spares: impl Fn(&(SpaceId, Blob)) -> bool,
+    ) -> Option<Ask> {
         let repeats = |ask: &Ask| sent.get(&(ask.space, ask.blob)).is_some_and(|s| s.to_another(ask.piece, conn));
         let new = self.0.iter().position(|ask| !repeats(ask));
-        let due = || self.0.iter().position(|ask| !ask.patient || now.0 >= ask.at.0 + HOLD_MS);
+        let waits = |ask: &Ask| ask.patient && now.0 < ask.at.0 + HOLD_MS && spares(&(ask.space, ask.blob));
+        let due = || self.0.iter().position(|ask| !waits(ask));
         self.0.remove(new.or_else(due)?)
     }
 
@@ -105,13 +112,18 @@ mod tests {
         for (piece, patient) in [(7, true), (8, true), (9, true)] {
             asks.push(ask(piece, patient)).unwrap();
         }
-        let mut next = |conn, now| asks.next(conn, Now(now), &sent).map(|ask| ask.piece);
+        let mut next = |conn, now| asks.next(conn, Now(now), &sent, |_| true).map(|ask| ask.piece);
         assert_eq!([next(second, 0), next(second, 0), next(second, HOLD_MS - 1)], [Some(8), Some(9), None]);
         assert_eq!(next(second, HOLD_MS), Some(7));
         asks.push(ask(7, true)).unwrap();
-        assert!(asks.next(first, Now(0), &sent).is_some(), "who asks again for what it was sent does not wait");
+        assert!(
+            asks.next(first, Now(0), &sent, |_| true).is_some(),
+            "who asks again for what it was sent does not wait"
+        );
         asks.push(ask(7, false)).unwrap();
-        assert!(asks.next(second, Now(0), &sent).is_some(), "nor who has nobody else to ask");
+        assert!(asks.next(second, Now(0), &sent, |_| true).is_some(), "nor who has nobody else to ask");
+        asks.push(ask(7, true)).unwrap();
+        assert!(asks.next(second, Now(0), &sent, |_| false).is_some(), "nor does anybody at one that fetches it too");
     }
 
     #[test]

@@ -357,7 +357,8 @@ impl Peer {
         }
         let mut chosen = Vec::new();
         while of.reading + of.ready.len() < READ_AHEAD {
-            let Some(ask) = of.asks.next(conn, self.now, &self.blobs.sent) else { break };
+            let spares = |key: &Key| !self.blobs.fetches.contains_key(key);
+            let Some(ask) = of.asks.next(conn, self.now, &self.blobs.sent, spares) else { break };
             of.reading += 1;
             self.blobs.sent.entry((ask.space, ask.blob)).or_default().note(ask.piece, conn);
             chosen.push(ask);
