@@ -2,8 +2,7 @@
 //!
 //! When many fetch the same blob from the one peer that has it, each piece should leave that peer once and go on from there.
 //! So what has not been sent to anybody goes first, and what was sent to somebody else lately waits, if the asker can have
-//! it of others ([`BlobWant::patient`](crate::message::BlobWant::patient)). It waits for [`HOLD_MS`] at most: whoever got it
-//! may be gone. Only who has it all lets others wait: who still fetches is one of those that they are to have it from.
+//! it of others ([`BlobWant::patient`](crate::message::BlobWant::patient)). It does not wait for ever: whoever got it may be gone. Only who has it all lets others wait: who still fetches is one of those that they are to have it from.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,8 +11,16 @@ use crate::id::SpaceId;
 use crate::peer::{ConnId, Now};
 use crate::violation::Violation;
 
-/// How long a piece waits that somebody else was sent. A guess: longer than a piece takes on to the next peer but one.
+/// How long a piece waits that somebody else was sent, while there is something left of [`REPEATS_SHARE`]. A guess: longer than
+/// a piece takes on to the next peer but one.
 pub const HOLD_MS: u64 = 1_500;
+/// How long it waits at most. A guess: whoever got it is gone, or slower than anybody wants to wait for.
+pub const HOLD_MAX_MS: u64 = 10_000;
+/// Of so many pieces that were sent once, one may be sent once more before [`HOLD_MAX_MS`]: where everything takes long, time
+/// alone would let all of them go.
+const REPEATS_SHARE: usize = 4;
+/// Between two looks at what waits.
+const HOLD_LOOK_MS: u64 = 100;
 
 /// A piece that the other side of a connection asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,16 +43,24 @@ pub struct Asks(VecDeque<Ask>);
 
 /// What of a blob was sent to whom last, while somebody asks about it.
 #[derive(Default, Debug)]
-pub struct Sent(BTreeMap<u32, ConnId>);
+pub struct Sent {
+    last: BTreeMap<u32, ConnId>,
+    repeats: usize,
+}
 
 impl Sent {
     /// A piece leaves.
     pub fn note(&mut self, piece: u32, conn: ConnId) {
-        self.0.insert(piece, conn);
+        self.repeats += usize::from(self.to_another(piece, conn));
+        self.last.insert(piece, conn);
     }
 
     fn to_another(&self, piece: u32, conn: ConnId) -> bool {
-        self.0.get(&piece).is_some_and(|to| *to != conn)
+        self.last.get(&piece).is_some_and(|to| *to != conn)
+    }
+
+    fn may_repeat(&self) -> bool {
+        (self.repeats + 1) * REPEATS_SHARE <= self.last.len()
     }
 }
 
@@ -85,14 +100,17 @@ impl Asks {
     ) -> Option<Ask> {
         let repeats = |ask: &Ask| sent.get(&(ask.space, ask.blob)).is_some_and(|s| s.to_another(ask.piece, conn));
         let new = self.0.iter().position(|ask| !repeats(ask));
-        let waits = |ask: &Ask| ask.patient && now.0 < ask.at.0 + HOLD_MS && spares(&(ask.space, ask.blob));
+        let may_repeat = |ask: &Ask| sent.get(&(ask.space, ask.blob)).is_none_or(Sent::may_repeat);
+        let hold_ms = |ask: &Ask| if may_repeat(ask) { HOLD_MS } else { HOLD_MAX_MS };
+        let waits = |ask: &Ask| ask.patient && now.0 < ask.at.0 + hold_ms(ask) && spares(&(ask.space, ask.blob));
         let due = || self.0.iter().position(|ask| !waits(ask));
         self.0.remove(new.or_else(due)?)
     }
 
-    /// When one that waits for its time is due.
-    pub fn deadline(&self) -> Option<Now> {
-        self.0.iter().map(|ask| Now(ask.at.0 + HOLD_MS)).min()
+    /// When one that waits may be due: to be looked at again.
+    pub fn deadline(&self, now: Now) -> Option<Now> {
+        let oldest = self.0.iter().map(|ask| ask.at.0 + HOLD_MS).min()?;
+        Some(Now(oldest.max(now.0 + HOLD_LOOK_MS)))
     }
 }
 
@@ -107,6 +125,8 @@ mod tests {
         let (first, second) = (ConnId(1), ConnId(2));
         let ask = |piece, patient| Ask { space, blob, piece, patient, at: Now(0) };
         let mut sent = BTreeMap::from([((space, blob), Sent::default())]);
+        // Enough was sent for one to be sent again.
+        (0..4).for_each(|piece| sent.get_mut(&(space, blob)).unwrap().note(100 + piece, first));
         sent.get_mut(&(space, blob)).unwrap().note(7, first);
         let mut asks = Asks::default();
         for (piece, patient) in [(7, true), (8, true), (9, true)] {
@@ -115,6 +135,11 @@ mod tests {
         let mut next = |conn, now| asks.next(conn, Now(now), &sent, |_| true).map(|ask| ask.piece);
         assert_eq!([next(second, 0), next(second, 0), next(second, HOLD_MS - 1)], [Some(8), Some(9), None]);
         assert_eq!(next(second, HOLD_MS), Some(7));
+        sent.get_mut(&(space, blob)).unwrap().note(7, second);
+        asks.push(ask(7, true)).unwrap();
+        let mut next = |now| asks.next(first, Now(now), &sent, |_| true).map(|ask| ask.piece);
+        assert_eq!([next(HOLD_MAX_MS - 1), next(HOLD_MAX_MS)], [None, Some(7)], "one of four was sent twice already");
+        sent.get_mut(&(space, blob)).unwrap().note(7, first);
         asks.push(ask(7, true)).unwrap();
         assert!(
             asks.next(first, Now(0), &sent, |_| true).is_some(),

@@ -365,7 +365,7 @@ impl Peer {
         }
         if of.reading == 0
             && of.ready.is_empty()
-            && let Some(due) = of.asks.deadline()
+            && let Some(due) = of.asks.deadline(self.now)
         {
             self.blobs.holds.insert(conn, due);
         }
