@@ -23,6 +23,10 @@ const MEASURE_MS: u64 = 100;
 const LATE_MS: u64 = 2_000;
 /// How long an ask that may wait has waited before another peer that has the piece is asked.
 const PATIENT_MS: u64 = 50;
+/// When nothing has come from anybody for so long, some of what others let wait is asked for at once.
+const STARVED_MS: u64 = 2_000;
+/// As many of each peer.
+const STARVED_PIECES: usize = 2;
 /// Pieces under way or on their way to disk: 64 MiB.
 const UNDER_WAY_MAX: usize = 256;
 /// Peers that a piece is asked of at once.
@@ -65,6 +69,8 @@ pub struct Fetch {
     spread: Vec<u16>,
     asked: BTreeMap<u32, Vec<ConnId>>,
     sources: BTreeMap<ConnId, Source>,
+    /// When a piece last came, or patience last ended.
+    fed: Now,
     /// Who sent what was not the piece. Asked no more.
     liars: BTreeSet<DeviceId>,
 }
@@ -107,6 +113,7 @@ impl Fetch {
             spread: vec![0; count as usize],
             asked: BTreeMap::new(),
             sources: BTreeMap::new(),
+            fed: Now(0),
             liars: BTreeSet::new(),
         })
     }
@@ -207,6 +214,7 @@ impl Fetch {
     /// A piece that was asked for has come, and verifies. Gives whether it is to be stored, and whom to tell that it came.
     pub fn came(&mut self, conn: ConnId, piece: u32, now: Now) -> (bool, Vec<ConnId>) {
         let bytes = self.blob.piece(piece).1;
+        self.fed = now;
         if let Some(source) = self.sources.get_mut(&conn) {
             source.delivered(piece, bytes, now);
         }
@@ -240,6 +248,10 @@ impl Fetch {
         conns.rotate_left(turn);
         conns.sort_by_key(|conn| self.sources.get(conn).and_then(|of| of.has.as_ref()).map_or(0, Pieces::count));
         let patient = company || self.sources() > 1;
+        if now.0 >= self.fed.0 + STARVED_MS {
+            self.fed = now;
+            conns.iter().for_each(|conn| orders.extend(self.insist(*conn, now)));
+        }
         for conn in conns {
             let under_way = self.asked.len() + self.storing.len();
             let Some(source) = self.sources.get(&conn) else { continue };
@@ -282,6 +294,22 @@ impl Fetch {
     /// Whether somebody owes a piece that others could be asked for.
     pub fn is_owed(&self) -> bool {
         !self.asked.is_empty() && self.sources.len() > 1
+    }
+
+    /// Asks a peer anew, and not to be put off any more, for what it let wait longest.
+    fn insist(&mut self, conn: ConnId, now: Now) -> Vec<Order> {
+        let Some(source) = self.sources.get_mut(&conn) else { return Vec::new() };
+        let waits = |asked: &Asked| asked.patient && now.0 >= asked.at.0 + STARVED_MS;
+        let waiting = source.asked.iter_mut().filter(|(_, asked)| waits(asked));
+        let mut waiting: Vec<(u32, &mut Asked)> = waiting.map(|(piece, asked)| (*piece, asked)).collect();
+        waiting.sort_by_key(|(_, asked)| asked.at);
+        waiting.truncate(STARVED_PIECES);
+        waiting.iter_mut().for_each(|(_, asked)| asked.patient = false);
+        let pieces: Vec<u32> = waiting.into_iter().map(|(piece, _)| piece).collect();
+        if pieces.is_empty() {
+            return Vec::new();
+        }
+        vec![Order::Drop { conn, pieces: pieces.clone() }, Order::Ask { conn, pieces, patient: false }]
     }
 
     /// The rarest that nobody was asked for; and those that somebody lets wait while this peer has them.

@@ -2,7 +2,8 @@
 //!
 //! When many fetch the same blob from the one peer that has it, each piece should leave that peer once and go on from there.
 //! So what has not been sent to anybody goes first, and what was sent to somebody else lately waits, if the asker can have
-//! it of others ([`BlobWant::patient`](crate::message::BlobWant::patient)). It does not wait for ever: whoever got it may be gone. Only who has it all lets others wait: who still fetches is one of those that they are to have it from.
+//! it of others ([`BlobWant::patient`](crate::message::BlobWant::patient)). It does not wait for ever: whoever got it may be gone. Who fetches it too lets nobody wait: it is one of
+//! those that they are to have it from.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,8 +15,8 @@ use crate::violation::Violation;
 /// How long a piece waits that somebody else was sent, while there is something left of [`REPEATS_SHARE`]. A guess: longer than
 /// a piece takes on to the next peer but one.
 pub const HOLD_MS: u64 = 1_500;
-/// How long it waits at most. A guess: whoever got it is gone, or slower than anybody wants to wait for.
-pub const HOLD_MAX_MS: u64 = 10_000;
+/// How long it waits at most. Who gets nothing from anybody asks again sooner, and then not patiently.
+pub const HOLD_MAX_MS: u64 = 60_000;
 /// Of so many pieces that were sent once, one may be sent once more before [`HOLD_MAX_MS`]: where everything takes long, time
 /// alone would let all of them go.
 const REPEATS_SHARE: usize = 4;

@@ -54,6 +54,9 @@ struct AskedAbout {
     conns: BTreeSet<ConnId>,
     /// `None` until the store has told.
     has: Option<Pieces>,
+    /// It was fetched while it was asked about: others have it too, and nobody need be put off to spare this peer. (Two that
+    /// have fetched it and both put off a third would let it wait for nothing.)
+    fetched: bool,
 }
 
 /// A connection over which something was said about blobs.
@@ -110,6 +113,9 @@ impl Peer {
             return self.blob_output(BlobOutput::Finish { space, blob });
         }
         self.blobs.fetches.insert(key, fetch);
+        if let Some(asked) = self.blobs.asked.get_mut(&key) {
+            asked.fetched = true;
+        }
         self.blob_has(key, Some(have));
         self.add_sources(key);
     }
@@ -295,6 +301,7 @@ impl Peer {
         }
         let asked = self.blobs.asked.entry(key).or_default();
         let first = asked.conns.is_empty();
+        asked.fetched |= self.blobs.fetches.contains_key(&key);
         asked.conns.insert(conn);
         if self.roles & roles::LEAF != 0 {
             asked.has = key.1.pieces().map(Pieces::none);
@@ -357,7 +364,7 @@ impl Peer {
         }
         let mut chosen = Vec::new();
         while of.reading + of.ready.len() < READ_AHEAD {
-            let spares = |key: &Key| !self.blobs.fetches.contains_key(key);
+            let spares = |key: &Key| self.blobs.asked.get(key).is_some_and(|asked| !asked.fetched);
             let Some(ask) = of.asks.next(conn, self.now, &self.blobs.sent, spares) else { break };
             of.reading += 1;
             self.blobs.sent.entry((ask.space, ask.blob)).or_default().note(ask.piece, conn);

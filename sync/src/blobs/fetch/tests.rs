@@ -231,3 +231,27 @@ fn what_a_peer_has_no_more_is_had_of_another_or_waits() {
     world.run(100);
     assert_eq!(world.fetch.bytes(), PIECE_BYTES as u64);
 }
+
+#[test]
+fn who_gets_nothing_from_anybody_is_patient_no_more() {
+    let mut world = World::new(9 * PIECE_BYTES as u64);
+    let all = world.all();
+    world.add(1, 0, 1, all.clone());
+    world.add(2, 0, 1, all);
+    world.ask();
+    let (conns, before) = ([ConnId(1), ConnId(2)], [world.fetch.owed(ConnId(1)), world.fetch.owed(ConnId(2))]);
+    world.fetch.fed = Now(0);
+    world.now = STARVED_MS;
+    let orders = world.fetch.poll(Now(world.now), |_| 0, false, 0);
+    for conn in conns {
+        let asked = orders.iter().filter_map(|order| match order {
+            Order::Ask { conn: of, pieces, patient: false } if *of == conn => Some(pieces.clone()),
+            _ => None,
+        });
+        let asked: Vec<u32> = asked.flatten().collect();
+        assert_eq!(asked.len(), STARVED_PIECES);
+        assert!(orders.contains(&Order::Drop { conn, pieces: asked }));
+    }
+    assert_eq!(conns.map(|conn| world.fetch.owed(conn)), before, "what is asked again is owed once");
+    assert!(world.fetch.poll(Now(world.now), |_| 0, false, 0).is_empty());
+}

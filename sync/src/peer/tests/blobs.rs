@@ -281,3 +281,21 @@ fn as_many_blobs_are_fetched_at_once_as_may_be_and_what_is_not_asked_about_is_no
     world.fly(4);
     world.assert_no_complaints();
 }
+
+#[test]
+fn no_swarm_waits_for_peers_that_put_one_another_off() {
+    const PEERS: u8 = 12;
+    let (mut world, space) = World::meshed(PEERS + 1);
+    let bytes = content(1, 40);
+    let blob = world.hosts[0].blobs.put(space, &bytes);
+    let (begun, peers) = (world.now, 1..=usize::from(PEERS));
+    peers.clone().for_each(|host| world.fetch(host, space, blob));
+    while !peers.clone().all(|host| world.hosts[host].blobs.finished.len() == 1) {
+        world.fly(1);
+        // Less than anybody waits who gets nothing.
+        assert!(world.now < begun + 1_500, "after {} ms not all have it", world.now - begun);
+    }
+    let sent: usize = world.hosts.iter().map(|host| host.blobs.reads).sum();
+    assert!(sent <= 40 * usize::from(PEERS) * 11 / 10, "{sent} pieces were sent");
+    assert!(world.hosts[0].blobs.reads <= 60, "{} of them by the origin", world.hosts[0].blobs.reads);
+}
