@@ -23,9 +23,10 @@ const MEASURE_MS: u64 = 100;
 const LATE_MS: u64 = 2_000;
 /// How long an ask that may wait has waited before another peer that has the piece is asked.
 const PATIENT_MS: u64 = 50;
-/// When nothing has come from anybody for so long, some of what others let wait is asked for at once.
+/// When nothing has come from anybody for so long, and for eight times the time between two pieces so far, some of what others
+/// let wait is asked for at once.
 const STARVED_MS: u64 = 2_000;
-/// As many of each peer.
+/// As many.
 const STARVED_PIECES: usize = 2;
 /// Pieces under way or on their way to disk: 64 MiB.
 const UNDER_WAY_MAX: usize = 256;
@@ -69,8 +70,9 @@ pub struct Fetch {
     spread: Vec<u16>,
     asked: BTreeMap<u32, Vec<ConnId>>,
     sources: BTreeMap<ConnId, Source>,
-    /// When a piece last came, or patience last ended.
+    /// When a piece last came, or patience last ended, and the time between two pieces.
     fed: Now,
+    gap_ms: u64,
     /// Who sent what was not the piece. Asked no more.
     liars: BTreeSet<DeviceId>,
 }
@@ -114,6 +116,7 @@ impl Fetch {
             asked: BTreeMap::new(),
             sources: BTreeMap::new(),
             fed: Now(0),
+            gap_ms: 0,
             liars: BTreeSet::new(),
         })
     }
@@ -214,6 +217,9 @@ impl Fetch {
     /// A piece that was asked for has come, and verifies. Gives whether it is to be stored, and whom to tell that it came.
     pub fn came(&mut self, conn: ConnId, piece: u32, now: Now) -> (bool, Vec<ConnId>) {
         let bytes = self.blob.piece(piece).1;
+        if self.have.count() > 0 {
+            self.gap_ms = (3 * self.gap_ms + now.0.saturating_sub(self.fed.0)) / 4;
+        }
         self.fed = now;
         if let Some(source) = self.sources.get_mut(&conn) {
             source.delivered(piece, bytes, now);
@@ -248,9 +254,9 @@ impl Fetch {
         conns.rotate_left(turn);
         conns.sort_by_key(|conn| self.sources.get(conn).and_then(|of| of.has.as_ref()).map_or(0, Pieces::count));
         let patient = company || self.sources() > 1;
-        if now.0 >= self.fed.0 + STARVED_MS {
+        if now.0 >= self.fed.0 + STARVED_MS.max(8 * self.gap_ms) {
             self.fed = now;
-            conns.iter().for_each(|conn| orders.extend(self.insist(*conn, now)));
+            orders.extend(self.insist(now));
         }
         for conn in conns {
             let under_way = self.asked.len() + self.storing.len();
@@ -296,20 +302,25 @@ impl Fetch {
         !self.asked.is_empty() && self.sources.len() > 1
     }
 
-    /// Asks a peer anew, and not to be put off any more, for what it let wait longest.
-    fn insist(&mut self, conn: ConnId, now: Now) -> Vec<Order> {
-        let Some(source) = self.sources.get_mut(&conn) else { return Vec::new() };
+    /// Asks anew, and not to be put off any more, for what was let wait longest.
+    fn insist(&mut self, now: Now) -> Vec<Order> {
         let waits = |asked: &Asked| asked.patient && now.0 >= asked.at.0 + STARVED_MS;
-        let waiting = source.asked.iter_mut().filter(|(_, asked)| waits(asked));
-        let mut waiting: Vec<(u32, &mut Asked)> = waiting.map(|(piece, asked)| (*piece, asked)).collect();
-        waiting.sort_by_key(|(_, asked)| asked.at);
+        let of = |(conn, source): (&ConnId, &Source)| -> Vec<(Now, ConnId, u32)> {
+            let waiting = source.asked.iter().filter(|(_, asked)| waits(asked));
+            waiting.map(|(piece, asked)| (asked.at, *conn, *piece)).collect()
+        };
+        let mut waiting: Vec<(Now, ConnId, u32)> = self.sources.iter().flat_map(of).collect();
+        waiting.sort_unstable();
         waiting.truncate(STARVED_PIECES);
-        waiting.iter_mut().for_each(|(_, asked)| asked.patient = false);
-        let pieces: Vec<u32> = waiting.into_iter().map(|(piece, _)| piece).collect();
-        if pieces.is_empty() {
-            return Vec::new();
+        let mut orders = Vec::new();
+        for (_, conn, piece) in waiting {
+            if let Some(asked) = self.sources.get_mut(&conn).and_then(|source| source.asked.get_mut(&piece)) {
+                asked.patient = false;
+            }
+            orders.push(Order::Drop { conn, pieces: vec![piece] });
+            orders.push(Order::Ask { conn, pieces: vec![piece], patient: false });
         }
-        vec![Order::Drop { conn, pieces: pieces.clone() }, Order::Ask { conn, pieces, patient: false }]
+        orders
     }
 
     /// The rarest that nobody was asked for; and those that somebody lets wait while this peer has them.
