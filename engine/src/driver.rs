@@ -7,20 +7,23 @@
 mod conns;
 mod events;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use commonhold_sync::id::{DocId, SpaceId};
+use commonhold_sync::id::{DeviceId, DocId, SpaceId};
+use commonhold_sync::message::Peers;
 use commonhold_sync::peer::{
     ConnId, Input, Load, Loaded, LocalError, Now, OpId, Output, Peer, SnapshotContent, SnapshotFault, Start, StoreOp,
     Ticket,
 };
+use commonhold_sync::tracker::TrackerRefusal;
 use ed25519_dalek::SigningKey;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
+use crate::discovery::Heard;
 use crate::shared::{Command, Mode, Reply, Shared, locked};
 use crate::start;
 use crate::status::{NodeEvent, SpaceInfo};
@@ -55,6 +58,7 @@ enum Done {
     Checked { op: OpId, result: Result<SnapshotContent, SnapshotFault> },
     Merged { op: OpId, result: Result<(Vec<u8>, SnapshotContent), String> },
     Compacted { space: SpaceId, doc: DocId, packed: Option<Packed>, reply: Option<oneshot::Sender<()>> },
+    Announced { conn: ConnId, answer: Result<Peers, TrackerRefusal> },
     Reopened(Result<Box<(Storage, Stored, [u8; 8])>, StoreError>),
 }
 
@@ -83,6 +87,8 @@ pub(crate) struct Driver {
     loads: u64,
     heavy: Arc<Semaphore>,
     reopening: Backoff,
+    /// The only devices that connections are kept with, if not all.
+    allowed: Option<BTreeSet<DeviceId>>,
 }
 
 struct Machine {
@@ -106,6 +112,7 @@ impl Driver {
         let (link_events, links) = mpsc::channel(LINK_EVENTS_MAX);
         let (tell, done) = mpsc::unbounded_channel();
         let transport = Arc::new(TransportConfig::new(&shared.config.limits));
+        let allowed = shared.config.allowed();
         let mut driver = Driver {
             shared,
             key,
@@ -126,6 +133,7 @@ impl Driver {
             loads: 0,
             heavy: Arc::new(Semaphore::new(HEAVY)),
             reopening: Backoff::new(REOPEN[0], REOPEN[1], REOPEN[2]),
+            allowed,
         };
         driver.start_machine(storage, stored, salt)?;
         Ok(driver)
@@ -137,19 +145,20 @@ impl Driver {
         let told = move |written| drop(tell.send((run, Done::Written(written))));
         let writer = Writer::start(storage.clone(), told)
             .map_err(|source| StoreError::Io { doing: "starting to write", source: Arc::new(source) })?;
-        let peer = Peer::new(Start {
+        let mut peer = Peer::new(Start {
             key: self.key.clone(),
             store: self.shared.store_id,
             salt,
             seed: start::random()
                 .map_err(|source| StoreError::Io { doing: "asking for random numbers", source: Arc::new(source) })?,
-            roles: self.shared.config.roles,
+            roles: self.shared.config.roles(),
             agent: self.shared.config.agent.clone(),
             addresses: self.shared.advertised(),
             limits: self.shared.config.limits.clone(),
             spaces: stored.spaces,
             cursors: stored.cursors,
         });
+        peer.set_allowed(self.allowed.clone());
         let machine = Machine { peer, storage, writer, storing: BTreeMap::new(), storing_bytes: 0 };
         let ids: Vec<SpaceId> = machine.peer.spaces().map(|space| space.id()).collect();
         self.machine = Some(machine);
@@ -273,6 +282,7 @@ impl Driver {
             Command::Join { space, genesis, docs, reply } => {
                 self.handle(Input::Join { space, genesis, filter: docs });
                 self.note_space(&space);
+                let _ = self.shared.heard.try_send(Heard::Spaces);
                 self.barrier(move || _ = reply.send(()));
             }
             Command::Take { space, docs, reply } => {
@@ -299,6 +309,19 @@ impl Driver {
                     let (dialled, expected) = (attach.dialled, attach.expected);
                     let conn = self.conns.add(attach);
                     self.handle(Input::Connected { conn, dialled, expected });
+                }
+            }
+            Command::Announce { conn, announce } => self.handle(Input::Announce { conn, announce }),
+            Command::Addresses(addresses) => {
+                if let Some(machine) = &mut self.machine {
+                    machine.peer.set_addresses(addresses);
+                }
+            }
+            Command::Allow(devices) => {
+                if let Some(allowed) = &mut self.allowed {
+                    allowed.extend(devices);
+                    let allowed = Some(allowed.clone());
+                    self.machine.iter_mut().for_each(|machine| machine.peer.set_allowed(allowed.clone()));
                 }
             }
             Command::Disconnect(peer) => self.conns.disconnect(&peer),
@@ -364,6 +387,7 @@ impl Driver {
                     self.packed();
                 }
             }
+            Done::Announced { conn, answer } => self.handle(Input::AnnounceAnswered { conn, answer }),
             Done::Reopened(Ok(reopened)) => self.recover(*reopened),
             Done::Reopened(Err(error)) => {
                 tracing::warn!(%error, "the store cannot be opened yet");

@@ -9,6 +9,7 @@ mod demo;
 mod doctor;
 mod editor;
 mod failure;
+mod http;
 mod identity;
 mod local;
 mod logs;

@@ -18,6 +18,7 @@ mod repair;
 mod rights;
 mod serve;
 mod snapshots;
+mod tracker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -166,6 +167,8 @@ pub struct Peer {
     roles: u64,
     agent: String,
     addresses: Vec<String>,
+    /// The only devices that connections are kept with, if not all.
+    allowed: Option<BTreeSet<DeviceId>>,
     limits: Limits,
     now: Now,
     spaces: BTreeMap<SpaceId, Space>,
@@ -255,6 +258,7 @@ impl Peer {
             roles: start.roles,
             agent: start.agent,
             addresses: start.addresses,
+            allowed: None,
             limits: start.limits,
             now: Now(0),
             durable: spaces.iter().map(|(id, s)| (*id, Durable::of(s))).collect(),
@@ -359,6 +363,11 @@ impl Peer {
         self.addresses = addresses;
     }
 
+    /// Says with which devices alone connections are kept, from the next handshake on; `None`: with all.
+    pub fn set_allowed(&mut self, allowed: Option<BTreeSet<DeviceId>>) {
+        self.allowed = allowed;
+    }
+
     /// Takes in one thing that happened.
     pub fn handle(&mut self, now: Now, input: Input) {
         debug_assert!(self.outputs.is_empty(), "outputs of the last input were not drained");
@@ -379,6 +388,8 @@ impl Peer {
             Input::SnapshotMade { space, doc, bytes, heads, ends } => {
                 self.snapshot_made(space, doc, bytes, heads, ends)
             }
+            Input::Announce { conn, announce } => self.send_announce(conn, announce),
+            Input::AnnounceAnswered { conn, answer } => self.answer_announce(conn, answer),
             Input::Close => {
                 self.closing = true;
                 self.connections.ids().into_iter().for_each(|conn| self.close(conn, "bye", "this peer closes", false));

@@ -232,7 +232,7 @@ impl Actor {
     pub(super) async fn connected_to(&mut self, other: &Actor) -> Result<(), Failure> {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
-            if let Reply::Peers(peers) = self.ask(Request::Peers).await?
+            if let Reply::Peers(peers) = self.ask(Request::Peers { known: false }).await?
                 && peers.iter().any(|peer| peer.peer == other.facts.peer)
             {
                 return Ok(());
