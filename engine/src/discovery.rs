@@ -128,8 +128,9 @@ impl Discovery {
         self.tell_lan();
         loop {
             let due = self.trackers.values().map(|client| client.next).min();
-            let found = async {
-                match &self.lan {
+            let lan = &self.lan;
+            let found = async move {
+                match lan {
                     Some(lan) => lan.next().await,
                     None => std::future::pending().await,
                 }
@@ -144,7 +145,7 @@ impl Discovery {
                     self.shared.write_book().await;
                 }
                 found = found => self.found_on_lan(found),
-                _ = mode.wait_for(|mode| matches!(mode, Mode::Closed)) => return,
+                () = async { drop(mode.wait_for(|mode| matches!(mode, Mode::Closed)).await) } => return,
             }
         }
     }

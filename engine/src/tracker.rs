@@ -185,8 +185,9 @@ mod tests {
         let mut other = request.clone();
         other.record = AnnounceRequest::sign(&key, &stranger).record;
         assert_eq!(other.verified(), Err(TrackerRefusal::BadSignature.into()));
-        for change in [|r: &mut AnnounceRequest| r.record.clear(), |r| r.signature.push('0'), |r| r.topics[0].push('é')]
-        {
+        let changes: [fn(&mut AnnounceRequest); 3] =
+            [|r| r.record.clear(), |r| r.signature.push('0'), |r| r.topics[0].push('é')];
+        for change in changes {
             let mut bad = request.clone();
             change(&mut bad);
             assert_eq!(bad.verified().unwrap_err().code(), "tracker-malformed");

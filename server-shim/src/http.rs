@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Extension, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::{Json, Router};
 use commonhold_engine::sync::tracker::{TRACKER_TTL_S, TrackerRefusal};
 use commonhold_engine::{ANNOUNCE_JSON_MAX, AnnounceError, AnnounceRequest, Node};
 use hyper_util::rt::TokioIo;
@@ -104,12 +105,20 @@ async fn answer(stream: TcpStream, routes: Router) {
     }
 }
 
-async fn announce(State(node): State<Node>, Extension(from): Extension<SocketAddr>, body: Bytes) -> Response {
+async fn announce(
+    State(node): State<Node>,
+    Extension(from): Extension<SocketAddr>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return problem(rejection.status(), "body", &rejection.body_text()),
+    };
     let answered = serde_json::from_slice::<AnnounceRequest>(&body)
         .map_err(|error| AnnounceError::Malformed(error.to_string()))
         .and_then(|request| node.take_announce(&request, from.ip()));
     let refused = match answered {
-        Ok(answer) => return Json(answer).into_response(),
+        Ok(answer) => return json_of(StatusCode::OK, "application/json", json!(answer).to_string()),
         Err(refused) => refused,
     };
     let (status, retry_s) = match &refused {
@@ -133,5 +142,9 @@ fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
     let title = status.canonical_reason().unwrap_or_default();
     let body =
         json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "code": code, "detail": detail });
-    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+    json_of(status, "application/problem+json", body.to_string())
+}
+
+fn json_of(status: StatusCode, kind: &'static str, body: String) -> Response {
+    (status, [(header::CONTENT_TYPE, kind)], body).into_response()
 }

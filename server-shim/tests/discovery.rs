@@ -71,7 +71,7 @@ fn what_a_tracker_does_not_take_is_a_problem_with_a_code() {
     let record = "85".to_owned() + "00";
     let body = json!({ "record": record, "topics": [], "signature": "" }).to_string();
     assert_eq!(http(&at, "POST /v1/announce", &body).2["code"], "tracker-malformed");
-    assert_eq!(http(&at, "POST /v1/announce", &" ".repeat(70_000)).0, 413);
+    assert_eq!(http(&at, "POST /v1/announce", &" ".repeat((64 << 10) + 1)).0, 413);
     assert_eq!(http(&at, "GET /v1/announce", "").0, 405);
     assert_eq!(http(&at, "GET /", "").0, 404);
     let other = Home::new();

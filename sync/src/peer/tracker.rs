@@ -3,10 +3,14 @@
 //!
 //! The channel has proven who announces: no signature is needed beyond that of the record.
 
-use super::{ConnId, Event, Peer};
+use super::{ConnId, Event, Now, Peer};
 use crate::message::{Announce, Message, Notice, Peers, TOPICS_MAX, roles};
 use crate::tracker::TrackerRefusal;
 use crate::violation::Violation;
+
+/// Announces of one connection in a minute. The table counts those of the devices that it lists; who gives no address is not listed.
+const ANNOUNCES_PER_MINUTE: u32 = 8;
+const MINUTE_MS: u64 = 60_000;
 
 /// What of announces is under way on a connection.
 #[derive(Debug, Default)]
@@ -15,6 +19,18 @@ pub(super) struct Introductions {
     asked: bool,
     /// The other side's announce is with the engine.
     answering: bool,
+    /// When counting the other side's began, and how many there were.
+    window: (Now, u32),
+}
+
+impl Introductions {
+    fn may_announce(&mut self, now: Now) -> bool {
+        if now.0.saturating_sub(self.window.0.0) >= MINUTE_MS {
+            self.window = (now, 0);
+        }
+        self.window.1 = self.window.1.saturating_add(1);
+        self.window.1 <= ANNOUNCES_PER_MINUTE && !core::mem::replace(&mut self.answering, true)
+    }
 }
 
 impl Peer {
@@ -37,10 +53,10 @@ impl Peer {
         }
         if !is_tracker {
             self.refuse_announce(conn, TrackerRefusal::Off);
-        } else if core::mem::replace(&mut connection.introductions.answering, true) {
-            self.refuse_announce(conn, TrackerRefusal::TooOften);
-        } else {
+        } else if connection.introductions.may_announce(self.now) {
             self.emit(Event::Announced { conn, peer, announce });
+        } else {
+            self.refuse_announce(conn, TrackerRefusal::TooOften);
         }
         Ok(())
     }

@@ -92,6 +92,26 @@ fn a_second_announce_before_the_answer_is_refused() {
 }
 
 #[test]
+fn more_announces_than_eight_a_minute_are_refused() {
+    let (mut world, conn) = world(roles::TRACKER);
+    let answer = || Ok(Peers { ttl_s: 1_800, found: vec![] });
+    // A window of its own: connecting took no announce.
+    world.now += 60_000;
+    for _ in 0..12 {
+        world.input(0, Input::Announce { conn, announce: announce(1) });
+        while let Some((to, conn, bytes)) = world.wires.pop_front() {
+            world.input(to, Input::Frame { conn, bytes });
+        }
+        world.input(1, Input::AnnounceAnswered { conn, answer: answer() });
+        while let Some((to, conn, bytes)) = world.wires.pop_front() {
+            world.input(to, Input::Frame { conn, bytes });
+        }
+    }
+    assert_eq!(told(&world, 1, |e| matches!(e, Event::Announced { .. })), 8);
+    assert_eq!(codes(&world, 0), ["tracker-busy"; 4]);
+}
+
+#[test]
 fn a_device_that_is_not_allowed_is_told_so_and_learns_nothing() {
     for (refuses, refused) in [(1, 0), (0, 1)] {
         let mut world = World::new(2);
