@@ -25,7 +25,7 @@ const HALF_LIFE_MS: f64 = 86_400_000.0;
 
 /// From whom a peer is known. Bits, since it may be known from several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// The configuration names it.
     Configured = 1,
     /// An invite named it.
@@ -127,7 +127,8 @@ impl AddressBook {
         AddressBook { entries: entries.collect(), unwritten: BTreeSet::new() }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.entries.len()
     }
 
@@ -192,7 +193,8 @@ impl AddressBook {
     }
 
     /// Where a peer can be dialled, best first: what worked, then what it signed, then what else was said.
-    pub(crate) fn addresses(&self, device: &DeviceId) -> Vec<String> {
+    #[cfg(test)]
+    fn addresses(&self, device: &DeviceId) -> Vec<String> {
         self.entries.get(device).map(addresses_of).unwrap_or_default()
     }
 

@@ -19,7 +19,7 @@ use crate::start::random;
 /// Bytes of an announce as JSON, at most: 256 topics of 64 digits, and the largest record as digits.
 pub const ANNOUNCE_JSON_MAX: usize = 64 << 10;
 /// The same of an answer: 128 of the largest records.
-pub const PEERS_JSON_MAX: usize = 1 << 20;
+pub(crate) const PEERS_JSON_MAX: usize = 1 << 20;
 
 /// An announce over HTTP. Bytes are hex digits.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(record.addresses, ["ws://127.0.0.1:4000/"]);
         assert_eq!(record.verify(), Ok(()));
         let bytes = minicbor::to_vec(&record).unwrap();
-        let again: PeerRecord = minicbor::decode(&bytes).unwrap();
+        let again: PeerRecord = decode(&bytes).unwrap();
         assert_eq!(again, record);
     }
 

@@ -39,7 +39,7 @@ impl Topic {
     }
 
     /// Today's, and within [`TOPIC_OVERLAP_MS`] of midnight that of the day beyond it. `wall_ms` counts from 1970.
-    pub fn around(space: &SpaceId, wall_ms: u64) -> impl Iterator<Item = Topic> {
+    pub fn around(space: &SpaceId, wall_ms: u64) -> impl Iterator<Item = Topic> + use<> {
         let day = |at: u64| at / DAY_MS;
         let (before, after) = (wall_ms.saturating_sub(TOPIC_OVERLAP_MS), wall_ms.saturating_add(TOPIC_OVERLAP_MS));
         let neighbour = [day(before), day(after)].into_iter().find(|other| *other != day(wall_ms));
