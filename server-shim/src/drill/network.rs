@@ -174,6 +174,15 @@ impl Network {
         }
     }
 
+    /// Whom a place has to be told of that joins through an invite of another: one whose invites do not say who comes.
+    pub(super) fn told_of(&self, host: usize) -> Option<usize> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Network::Router(_) => None,
+            Network::Doors(_) => Some(host),
+        }
+    }
+
     /// Starts a process at a place, whose counts begin at nothing.
     pub(super) async fn spawn(&mut self, place: usize, mut command: Command) -> io::Result<Child> {
         match self {

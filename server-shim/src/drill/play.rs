@@ -180,7 +180,8 @@ impl Drill {
         self.mark("newcomer");
         let begun = Instant::now();
         let place = self.peers + 1;
-        let newcomer = self.crew.start("newcomer", place, &[]).await?;
+        let dials: Vec<_> = self.crew.network.told_of(self.crew.members[host].place).into_iter().collect();
+        let newcomer = self.crew.start("newcomer", place, &dials).await?;
         self.crew.join(newcomer, &invite).await?;
         self.links.insert((self.crew.members[host].place, place));
         self.level_in_all().await?;

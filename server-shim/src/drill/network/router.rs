@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tappers::{AddAddressV4, Tun};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
@@ -99,6 +99,7 @@ impl Router {
             address.set_netmask(PREFIX);
             tun.add_addr(address)?;
             tun.set_up()?;
+            tun.set_nonblocking(true)?;
             // Not pipes, but read and written like them: what `AsyncFd` would do is unsafe.
             let end = || tun.as_fd().try_clone_to_owned();
             let from = pipe::Receiver::from_owned_fd_unchecked(end()?)?;
@@ -145,12 +146,17 @@ async fn in_namespace<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + 
 }
 
 /// From a device to the queues of the others.
-async fn read(mut device: pipe::Receiver, place: usize, paths: Arc<Paths>) {
+async fn read(device: pipe::Receiver, place: usize, paths: Arc<Paths>) {
     let mut random = paths.weather.random(place);
     let from = &paths.ways[place].counters;
     let mut buffer = [0; PACKET_BYTES];
     loop {
-        let Ok(n @ 1..) = device.read(&mut buffer).await else { return };
+        // Not `read`, which takes a read that did not fill the buffer for the last one.
+        let n = match device.try_read(&mut buffer) {
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && device.readable().await.is_ok() => continue,
+            Err(_) => return,
+        };
         let packet = &buffer[..n];
         let Some((to, way)) = destination(packet).and_then(|to| Some((to, paths.ways.get(to)?))) else { continue };
         Counters::add(&from.sent, n);
