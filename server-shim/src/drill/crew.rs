@@ -166,14 +166,16 @@ impl Crew {
         Ok(made)
     }
 
-    /// Waits until all of the living hold every edit of a document, and the same version of it. How long that took, in seconds.
+    /// Waits until all of the living hold every edit of a document, and the same version of it. How long that took, in seconds, without
+    /// the time that comparing takes.
     pub(super) async fn level(&mut self, document: &Document) -> Result<f64, Failure> {
         let edits = (0..self.ledger.edits_of(document.number)).collect();
         let begun = Instant::now();
         let living = self.living();
         self.hold(&living, document, &edits, begun).await?;
         loop {
-            let Some(unlike) = self.unlike(&living, document).await else { return Ok(begun.elapsed().as_secs_f64()) };
+            let seconds = begun.elapsed().as_secs_f64();
+            let Some(unlike) = self.unlike(&living, document).await else { return Ok(seconds) };
             if begun.elapsed() > self.play.patience {
                 return Err(self.play.failed(format!("{} is not level: {unlike}", document.name)));
             }

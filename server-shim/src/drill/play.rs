@@ -184,8 +184,7 @@ impl Drill {
         let newcomer = self.crew.start("newcomer", place, &dials).await?;
         self.crew.join(newcomer, &invite).await?;
         self.links.insert((self.crew.members[host].place, place));
-        self.level_in_all().await?;
-        self.measured("from its start until it held everything", begun.elapsed().as_secs_f64());
+        self.fill(newcomer, begun).await?;
         let document = self.document("with a newcomer", newcomer).await?;
         self.crew.write(&document, &[newcomer, host], self.edits()).await?;
         let seconds = self.crew.level(&document).await?;
@@ -267,8 +266,7 @@ impl Drill {
         let begun = Instant::now();
         let origin = self.crew.start("new origin", ORIGIN, &[]).await?;
         self.crew.join(origin, &invite).await?;
-        self.level_in_all().await?;
-        self.measured("from its start until it held everything", begun.elapsed().as_secs_f64());
+        self.fill(origin, begun).await?;
         let document = self.document("with a new origin", origin).await?;
         let all = self.crew.living();
         self.crew.write(&document, &all, self.edits()).await?;
@@ -294,6 +292,16 @@ impl Drill {
         self.crew.stop().await?;
         self.done(true);
         Ok(())
+    }
+
+    /// Waits until one that began empty holds everything, and then compares it with the others.
+    async fn fill(&mut self, member: usize, begun: Instant) -> Result<(), Failure> {
+        for document in self.documents.clone() {
+            let edits = (0..self.crew.ledger.edits_of(document.number)).collect();
+            self.crew.hold(&[member], &document, &edits, begun).await?;
+        }
+        self.measured("from its start until it held everything", begun.elapsed().as_secs_f64());
+        self.level_in_all().await
     }
 
     /// Waits until all of the living hold every edit of every document, in the same version.

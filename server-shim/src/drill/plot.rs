@@ -225,7 +225,7 @@ impl<'a> Plot<'a> {
         for mark in &self.report.marks {
             let x = self.x(mark.at_s);
             let wide = mark.what.chars().count() as f64 * 11.5 * LETTER + 12.0;
-            let (anchor, left) = if x + wide > WIDTH - 8.0 { ("end", x - wide) } else { ("start", x) };
+            let (anchor, left) = if x + wide > WIDTH - RIGHT + 4.0 { ("end", x - wide) } else { ("start", x) };
             let row = rows.iter().position(|end| *end < left).unwrap_or(rows.len() - 1);
             rows[row] = left + wide;
             let y = TOP - 10.0 - row as f64 * 15.0;
