@@ -107,7 +107,8 @@ impl Tree {
             seen: Seen::default(),
             missing: BTreeMap::new(),
             lateness: Lateness { mean: 80 << 4, deviation: 20 << 4 },
-            duplicates: 0,
+            // As if there were too many, so that the first ones prune at once: every link begins as one that pushes.
+            duplicates: 500,
             broken_until: Now(0),
             swap_after: Now(0),
         }
@@ -159,7 +160,8 @@ impl Tree {
         self.branches.values().filter(|branch| branch.eager && !branch.leaf).count()
     }
 
-    /// An own item: pushed and announced. A leaf pushes to all it is attached to, as either may be one that forwards nothing.
+    /// An own item: pushed and announced. A leaf does the same: if it pushed to both peers that it is attached to, its items would
+    /// meet themselves inside the overlay, and the tree would be pruned there.
     pub(super) fn publish(&mut self, cx: &mut Context<'_>, item: Item) {
         if self.seen.holds(&item) {
             return;
@@ -174,7 +176,7 @@ impl Tree {
             }
         }
         for (peer, branch) in &mut self.branches {
-            match branch.eager || self.leaf {
+            match branch.eager {
                 true => cx.effects.push_back(Effect::Push { to: *peer, item }),
                 false => branch.announce(cx.now, item, cx.limits),
             }
@@ -265,7 +267,7 @@ impl Tree {
         let Some(branch) = self.branches.get_mut(&from) else { return };
         let probed = matches!(branch.probe, Probe::Asked { .. });
         branch.spoke(now);
-        // A leaf pushes what is its own to all it is attached to. That says nothing about the link, along which it is pushed to.
+        // A leaf that pushes what is its own twice is told so by the other side of it: the link stays one along which it is pushed to.
         if branch.leaf {
             return;
         }
@@ -329,7 +331,7 @@ impl Tree {
 
     pub(super) fn i_have(&mut self, cx: &mut Context<'_>, from: DeviceId, items: &[Item]) {
         let (now, upstream) = (cx.now, self.upstream());
-        let Some(branch) = self.branches.get_mut(&from).filter(|branch| !branch.leaf) else { return };
+        let Some(branch) = self.branches.get_mut(&from) else { return };
         branch.spoke(now);
         for item in items {
             if let Some(held) = self.seen.get(&item.chain).filter(|held| held.n >= item.n) {

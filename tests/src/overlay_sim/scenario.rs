@@ -64,9 +64,9 @@ impl Cast {
 
     /// Peers whose deliveries count: honest ones that live to the end.
     fn counts(&self, plan: &Plan) -> Vec<bool> {
-        let counts = |peer: usize| {
-            self.kinds[peer] != Kind::Hole && !self.killed.contains(&peer) && !(plan.bootstrap_dies && peer == 0)
-        };
+        let honest = |peer: usize| !matches!(self.kinds[peer], Kind::Hole | Kind::Hostile);
+        let lives = |peer: usize| !self.killed.contains(&peer) && !(plan.bootstrap_dies && peer == 0);
+        let counts = |peer: usize| honest(peer) && lives(peer);
         (0..plan.peers).map(counts).collect()
     }
 }
@@ -172,9 +172,6 @@ fn ours(run: &str, plan: &Plan) -> Row {
     let mut swarm = Swarm::new(plan, &cast, &OverlayLimits::default());
     swarm.run();
     let row = row(run, plan, &cast, &swarm.ledger, "ours");
-    if std::env::var_os("OVERLAY_NAMES").is_some() {
-        eprintln!("{run}: {:?}", swarm.names);
-    }
     Row { components: Some(swarm.components()), lopsided: Some(swarm.lopsided()), most: swarm.most, ..row }
 }
 

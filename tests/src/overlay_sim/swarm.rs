@@ -65,7 +65,6 @@ pub(super) struct Swarm {
     epoch: u64,
     pub(super) ledger: Ledger,
     pub(super) end_ms: u64,
-    pub(super) names: BTreeMap<&'static str, u64>,
     /// Records of peers that do not exist.
     pub(super) inventions: Vec<PeerRecord>,
     /// The most that any honest overlay's tables held.
@@ -90,7 +89,6 @@ impl Swarm {
             epoch: 0,
             ledger: Ledger::new(plan.warm_items),
             end_ms: 0,
-            names: BTreeMap::new(),
             inventions: if plan.hostile_percent > 0 { inventions(plan.seed) } else { Vec::new() },
             most: OverlaySizes::default(),
         };
@@ -317,7 +315,6 @@ impl Swarm {
             let bytes = minicbor::to_vec(message).map_or(0, |bytes| bytes.len() as u64);
             self.nodes[from].sent_bytes += bytes;
             self.nodes[from].sent_messages += 1;
-            *self.names.entry(message.name()).or_default() += 1;
             if self.ledger.items.len() > self.plan.warm_items {
                 self.ledger.messages += 1;
                 self.ledger.message_bytes += bytes;
