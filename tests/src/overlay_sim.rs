@@ -47,6 +47,8 @@ pub struct Plan {
     pub bootstrap_dies: bool,
     /// Time after the last item.
     pub drain_ms: u64,
+    /// Ours looks for nearer neighbours, as it does by default.
+    pub near: bool,
 }
 
 impl Plan {
@@ -68,6 +70,7 @@ impl Plan {
             killed_percent: 0,
             bootstrap_dies: false,
             drain_ms: 20_000,
+            near: true,
         }
     }
 }

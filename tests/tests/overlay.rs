@@ -6,7 +6,7 @@ use commonhold_tests::overlay_sim::{Report, Row, run};
 const PEERS: usize = 50;
 
 fn report(name: &str, peers: usize, seeds: u64) -> Report {
-    run(name, peers, seeds, None).expect("the scenario exists")
+    run(name, peers, seeds, None, true).expect("the scenario exists")
 }
 
 /// Rows of a run and, per seed, the one without a fault.

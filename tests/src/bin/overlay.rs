@@ -19,6 +19,9 @@ struct Args {
     /// Items before those that are measured, if not the scenario's own number.
     #[arg(long)]
     warm: Option<usize>,
+    /// Ours keeps the neighbours that chance gave it, as the baseline does.
+    #[arg(long)]
+    far: bool,
     /// One line of JSON for each scenario.
     #[arg(long)]
     json: bool,
@@ -28,7 +31,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let all = NAMES.map(str::to_owned).to_vec();
     for name in if args.scenarios.is_empty() { all } else { args.scenarios } {
-        let Some(report) = run(&name, args.peers, args.seeds, args.warm) else {
+        let Some(report) = run(&name, args.peers, args.seeds, args.warm, !args.far) else {
             eprintln!("overlay: no scenario {name:?}");
             return ExitCode::FAILURE;
         };

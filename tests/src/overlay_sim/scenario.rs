@@ -120,12 +120,13 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-/// Runs a scenario for each seed from 0.
-pub fn run(name: &str, peers: usize, seeds: u64, warm: Option<usize>) -> Option<Report> {
+/// Runs a scenario for each seed from 0. `warm` is the number of items before those that are measured; without `near`, ours does not
+/// look for nearer neighbours.
+pub fn run(name: &str, peers: usize, seeds: u64, warm: Option<usize>, near: bool) -> Option<Report> {
     let mut rows = Vec::new();
     for seed in 0..seeds {
         let mut calm = Plan::calm(peers, seed);
-        calm.warm_items = warm.unwrap_or(calm.warm_items);
+        (calm.warm_items, calm.near) = (warm.unwrap_or(calm.warm_items), near);
         match name {
             "no-fault" => {
                 rows.push(ours(name, &calm));
@@ -169,7 +170,11 @@ pub fn run(name: &str, peers: usize, seeds: u64, warm: Option<usize>) -> Option<
 
 fn ours(run: &str, plan: &Plan) -> Row {
     let cast = Cast::new(plan);
-    let mut swarm = Swarm::new(plan, &cast, &OverlayLimits::default());
+    let mut limits = OverlayLimits::default();
+    if !plan.near {
+        limits.improve_ms = u64::MAX / 4;
+    }
+    let mut swarm = Swarm::new(plan, &cast, &limits);
     swarm.run();
     let row = row(run, plan, &cast, &swarm.ledger, "ours");
     Row { components: Some(swarm.components()), lopsided: Some(swarm.lopsided()), most: swarm.most, ..row }
