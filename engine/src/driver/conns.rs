@@ -25,9 +25,6 @@ pub(super) struct Conns {
     next: u64,
     /// Connections of which the machine is to be told how much is on its way.
     reports: Vec<ConnId>,
-    /// Bytes of frames since the start.
-    pub(super) sent_bytes: u64,
-    pub(super) received_bytes: u64,
 }
 
 struct Conn {
@@ -43,13 +40,12 @@ struct Conn {
     address: Option<String>,
     admission: Option<Admission>,
     peer: Option<DeviceId>,
-    alive: Option<oneshot::Sender<()>>,
+    _alive: Option<oneshot::Sender<()>>,
 }
 
 impl Conns {
     pub(super) fn new(events: mpsc::Sender<LinkEvent>, config: Arc<TransportConfig>) -> Conns {
-        let (conns, reports) = (BTreeMap::new(), Vec::new());
-        Conns { events, config, conns, next: 0, reports, sent_bytes: 0, received_bytes: 0 }
+        Conns { events, config, conns: BTreeMap::new(), next: 0, reports: Vec::new() }
     }
 
     pub(super) fn add(&mut self, attach: Attach) -> ConnId {
@@ -64,7 +60,7 @@ impl Conns {
             address: attach.address,
             admission: attach.admission,
             peer: None,
-            alive: attach.alive,
+            _alive: attach.alive,
         };
         self.conns.insert(ConnId(self.next), conn);
         ConnId(self.next)
@@ -72,7 +68,6 @@ impl Conns {
 
     pub(super) fn send(&mut self, id: ConnId, bytes: Vec<u8>) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
-        self.sent_bytes += bytes.len() as u64;
         conn.unreported += bytes.len();
         if conn.unreported >= REPORT_BYTES {
             conn.unreported = 0;
@@ -138,13 +133,6 @@ impl Conns {
     pub(super) fn disconnect(&mut self, peer: &DeviceId) {
         for conn in self.conns.values().filter(|conn| conn.peer.as_ref() == Some(peer)) {
             conn.link.close("disconnected by the other side's owner");
-        }
-    }
-
-    /// Tells whoever keeps a peer dialled that neither side had a use for the connection.
-    pub(super) fn released(&mut self, id: ConnId) {
-        if let Some(alive) = self.conns.get_mut(&id).and_then(|conn| conn.alive.take()) {
-            let _ = alive.send(());
         }
     }
 

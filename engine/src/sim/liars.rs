@@ -551,8 +551,7 @@ impl World {
             }
         });
         let (store, spaces) = (StoreId([200 + liar as u8; 16]), spaces.collect());
-        let hello =
-            Hello { features: 0, roles: 3, store, agent: "liar".into(), addresses: vec![], spaces, record: None };
+        let hello = Hello { features: 0, roles: 3, store, agent: "liar".into(), addresses: vec![], spaces };
         self.tell(liar, conn, &Message::Hello(hello));
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::connection::{Ask, Begun, Connection};
-use super::{After, Came, ConnId, Event, Held, OpId, Peer, Slot, StoreOp};
+use super::{After, ConnId, Event, Held, OpId, Peer, Slot, StoreOp};
 use crate::authority::{Limit, RecordAt};
 use crate::chain::Segment;
 use crate::clock::Clock;
@@ -11,7 +11,6 @@ use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::lines::Lines;
 use crate::log::{Admission, Admitted, Header, Image, Log, Need, ProofAdmission, StoredSegment};
 use crate::message::{Data, DocRef, Have, LIST_MAX, Message, Notice, OpeningRef, Since, Want, WireSegment, runs};
-use crate::overlay::Item;
 use crate::proof::ForkProof;
 use crate::record::Record;
 use crate::space::{RecordAdmission, RightRow, Space};
@@ -36,8 +35,6 @@ pub(super) struct From {
     pub(super) conn: ConnId,
     pub(super) peer: DeviceId,
     pub(super) store: Option<StoreId>,
-    /// It was asked for.
-    pub(super) asked: bool,
 }
 
 /// What became of one delivered segment.
@@ -135,7 +132,7 @@ impl Peer {
             }
             return Ok(None);
         }
-        let from = From { conn, peer, store, asked: data.asked };
+        let from = From { conn, peer, store };
         let prompt = segments.iter().any(|s| s.opening.device == peer);
         docs.extend(segments.iter().map(|s| s.doc).filter(|doc| *doc == space.authority()));
         let mut violation = None;
@@ -282,11 +279,7 @@ impl Peer {
                 self.close_records(space, *proof, from);
                 self.take_record_segment(space, segment, from)
             }
-            RecordAdmission::Duplicate => {
-                let item = Item { chain: held.authority_chain(&segment.opening), n: segment.tip.n };
-                self.note_duplicate(space, item, from);
-                Ok(Outcome::Held)
-            }
+            RecordAdmission::Duplicate => Ok(Outcome::Held),
             RecordAdmission::WaitsForPrefix => {
                 let chain = held.authority_chain(&segment.opening);
                 self.wait(space, segment, from, Blocker::Prefix(chain));
@@ -359,10 +352,7 @@ impl Peer {
                 self.take_entries(space, admitted, Some(from));
                 Ok(Outcome::Held)
             }
-            Some(Admission::Duplicate) => {
-                self.note_duplicate(space, Item { chain, n: segment.tip.n }, from);
-                Ok(Outcome::Held)
-            }
+            Some(Admission::Duplicate) => Ok(Outcome::Held),
             Some(Admission::WaitsForEntry(id)) => {
                 self.wait(space, segment, from, Blocker::Entry(id));
                 Ok(Outcome::Pending)
@@ -543,7 +533,7 @@ impl Peer {
                 continue;
             }
             let store = self.connections.get(&waiter.conn).and_then(Connection::source);
-            let from = From { conn: waiter.conn, peer: waiter.from, store, asked: false };
+            let from = From { conn: waiter.conn, peer: waiter.from, store };
             // What something waits for may come behind what is asked for.
             match self.take_segment(space, waiter.segment, from, true) {
                 Ok(Outcome::Held | Outcome::Pending) => {}
@@ -679,8 +669,7 @@ impl Peer {
         match from {
             // Own entries leave only once they are on disk.
             None => self.after.push(After::Push { space, stored: stored.clone() }),
-            Some(from) if from.asked => self.push(space, &stored, Came::Found(from.conn)),
-            Some(from) => self.push(space, &stored, Came::Pushed(from.conn)),
+            Some(from) => self.push(space, &stored, Some(from.conn)),
         }
         self.batch.push(StoreOp::Segment { space, source: from.and_then(|f| f.store), stored });
     }
@@ -712,7 +701,7 @@ impl Peer {
         }
         let source = self.connections.get(&conn).and_then(|connection| Some((connection.peer?, connection.source())));
         if let Some((opening, (peer, store))) = suspect.zip(source) {
-            self.suspect(space, opening, From { conn, peer, store, asked: true });
+            self.suspect(space, opening, From { conn, peer, store });
         }
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let Some(link) = connection.links.get_mut(&space) else { return };

@@ -12,13 +12,12 @@ use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use commonhold_sync::limits::Rules;
 use commonhold_sync::merkle::{Frontier, Head};
 use commonhold_sync::message::{DocRef, OpeningRef, WireSegment};
-use commonhold_sync::peer_record::PeerRecord;
 use commonhold_sync::proof::{ForkProof, Side, Tail};
 use commonhold_sync::reconcile::{BATCH_SYMBOLS_MAX, Encoder, decode_symbols, element, encode_symbols};
 use commonhold_sync::record::{Genesis, Privacy, Record, Right, Subject, Writers};
 use serde_json::{Value, json};
 
-use super::{bytes, check, device, doc, genesis, header, hex, key, opening, session, space};
+use super::{check, device, doc, genesis, header, hex, key, opening, session, space};
 
 #[test]
 fn records_match_the_vectors() {
@@ -228,17 +227,6 @@ fn clocks_and_fingerprints_match_the_vectors() {
 }
 
 /// The changes of the session, made by Automerge.
-/// What the founder says of itself for others to pass on.
-pub(super) fn peer_record() -> PeerRecord {
-    PeerRecord::sign(&super::key(), 1_700_000_000_000, 3, &["ws://192.0.2.1:7777/".into()])
-}
-
-pub(super) fn peer_record_json() -> Value {
-    let cbor = minicbor::to_vec(peer_record()).unwrap();
-    let signature = &cbor[cbor.len() - 64..];
-    json!([bytes(device().0), 1_700_000_000_000_u64, 3, ["ws://192.0.2.1:7777/"], bytes(signature)])
-}
-
 pub(super) fn changes() -> Vec<Vec<u8>> {
     let mut automerge = Automerge::new();
     automerge.set_actor(ActorId::from(opening().actor(&space(), &doc())));

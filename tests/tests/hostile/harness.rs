@@ -274,8 +274,6 @@ impl World {
                         inputs.push_back(Input::Loaded { op, loaded });
                     }
                     Output::Emit(event) => inputs.extend(h.event(event)),
-                    // Nobody listens.
-                    Output::Dial { .. } => {}
                     Output::Disconnect { conn, reason } => {
                         h.ended.insert(conn, reason);
                         self.links.remove(&(host, conn));
@@ -616,7 +614,6 @@ impl Intruder {
             agent: "liar".into(),
             addresses: vec![],
             spaces: vec![self.space_hello(world, true)],
-            record: None,
         }
     }
 
