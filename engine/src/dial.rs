@@ -2,15 +2,18 @@
 //! driver as an [`Attach`].
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use commonhold_sync::id::DeviceId;
 use tokio::sync::{oneshot, watch};
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use crate::backoff::Backoff;
-use crate::shared::{Attach, Command, Mode, Shared};
+use crate::shared::{Attach, Command, Mode, Shared, locked};
 use crate::transport::{Address, Listener, TransportConfig, dial};
+
+/// How long a peer that had no use for a connection is left alone, unless every other is lost.
+const RELEASED: Duration = Duration::from_secs(600);
 
 /// Dials until the node closes or the sender of `expected` is gone: who must answer.
 pub(crate) async fn keep_dialled(
@@ -52,8 +55,10 @@ async fn dial_again_and_again(
                 if shared.command(Command::Attach(attach)).await.is_err() {
                     return;
                 }
-                // The driver drops its end when the connection ends.
-                let _ = ended.await;
+                // The driver drops its end when the connection ends, and says so before if nobody needed it any more.
+                if ended.await.is_ok() {
+                    until_needed(shared).await;
+                }
             }
             // Said once: an address that is away for a day is not news each minute.
             Err(error) if !std::mem::replace(&mut away, true) => {
@@ -68,6 +73,37 @@ async fn dial_again_and_again(
             Ok(()) = expected.changed() => {}
         }
     }
+}
+
+/// Waits until a connection that was given up for lack of use may be of use again.
+async fn until_needed(shared: &Shared) {
+    let mut progress = shared.progress.subscribe();
+    let alone = async { while !locked(&shared.peers).is_empty() && progress.changed().await.is_ok() {} };
+    tokio::select! {
+        () = alone => {}
+        () = sleep(RELEASED) => {}
+    }
+}
+
+/// Tries the addresses of a peer in turn, once. What comes of it goes to the driver either way.
+pub(crate) async fn dial_peer(
+    shared: Arc<Shared>,
+    config: Arc<TransportConfig>,
+    device: DeviceId,
+    addresses: Vec<String>,
+) {
+    for address in addresses.iter().filter_map(|address| address.parse::<Address>().ok()) {
+        match dial(&address, &config).await {
+            Ok(link) => {
+                let (expected, address) = (Some(device), Some(address.to_string()));
+                let attach = Attach { link, dialled: true, expected, address, admission: None, alive: None };
+                let _ = shared.command(Command::Attach(attach)).await;
+                return;
+            }
+            Err(error) => tracing::debug!(%device, %address, %error, "cannot connect"),
+        }
+    }
+    let _ = shared.command(Command::DialFailed(device)).await;
 }
 
 /// Accepts until the node closes.

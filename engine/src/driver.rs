@@ -9,9 +9,9 @@ mod events;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use commonhold_sync::id::{DocId, SpaceId};
+use commonhold_sync::id::{DeviceId, DocId, SpaceId};
 use commonhold_sync::peer::{
     ConnId, Input, Load, Loaded, LocalError, Now, OpId, Output, Peer, SnapshotContent, SnapshotFault, Start, StoreOp,
     Ticket,
@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
+use crate::dial;
 use crate::shared::{Command, Mode, Reply, Shared, locked};
 use crate::start;
 use crate::status::{NodeEvent, SpaceInfo};
@@ -67,6 +68,7 @@ pub(crate) struct Driver {
     /// Counts machines.
     run: u64,
     conns: Conns,
+    transport: Arc<TransportConfig>,
     links: mpsc::Receiver<LinkEvent>,
     commands: mpsc::Receiver<Command>,
     done: mpsc::UnboundedReceiver<(u64, Done)>,
@@ -112,7 +114,8 @@ impl Driver {
             epoch: Instant::now(),
             machine: None,
             run: 0,
-            conns: Conns::new(link_events, transport),
+            conns: Conns::new(link_events, transport.clone()),
+            transport,
             links,
             commands,
             done,
@@ -146,6 +149,7 @@ impl Driver {
             roles: self.shared.config.roles,
             agent: self.shared.config.agent.clone(),
             addresses: self.shared.advertised(),
+            wall_ms: unix_ms(),
             limits: self.shared.config.limits.clone(),
             spaces: stored.spaces,
             cursors: stored.cursors,
@@ -203,6 +207,16 @@ impl Driver {
             machine.peer.handle(now, Input::Drained { conn, pending });
             self.drain();
         }
+        self.note_traffic();
+    }
+
+    /// What the machine and the links count is for whoever asks how much goes over the network.
+    fn note_traffic(&mut self) {
+        let Some(machine) = &self.machine else { return };
+        let news = machine.peer.traffic();
+        let mut traffic = locked(&self.shared.traffic);
+        (traffic.delivered, traffic.duplicates, traffic.pushed) = (news.delivered, news.duplicates, news.pushed);
+        (traffic.sent_bytes, traffic.received_bytes) = (self.conns.sent_bytes, self.conns.received_bytes);
     }
 
     fn drain(&mut self) {
@@ -212,9 +226,14 @@ impl Driver {
                 Output::Store { op, ops } => self.store(op, ops),
                 Output::Load { op, load } => self.load(op, load),
                 Output::Emit(event) => self.emit(event),
+                Output::Dial { device, addresses } => self.dial(device, addresses),
                 Output::Disconnect { conn, reason } => self.conns.close(conn, &reason),
             }
         }
+    }
+
+    fn dial(&self, device: DeviceId, addresses: Vec<String>) {
+        tokio::spawn(dial::dial_peer(self.shared.clone(), self.transport.clone(), device, addresses));
     }
 
     fn store(&mut self, op: OpId, ops: Vec<StoreOp>) {
@@ -301,6 +320,7 @@ impl Driver {
                     self.handle(Input::Connected { conn, dialled, expected });
                 }
             }
+            Command::DialFailed(device) => self.handle(Input::DialFailed { device }),
             Command::Disconnect(peer) => self.conns.disconnect(&peer),
             Command::Compact { docs, reply } => self.compact(docs, Some(reply)),
             Command::Loose(reply) => _ = reply.send(self.loose.keys().copied().collect()),
@@ -532,6 +552,11 @@ fn answer(shared: &Shared, space: SpaceId, doc: Option<DocId>, reply: Reply, res
         Reply::Entries(reply) => drop(reply.send(result.map(|said| said.end).map_err(error))),
         Reply::Document(open, number) => open.resolved(number, result.map(drop)),
     }
+}
+
+/// The wall clock. One that is set wrong only makes this peer's record look older or newer than its others.
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 fn rough_bytes(op: &StoreOp) -> usize {

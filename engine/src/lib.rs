@@ -55,7 +55,7 @@ pub use error::{EditFailure, Error, OpenError};
 pub use invite::{Invite, InviteError};
 pub use lineage::Outcome;
 pub use node::Node;
-pub use status::{Cost, NodeEvent, PeerInfo, SpaceInfo, SyncStatus};
+pub use status::{Cost, NodeEvent, PeerInfo, SpaceInfo, SyncStatus, TrafficInfo};
 pub use storage::{DocumentInfo, DocumentQuery};
 pub use succession::Succession;
 pub use transport::Address;

@@ -22,7 +22,7 @@ use crate::invite::Invite;
 use crate::lineage::{Lineage, Outcome};
 use crate::shared::{Attach, Command, Reply, Shared, locked};
 use crate::start::{self, random};
-use crate::status::{NodeEvent, PeerInfo, SpaceInfo};
+use crate::status::{NodeEvent, PeerInfo, SpaceInfo, TrafficInfo};
 use crate::storage::{DocumentInfo, DocumentQuery, Storage};
 use crate::transport::{Address, Link, TransportConfig};
 
@@ -312,6 +312,11 @@ impl Node {
     /// The peers connected now.
     pub fn peers(&self) -> Vec<PeerInfo> {
         locked(&self.shared().peers).values().cloned().collect()
+    }
+
+    /// What went over the network since the node was opened.
+    pub fn traffic(&self) -> TrafficInfo {
+        *locked(&self.shared().traffic)
     }
 
     /// What happens on this node, from now on.

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::lineage::Outcome;
 use crate::open_document::OpenDocument;
-use crate::status::{NodeEvent, PeerInfo, SpaceInfo, Tracker};
+use crate::status::{NodeEvent, PeerInfo, SpaceInfo, Tracker, TrafficInfo};
 use crate::storage::Storage;
 use crate::store::StoreError;
 use crate::transport::{Address, Admission, Link};
@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Settle(oneshot::Sender<()>),
     /// Take a connection.
     Attach(Attach),
+    /// The driver asked to dial this peer, and it could not be reached.
+    DialFailed(DeviceId),
     /// End the connections to a peer.
     Disconnect(DeviceId),
     /// Make snapshots of these documents now.
@@ -62,7 +64,7 @@ pub(crate) struct Attach {
     pub(crate) address: Option<String>,
     /// Held until the other side has authenticated.
     pub(crate) admission: Option<Admission>,
-    /// Dropped when the connection ends.
+    /// Dropped when the connection ends; told before if it ended because neither side had a use for it.
     pub(crate) alive: Option<oneshot::Sender<()>>,
 }
 
@@ -102,6 +104,8 @@ pub(crate) struct Shared {
     pub(crate) events: broadcast::Sender<NodeEvent>,
     /// Another copy of this device wrote further on a chain than this store knew.
     pub(crate) chain_lost: AtomicBool,
+    /// What was sent and received since the start.
+    pub(crate) traffic: Mutex<TrafficInfo>,
     /// Damaged rows met since the start.
     pub(crate) damaged_rows: AtomicU64,
 }
@@ -127,6 +131,7 @@ impl Shared {
             commands,
             storage: RwLock::new(Some(parts.storage)),
             documents: Mutex::default(),
+            traffic: Mutex::default(),
             spaces: Mutex::default(),
             geneses: Mutex::default(),
             peers: Mutex::default(),

@@ -51,6 +51,22 @@ pub struct PeerInfo {
     pub dialled: bool,
 }
 
+/// What went over the network since a node was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct TrafficInfo {
+    /// Bytes of frames sent; what a transport adds is not in them.
+    pub sent_bytes: u64,
+    /// Bytes of frames received.
+    pub received_bytes: u64,
+    /// Live segments that came and were new.
+    pub delivered: u64,
+    /// Live segments that came and were held already.
+    pub duplicates: u64,
+    /// Live segments pushed to others.
+    pub pushed: u64,
+}
+
 /// What happens on a node. Receivers that lag lose the oldest.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

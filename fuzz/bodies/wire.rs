@@ -132,6 +132,7 @@ pub fn peer_messages(data: &[u8]) {
                     }
                     Output::Store { op, .. } => inputs.insert(0, Input::Stored { op }),
                     Output::Load { op, load } => inputs.insert(0, Input::Loaded { op, loaded: nothing(load) }),
+                    Output::Dial { .. } => {}
                     Output::Disconnect { .. } => ended = true,
                     Output::Emit(_) => {}
                 }

@@ -11,6 +11,7 @@ use crate::chain::{Opening, Tip};
 use crate::clock::{Clock, Fingerprint};
 use crate::id::{DocId, StoreId};
 use crate::limits::Limits;
+use crate::peer_record::PeerRecord;
 use crate::proof::ForkProof;
 
 /// Bodies shorter than this are never compressed.
@@ -72,6 +73,9 @@ pub struct Hello {
     /// The first page of spaces.
     #[n(5)]
     pub spaces: Vec<SpaceHello>,
+    /// What the sender says of itself for others to pass on, if it can be dialled.
+    #[n(6)]
+    pub record: Option<PeerRecord>,
 }
 
 /// Roles in [`Hello::roles`].
@@ -350,6 +354,18 @@ pub struct Check {
     pub answer: bool,
 }
 
+/// A message between the overlays of one space ([`crate::overlay`]).
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(map)]
+pub struct Gossip {
+    /// The receiver's handle.
+    #[n(0)]
+    pub space: u32,
+    /// What one overlay says to the other.
+    #[n(1)]
+    pub said: crate::overlay::Message,
+}
+
 /// Asks for coded symbols of the receiver's set of (document, clock).
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 #[cbor(map)]
@@ -581,7 +597,7 @@ macro_rules! messages {
 
 messages! {
     0 Hello, 1 Spaces, 2 GenesisOf, 3 Since, 4 Data, 5 Want, 6 SnapshotPart, 7 Ack, 8 Check, 9 SymbolsWanted, 10 Symbols,
-    11 Difference, 12 Notice, 13 Bye,
+    11 Difference, 12 Notice, 13 Bye, 14 Gossip,
 }
 
 fn frame(tag: u8, body: Vec<u8>) -> Vec<u8> {
@@ -704,7 +720,7 @@ mod tests {
         #[test]
         fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Message::from_bytes(&bytes, &Limits::default());
-            for tag in 0..14u8 {
+            for tag in 0..15u8 {
                 let mut framed = vec![tag];
                 framed.extend(&bytes);
                 let _ = Message::from_bytes(&framed, &Limits::default());

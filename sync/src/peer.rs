@@ -10,6 +10,8 @@
 mod connection;
 mod connections;
 mod erasing;
+mod gossip;
+mod greet;
 mod interface;
 mod local;
 mod receive;
@@ -26,13 +28,15 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use self::connections::Connections;
+pub use self::gossip::Traffic;
+use self::gossip::{Came, Gossip};
 pub use self::interface::{
     ConnId, ContentHead, Event, Input, Keep, Load, Loaded, Local, LocalError, Now, OpId, Output, PageRow, Reason,
     SnapshotContent, SnapshotFault, Start, StoreOp, Ticket,
 };
 use self::receive::From;
 use self::repair::SetCache;
-use self::rights::{Asker, Gather, Recut};
+use self::rights::{Asker, Burials, Gather, Recut};
 use crate::chain::{Kind, Opening, Tip};
 use crate::clock::Fingerprint;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
@@ -40,6 +44,7 @@ use crate::limits::Limits;
 use crate::log::{Log, SnapshotOf, StoredSegment};
 use crate::merkle::Frontier;
 use crate::message::{Cursor, Since};
+use crate::peer_record::PeerRecord;
 use crate::proof::ForkProof;
 use crate::space::Space;
 use crate::waiting::{Waiter, Waiting};
@@ -64,6 +69,9 @@ struct Held {
 /// Time between two loads of one document's snapshot for the sake of an entry that builds on its inside, or of one space's
 /// records for the sake of a second history.
 const DEEPEN_EVERY_MS: u64 = 10_000;
+
+/// Time after which it is looked again whether spaces that were not named can be.
+const HELD_BACK_EVERY_MS: u64 = 500;
 
 /// What of a space is on disk. This is what others are told: they take it for an acknowledgement.
 #[derive(Clone, Copy, Debug, Default)]
@@ -166,6 +174,8 @@ pub struct Peer {
     roles: u64,
     agent: String,
     addresses: Vec<String>,
+    /// What this peer says of itself for others to pass on, if it can be dialled.
+    own_record: Option<PeerRecord>,
     limits: Limits,
     now: Now,
     spaces: BTreeMap<SpaceId, Space>,
@@ -183,6 +193,11 @@ pub struct Peer {
     awaited: BTreeSet<(SpaceId, DocId)>,
     deepened: BTreeMap<(SpaceId, DocId), Now>,
     connections: Connections,
+    gossip: Gossip,
+    /// Spaces that are not named yet on a connection, and until when at the latest.
+    held_back: BTreeMap<(ConnId, SpaceId), Now>,
+    /// Connections on which a space was named and that are not level in it.
+    catching: BTreeMap<SpaceId, BTreeSet<ConnId>>,
     /// Connections with messages to look at, and those whose first message waits for a load.
     busy: BTreeSet<ConnId>,
     blocked: BTreeSet<ConnId>,
@@ -211,6 +226,7 @@ pub struct Peer {
     /// Logs in which a proof speaks of a history of this device that is not held: wanted of everybody.
     forgotten: BTreeSet<(SpaceId, DocId)>,
     recuts: BTreeMap<SpaceId, Recut>,
+    burials: BTreeMap<SpaceId, Burials>,
     /// Spaces with own records to be said again, once this operation and what it is about are on disk.
     resaying: BTreeMap<SpaceId, OpId>,
     /// Documents that somebody asked to erase, or that were deleted, to be looked at.
@@ -247,6 +263,8 @@ impl Peer {
             start.spaces.into_iter().map(|(id, row, rights)| (id, Space::load(id, row, rights))).collect();
         let mut peer = Peer {
             device: DeviceId(start.key.verifying_key().to_bytes()),
+            own_record: (!start.addresses.is_empty())
+                .then(|| PeerRecord::sign(&start.key, start.wall_ms, start.roles, &start.addresses)),
             key: start.key,
             store: start.store,
             salt: start.salt,
@@ -270,6 +288,9 @@ impl Peer {
             awaited: BTreeSet::new(),
             deepened: BTreeMap::new(),
             connections: Connections::default(),
+            gossip: Gossip::new(&start.seed),
+            held_back: BTreeMap::new(),
+            catching: BTreeMap::new(),
             busy: BTreeSet::new(),
             blocked: BTreeSet::new(),
             offering: BTreeSet::new(),
@@ -291,6 +312,7 @@ impl Peer {
             heals: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             recuts: BTreeMap::new(),
+            burials: BTreeMap::new(),
             resaying: BTreeMap::new(),
             erasing: BTreeSet::new(),
             unsigned: BTreeSet::new(),
@@ -321,6 +343,17 @@ impl Peer {
     /// The device that this peer is.
     pub fn device(&self) -> DeviceId {
         self.device
+    }
+
+    /// What live news cost so far.
+    pub fn traffic(&self) -> Traffic {
+        self.gossip.traffic
+    }
+
+    /// The peers with which this one exchanges news of a space, and those attached to it.
+    pub fn neighbours(&self, space: &SpaceId) -> Vec<DeviceId> {
+        let overlay = self.gossip.overlay(space);
+        overlay.into_iter().flat_map(|overlay| overlay.neighbours().chain(overlay.leaves())).copied().collect()
     }
 
     /// The id of its store.
@@ -373,6 +406,8 @@ impl Peer {
             Input::Loaded { op, loaded } => self.loaded(op, loaded),
             Input::Join { space, genesis, filter } => self.join(space, genesis, filter),
             Input::Take { space, filter } => self.take(space, filter),
+            Input::Met { space, record } => self.met(space, record),
+            Input::DialFailed { device } => self.dial_failed(device),
             Input::Local { ticket, space, local } => self.local.push_back((ticket, space, local)),
             Input::SnapshotChecked { op, result } => self.snapshot_checked(op, result),
             Input::SnapshotsMerged { op, result } => self.snapshots_merged(op, result),
@@ -391,13 +426,16 @@ impl Peer {
         self.run_retries();
         self.run_rechecks();
         self.run_recuts();
+        self.run_burials();
         self.run_resays();
         self.run_erasures();
         self.run_heals();
         self.run_snapshots();
         self.run_made();
         self.run_offers();
+        self.run_held_back();
         self.run_timers();
+        self.run_gossip();
         self.flush();
     }
 
@@ -541,6 +579,7 @@ impl Peer {
                         self.refresh(space, doc);
                     }
                     self.note_own_forks(space, doc);
+                    self.note_buried(space, doc, |peer, space, doc| _ = peer.bury_in_time(space, doc));
                 }
             }
             (Purpose::Page { conn }, Loaded::Page { rows, upto, end }) => {
@@ -631,7 +670,7 @@ impl Peer {
         for after in after {
             match after {
                 After::Saved { ticket, records, end } => self.emit(Event::Saved { ticket, records, end }),
-                After::Push { space, stored } => self.push(space, &stored, None),
+                After::Push { space, stored } => self.push(space, &stored, Came::Made),
                 After::PushProof { space, proof } => self.push_proof(space, &proof, None),
                 After::Ack { conn, number, prompt } => self.note_stored(conn, number, prompt),
                 After::Ask { conn, since } => self.ask(conn, since),
@@ -693,7 +732,18 @@ impl Peer {
     /// When [`Input::Tick`] is due next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Now> {
         let waiting = self.waiting.deadline(&self.limits).map(Now);
-        self.connections.next_timer().into_iter().chain(waiting).chain(self.deepening_due()).min()
+        let held_back = (!self.held_back.is_empty()).then_some(Now(self.now.0 + HELD_BACK_EVERY_MS));
+        // Those that are overdue wait for a log to be read.
+        let burials = self.burials.values().map(|burials| burials.due).filter(|due| *due > self.now);
+        self.connections
+            .next_timer()
+            .into_iter()
+            .chain(waiting)
+            .chain(self.deepening_due())
+            .chain(burials)
+            .chain(self.gossip.due())
+            .chain(held_back)
+            .min()
     }
 }
 

@@ -91,7 +91,7 @@ fn a_peer_that_goes_on_to_show_what_does_not_count_is_caught() {
 
 #[test]
 fn a_peer_that_shows_one_branch_of_a_fork_is_caught() {
-    AMONG_LIARS.catch(Canary::OneBranch, 0..120, 5);
+    AMONG_LIARS.catch(Canary::OneBranch, 0..400, 5);
 }
 
 /// What the simulator has found among liars, by cause.
@@ -169,5 +169,11 @@ mod found {
     #[test]
     fn what_does_not_count_comes_along_where_what_counts_needs_it() {
         AMONG_LIARS.passes(284);
+    }
+
+    /// A deletion that waited for the end of what a peer told was in memory only, and a restart lost it.
+    #[test]
+    fn a_deletion_outlasts_a_restart() {
+        AMONG_LIARS.passes(72);
     }
 }

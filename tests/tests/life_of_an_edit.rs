@@ -326,6 +326,7 @@ impl Row {
                     }
                     Output::Emit(Event::Document { doc, .. }) => self.doc = doc,
                     Output::Emit(_) => {}
+                    Output::Dial { .. } => {}
                     Output::Disconnect { reason, .. } => panic!("{reason:?}"),
                 }
             }

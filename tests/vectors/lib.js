@@ -110,9 +110,26 @@ const spaceHello = fields({
   0: u32, 1: u16, 2: bin(16), 3: optional(cursor), 4: bin(32), 5: u64, 6: bool, 7: optional(list(bin(32))), 8: bool,
 })
 
+const peerRecord = tuple(bin(32), u64, u64, list(string, 8), bin(64))
+const records = list(peerRecord, 8)
+const items = (value) => list((item) => bin(16)(item) || u64(item), 512)(value) && value.every((item, at) => (at % 2 ? u64(item) : bin(16)(item)))
+const kind = (number) => (value) => value === number
+const gossip = either(
+  tuple(kind(0)),
+  tuple(kind(1), peerRecord, isUint(8)),
+  tuple(kind(2), bool),
+  tuple(kind(3), bool, records),
+  tuple(kind(4), bool),
+  tuple(kind(5), records),
+  tuple(kind(6), records),
+  tuple(kind(7), items),
+  tuple(kind(8), bool, items),
+  tuple(kind(9))
+)
+
 /** Type → name and shape. */
 export const MESSAGES = {
-  0: ['Hello', fields({ 0: u64, 1: u64, 2: bin(16), 3: string, 4: list(string, 1024), 5: list(spaceHello, 4096) })],
+  0: ['Hello', fields({ 0: u64, 1: u64, 2: bin(16), 3: string, 4: list(string, 1024), 5: list(spaceHello, 4096), 6: optional(peerRecord) })],
   1: ['Spaces', fields({ 0: list(spaceHello, 4096) })],
   2: ['GenesisOf', fields({ 0: u32, 1: bin() })],
   3: ['Since', fields({ 0: u32, 1: u64, 2: u64, 3: bool })],
@@ -126,6 +143,7 @@ export const MESSAGES = {
   11: ['Difference', fields({ 0: u32, 1: bin(16), 2: bin() })],
   12: ['Notice', fields({ 0: optional(u32), 1: optional(bin(32)), 2: string, 3: string })],
   13: ['Bye', fields({ 0: string, 1: string })],
+  14: ['Gossip', fields({ 0: u32, 1: gossip })],
 }
 
 /** Type byte, LZ4 if its high bit is set, CBOR. */

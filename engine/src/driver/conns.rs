@@ -25,6 +25,9 @@ pub(super) struct Conns {
     next: u64,
     /// Connections of which the machine is to be told how much is on its way.
     reports: Vec<ConnId>,
+    /// Bytes of frames since the start.
+    pub(super) sent_bytes: u64,
+    pub(super) received_bytes: u64,
 }
 
 struct Conn {
@@ -40,12 +43,13 @@ struct Conn {
     address: Option<String>,
     admission: Option<Admission>,
     peer: Option<DeviceId>,
-    _alive: Option<oneshot::Sender<()>>,
+    alive: Option<oneshot::Sender<()>>,
 }
 
 impl Conns {
     pub(super) fn new(events: mpsc::Sender<LinkEvent>, config: Arc<TransportConfig>) -> Conns {
-        Conns { events, config, conns: BTreeMap::new(), next: 0, reports: Vec::new() }
+        let (conns, reports) = (BTreeMap::new(), Vec::new());
+        Conns { events, config, conns, next: 0, reports, sent_bytes: 0, received_bytes: 0 }
     }
 
     pub(super) fn add(&mut self, attach: Attach) -> ConnId {
@@ -60,7 +64,7 @@ impl Conns {
             address: attach.address,
             admission: attach.admission,
             peer: None,
-            _alive: attach.alive,
+            alive: attach.alive,
         };
         self.conns.insert(ConnId(self.next), conn);
         ConnId(self.next)
@@ -68,6 +72,7 @@ impl Conns {
 
     pub(super) fn send(&mut self, id: ConnId, bytes: Vec<u8>) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
+        self.sent_bytes += bytes.len() as u64;
         conn.unreported += bytes.len();
         if conn.unreported >= REPORT_BYTES {
             conn.unreported = 0;
@@ -133,6 +138,13 @@ impl Conns {
     pub(super) fn disconnect(&mut self, peer: &DeviceId) {
         for conn in self.conns.values().filter(|conn| conn.peer.as_ref() == Some(peer)) {
             conn.link.close("disconnected by the other side's owner");
+        }
+    }
+
+    /// Tells whoever keeps a peer dialled that neither side had a use for the connection.
+    pub(super) fn released(&mut self, id: ConnId) {
+        if let Some(alive) = self.conns.get_mut(&id).and_then(|conn| conn.alive.take()) {
+            let _ = alive.send(());
         }
     }
 

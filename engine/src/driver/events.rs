@@ -21,7 +21,10 @@ pub(super) struct Said {
 impl Driver {
     pub(super) fn link_event(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Frame { id, bytes } => self.handle(Input::Frame { conn: ConnId(id), bytes }),
+            LinkEvent::Frame { id, bytes } => {
+                self.conns.received_bytes += bytes.len() as u64;
+                self.handle(Input::Frame { conn: ConnId(id), bytes });
+            }
             LinkEvent::Drained { id, .. } => {
                 if let Some(pending) = self.conns.drained(ConnId(id)) {
                     self.handle(Input::Drained { conn: ConnId(id), pending });
@@ -43,7 +46,10 @@ impl Driver {
                     self.shared.emit(NodeEvent::Opened(info));
                 }
             }
-            Event::Closed { conn, peer } => {
+            Event::Closed { conn, peer, released } => {
+                if released {
+                    self.conns.released(conn);
+                }
                 locked(&self.shared.peers).remove(&conn.0);
                 if let Some(peer) = peer {
                     let gone = !locked(&self.shared.peers).values().any(|info| info.device == peer);

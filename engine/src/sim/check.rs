@@ -188,7 +188,7 @@ fn nothing_promised_is_missing(world: &World) -> Result<(), String> {
                 return Err(format!("peer {at} lacks document {:?}, which was saved", key.1));
             }
         }
-        for (key, by) in ledger.deleted.iter().filter(|(key, _)| !run.screen.deleted.contains(key)) {
+        for (key, by) in ledger.deleted.iter().filter(|(key, _)| run.screen.docs.contains_key(key)) {
             if !world.plan.revokes || is_root(world, &key.0, *by) {
                 return Err(format!("peer {at} still shows {:?}, whose deletion was saved", key.1));
             }

@@ -551,7 +551,8 @@ impl World {
             }
         });
         let (store, spaces) = (StoreId([200 + liar as u8; 16]), spaces.collect());
-        let hello = Hello { features: 0, roles: 3, store, agent: "liar".into(), addresses: vec![], spaces };
+        let hello =
+            Hello { features: 0, roles: 3, store, agent: "liar".into(), addresses: vec![], spaces, record: None };
         self.tell(liar, conn, &Message::Hello(hello));
     }
 

@@ -512,6 +512,8 @@ impl World {
                 self.later(delay, Step::Loaded { host, boot, op, load });
             }
             Output::Emit(event) => self.event(host, event)?,
+            // Nobody listens.
+            Output::Dial { .. } => {}
             Output::Disconnect { conn, reason } => {
                 self.note(|| format!("{host} ends {conn:?}: {} {}", reason.code, reason.text));
                 inputs.push_back(Input::Disconnected { conn });

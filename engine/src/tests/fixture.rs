@@ -21,7 +21,7 @@ use crate::device::private_file;
 use crate::document::{ChainAuthor, ObjKind, View};
 use crate::storage::{DocumentQuery, Facts, Storage};
 use crate::store::{Batch, MemoryStore, Options, RedbStore, Store};
-use crate::{Invite, Limits, Node, worker};
+use crate::{Invite, Node, worker};
 
 /// Who founds the space, and whose store is kept.
 const FOUNDER: [u8; 32] = [1; 32];
@@ -83,18 +83,8 @@ impl Machine {
         let salt = [secret[0]; 8];
         let facts = Facts { store: Some(StoreId([id; 16])), salt: Some(salt), lineage: None };
         storage.put_facts(&facts, false).unwrap();
-        let start = Start {
-            key: SigningKey::from_bytes(&secret),
-            store: StoreId([id; 16]),
-            salt,
-            seed: [id; 32],
-            roles: 3,
-            agent: "fixture".into(),
-            addresses: Vec::new(),
-            limits: Limits::default(),
-            spaces: Vec::new(),
-            cursors: Vec::new(),
-        };
+        let empty = Start::empty(SigningKey::from_bytes(&secret), StoreId([id; 16]), salt, [id; 32]);
+        let start = Start { roles: 3, agent: "fixture".into(), ..empty };
         let mut machine = Machine { peer: Peer::new(start), storage, now: 0, saved: Vec::new(), forks: 0 };
         let genesis = genesis();
         machine.handle(Input::Join { space: genesis.space(), genesis: Some(genesis), filter: None });
@@ -128,6 +118,7 @@ impl Machine {
                     Output::Emit(Event::Failed { why, .. }) => panic!("{why}"),
                     Output::Emit(Event::Forked { .. }) => self.forks += 1,
                     Output::Emit(_) => {}
+                    Output::Dial { .. } => {}
                     Output::Disconnect { reason, .. } => panic!("{reason:?}"),
                 }
             }

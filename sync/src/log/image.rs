@@ -76,6 +76,11 @@ impl Image {
         concerns(&self.header, &self.tombstones, &self.lines, devices)
     }
 
+    /// Whether a device has written in it.
+    pub fn has_chain_of(&self, device: &DeviceId) -> bool {
+        self.lines.iter().any(|line| line.opening.device == *device)
+    }
+
     /// The proofs of its closed chains.
     pub fn proofs(&self) -> impl Iterator<Item = &ForkProof> {
         self.lines.iter().filter_map(|line| line.closed.as_ref())

@@ -1,4 +1,4 @@
-//! Connections: the channel, the hello, and which spaces both sides hold.
+//! Connections: the channel, messages in order, acknowledgements and cursors.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -10,14 +10,10 @@ use crate::clock::{Clock, Fingerprint};
 use crate::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
 use crate::limits::Limits;
 use crate::log::StoredSegment;
-use crate::message::{
-    Ack, Bye, Cursor, GenesisOf, Hello, LIST_MAX, Message, SPACES_MAX, SnapshotPart, SpaceHello, Spaces, WireSegment,
-    runs,
-};
+use crate::message::{Ack, Bye, Cursor, GenesisOf, LIST_MAX, Message, SnapshotPart, SpaceHello, WireSegment};
+use crate::peer_record::PeerRecord;
 use crate::proof::ForkProof;
-use crate::record::Genesis;
 use crate::secure::Channel;
-use crate::space::Space;
 use crate::violation::Violation;
 
 /// Delay before an acknowledgement or mark that nobody waits for, so that many become one message: as long as the quiet after which
@@ -25,25 +21,30 @@ use crate::violation::Violation;
 const ACK_DELAY_MS: u64 = 2_000;
 /// Own entries whose acknowledgement is awaited, per connection; beyond it the status is learnt at the next reconnect.
 const UNACKED_MAX: usize = 8_192;
-/// Addresses in a hello.
-const ADDRESSES_MAX: usize = 64;
-/// Bytes of an address, and of the name of a program.
-const TEXT_MAX: usize = 256;
 /// Messages that wait for loads, per connection. The transport is not read meanwhile, so this is a backstop.
 const INBOX_MAX: usize = 4_096;
+
+/// Code of a goodbye for lack of use.
+pub(super) const RELEASED: &str = "released";
 
 pub(super) struct Connection {
     pub(super) channel: Channel,
     pub(super) dialled: bool,
-    opened: Now,
-    expected: Option<DeviceId>,
+    pub(super) opened: Now,
+    pub(super) expected: Option<DeviceId>,
     pub(super) peer: Option<DeviceId>,
     pub(super) store: Option<StoreId>,
-    hello_sent: bool,
+    /// Roles that the other side plays, and what it says of itself for others to pass on.
+    pub(super) roles: u64,
+    pub(super) record: Option<PeerRecord>,
+    /// When the first frame came, and how long a round trip of the handshake took.
+    heard: Option<Now>,
+    pub(super) rtt_ms: Option<u32>,
+    pub(super) hello_sent: bool,
     /// Spaces by this side's handles.
-    handles: Vec<SpaceId>,
+    pub(super) handles: Vec<SpaceId>,
     /// Spaces of the other side that this one does not know.
-    unmatched: Vec<SpaceHello>,
+    pub(super) unmatched: Vec<SpaceHello>,
     /// Boxed: a map makes room for eleven at once, and most peers share one or two spaces.
     pub(super) links: BTreeMap<SpaceId, Box<Link>>,
     pub(super) inbox: VecDeque<(Message, usize)>,
@@ -143,7 +144,7 @@ pub(super) struct Link {
     /// Last durable number when it was asked for.
     pub(super) read_at: u64,
     /// The other side knows only the id, and waits for the genesis.
-    wants_genesis: bool,
+    pub(super) wants_genesis: bool,
     /// This side held nothing when it said hello.
     pub(super) fresh: bool,
     pub(super) whole: BTreeSet<ChainId>,
@@ -163,6 +164,14 @@ pub(super) struct Link {
     /// Sequence number of this store up to which the other side has been told (a mark).
     marked: u64,
     mark_due: bool,
+    /// Sequence number of the last segment that was pushed, and whether others were not: then no mark is said before the two
+    /// have compared.
+    pub(super) told: u64,
+    pub(super) gap: bool,
+    /// Since when the overlay of the space has no use for it.
+    pub(super) released: Option<Now>,
+    /// When something that was asked for and is new came last.
+    pub(super) progress: Option<Now>,
 }
 
 /// What this side sends of its sequence.
@@ -202,7 +211,7 @@ pub(super) struct Incoming {
 }
 
 impl Link {
-    fn new(theirs: u32, filter: Option<Vec<DocId>>, partial: bool) -> Link {
+    pub(super) fn new(theirs: u32, filter: Option<Vec<DocId>>, partial: bool) -> Link {
         Link {
             theirs,
             filter: filter.map(|docs| docs.into_iter().collect()),
@@ -233,7 +242,18 @@ impl Link {
             last_in: None,
             marked: 0,
             mark_due: false,
+            told: 0,
+            gap: false,
+            released: None,
+            progress: None,
         }
+    }
+
+    /// There is no room to push what has this number: it is read from the store, with what follows, once there is. What is asked for
+    /// again may have been read before.
+    pub(super) fn lag(&mut self, seq: u64) {
+        self.serve = Serve::Lagging { after: seq - 1 };
+        self.read_at = self.read_at.min(seq - 1);
     }
 
     /// Whether the other side wants this document.
@@ -299,6 +319,16 @@ impl Connection {
         }
     }
 
+    /// The dialler's second flight answers the first, the acceptor hears a third that answers its own.
+    fn note_round_trip(&mut self, now: Now) {
+        let since = match (self.dialled, self.heard) {
+            (true, _) => self.opened,
+            (false, Some(first)) => first,
+            (false, None) => return self.heard = Some(now),
+        };
+        self.rtt_ms.get_or_insert(u32::try_from(now.0.saturating_sub(since.0)).unwrap_or(u32::MAX));
+    }
+
     pub(super) fn send(&mut self, message: &Message) {
         self.channel.send(&message.to_bytes());
     }
@@ -326,6 +356,10 @@ impl Peer {
             expected,
             peer: None,
             store: None,
+            roles: 0,
+            record: None,
+            heard: None,
+            rtt_ms: None,
             hello_sent: false,
             handles: Vec::new(),
             unmatched: Vec::new(),
@@ -351,7 +385,9 @@ impl Peer {
     }
 
     pub(super) fn frame(&mut self, conn: ConnId, bytes: &[u8]) {
+        let now = self.now;
         let Some(connection) = self.connections.get_mut(&conn) else { return };
+        connection.note_round_trip(now);
         let mut messages = Vec::new();
         let result = connection.channel.receive(bytes, &self.limits);
         while let Some(message) = connection.channel.poll_message() {
@@ -389,239 +425,6 @@ impl Peer {
         }
     }
 
-    fn tag(session: &[u8; 32], from_dialler: bool, space: &SpaceId) -> [u8; 16] {
-        let mut hasher = blake3::Hasher::new_keyed(session);
-        hasher.update(b"commonhold space tag 1").update(&[u8::from(from_dialler)]).update(&space.0);
-        let mut tag = [0; 16];
-        tag.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        tag
-    }
-
-    fn prefix(space: &SpaceId) -> u16 {
-        let hash = blake3::hash(&space.0);
-        u16::from_be_bytes([hash.as_bytes()[0], hash.as_bytes()[1]])
-    }
-
-    pub(super) fn index_space(&mut self, space: SpaceId) {
-        self.prefixes.entry(Self::prefix(&space)).or_default().insert(space);
-    }
-
-    fn space_hellos(&mut self, conn: ConnId, wanted: &[SpaceId]) -> Vec<SpaceHello> {
-        let ride = self.limits.ride_bytes as u64;
-        let Some(connection) = self.connections.get_mut(&conn) else { return Vec::new() };
-        let Some(session) = connection.channel.session_hash() else { return Vec::new() };
-        let peer = connection.peer.or(connection.expected);
-        let mut hellos = Vec::new();
-        for id in wanted {
-            let Some(space) = self.spaces.get(id) else { continue };
-            let handle = connection.handles.len() as u32;
-            connection.handles.push(*id);
-            let fresh = space.logs == 0;
-            hellos.push(SpaceHello {
-                handle,
-                prefix: Self::prefix(id),
-                tag: Self::tag(&session, connection.dialled, id),
-                cursor: peer.and_then(|p| self.cursors.get(&(*id, p)).copied()),
-                fingerprint: self.durable.get(id).copied().unwrap_or_default().fingerprint,
-                ride: if fresh { self.limits.in_flight_bytes_per_peer as u64 } else { ride },
-                fresh,
-                filter: space.filter.as_ref().map(|docs| docs.iter().copied().collect()),
-                wants_genesis: space.genesis().is_none(),
-            });
-        }
-        hellos
-    }
-
-    /// The same of every space, in runs that fit a message each.
-    fn all_space_hellos(&mut self, conn: ConnId) -> Vec<Vec<SpaceHello>> {
-        let ids: Vec<SpaceId> = self.spaces.keys().copied().collect();
-        runs(self.space_hellos(conn, &ids), SPACES_MAX)
-    }
-
-    fn send_hello(&mut self, conn: ConnId) {
-        // Cursors are over the other side's store: a dialler that does not know whom it dials names its spaces later.
-        let known = self.connections.get(&conn).is_some_and(|c| c.peer.or(c.expected).is_some());
-        let mut spaces = if known { self.all_space_hellos(conn) } else { Vec::new() }.into_iter();
-        let hello = Hello {
-            features: 0,
-            roles: self.roles,
-            store: self.store,
-            agent: self.agent.clone(),
-            addresses: self.addresses.clone(),
-            spaces: spaces.next().unwrap_or_default(),
-        };
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
-        connection.hello_sent = true;
-        connection.send(&Message::Hello(hello));
-        for spaces in spaces {
-            connection.send(&Message::Spaces(Spaces { spaces }));
-        }
-    }
-
-    pub(super) fn join(&mut self, id: SpaceId, genesis: Option<Genesis>, filter: Option<Vec<DocId>>) {
-        let known = self.spaces.contains_key(&id);
-        let space = self.spaces.entry(id).or_insert_with(|| Space::unknown(id));
-        let was_ready = space.genesis().is_some();
-        if let Some(genesis) = genesis
-            && !was_ready
-            && let Err(why) = space.set_genesis(genesis)
-        {
-            if !known {
-                self.spaces.remove(&id);
-            }
-            return self.notice(None, Some(id), None, "space.refused", why);
-        }
-        if let Some(docs) = filter.filter(|_| !known) {
-            space.filter = Some(docs.into_iter().take(LIST_MAX).collect());
-        }
-        let ready = space.genesis().is_some() && !was_ready;
-        self.dirty_spaces.insert(id);
-        if ready {
-            self.emit(Event::Space { space: id });
-            self.send_genesis(id);
-        }
-        if known {
-            return;
-        }
-        self.index_space(id);
-        for conn in self.connections.ids() {
-            if self.connections.get(&conn).is_none_or(|c| !c.hello_sent) {
-                continue;
-            }
-            let spaces = self.space_hellos(conn, &[id]);
-            if let Some(connection) = self.connections.get_mut(&conn) {
-                connection.send(&Message::Spaces(Spaces { spaces }));
-                let again: Vec<SpaceHello> = core::mem::take(&mut connection.unmatched);
-                self.match_spaces(conn, again);
-            }
-        }
-    }
-
-    /// Takes other documents than before. What other stores were known to hold was known for the old choice; connections begin
-    /// anew.
-    pub(super) fn take(&mut self, id: SpaceId, filter: Option<Vec<DocId>>) {
-        let Some(space) = self.spaces.get_mut(&id) else { return };
-        let filter = filter.map(|docs| docs.into_iter().take(LIST_MAX).collect());
-        if space.filter == filter {
-            return;
-        }
-        space.filter = filter;
-        self.dirty_spaces.insert(id);
-        for ((space, peer), cursor) in &mut self.cursors {
-            if *space == id {
-                cursor.seq = 0;
-                self.late.push((id, *peer, *cursor));
-            }
-        }
-        for conn in self.connections.of_space(&id) {
-            self.close(conn, "filter", "takes other documents from now on", false);
-        }
-    }
-
-    pub(super) fn on_hello(&mut self, conn: ConnId, hello: Hello) -> Result<(), Violation> {
-        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
-        let Some(peer) = connection.peer else { return Err(Violation::OutOfPlace("a hello before authentication")) };
-        if connection.store.replace(hello.store).is_some() {
-            return Err(Violation::OutOfPlace("a second hello"));
-        }
-        let addresses_fit =
-            hello.addresses.len() <= ADDRESSES_MAX && hello.addresses.iter().all(|a| a.len() <= TEXT_MAX);
-        if !spaces_fit(&hello.spaces) || !addresses_fit || hello.agent.len() > TEXT_MAX {
-            return Err(Violation::ListTooLong);
-        }
-        let named = connection.dialled && connection.expected.is_none();
-        let (agent, addresses) = (hello.agent, hello.addresses);
-        if named {
-            for spaces in self.all_space_hellos(conn) {
-                if let Some(connection) = self.connections.get_mut(&conn) {
-                    connection.send(&Message::Spaces(Spaces { spaces }));
-                }
-            }
-        }
-        self.emit(Event::Opened { conn, peer, agent, addresses });
-        self.match_spaces(conn, hello.spaces);
-        Ok(())
-    }
-
-    pub(super) fn on_spaces(&mut self, conn: ConnId, spaces: Spaces) -> Result<(), Violation> {
-        if !spaces_fit(&spaces.spaces) {
-            return Err(Violation::ListTooLong);
-        }
-        self.match_spaces(conn, spaces.spaces);
-        Ok(())
-    }
-
-    fn match_spaces(&mut self, conn: ConnId, hellos: Vec<SpaceHello>) {
-        for hello in hellos {
-            let Some(connection) = self.connections.get_mut(&conn) else { return };
-            let Some(session) = connection.channel.session_hash() else { return };
-            let candidates = self.prefixes.get(&hello.prefix).into_iter().flatten();
-            let from_dialler = !connection.dialled;
-            let found = candidates.copied().find(|id| Self::tag(&session, from_dialler, id) == hello.tag);
-            let Some(id) = found else {
-                // Kept for a space that is joined later on this connection.
-                let docs = |h: &SpaceHello| h.filter.as_ref().map_or(0, Vec::len);
-                if connection.unmatched.len() < SPACES_MAX
-                    && connection.unmatched.iter().map(docs).sum::<usize>() + docs(&hello) <= LIST_MAX
-                {
-                    connection.unmatched.push(hello);
-                }
-                continue;
-            };
-            connection.unmatched.retain(|h| h.tag != hello.tag);
-            if connection.links.contains_key(&id) {
-                // Named twice. To begin again would buy a page, or lose what is under way, for a hundred bytes.
-                continue;
-            }
-            let partial = self.spaces.get(&id).is_some_and(|space| space.filter.is_some());
-            connection.links.insert(id, Box::new(Link::new(hello.handle, hello.filter.clone(), partial)));
-            self.connections.link(conn, id);
-            if let Some(peer) = self.connections.get(&conn).and_then(|c| c.peer) {
-                self.emit(Event::Shared { peer, space: id });
-            }
-            if let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&id)) {
-                link.wants_genesis = hello.wants_genesis;
-            }
-            self.send_genesis(id);
-            self.begin_serving(conn, id, &hello);
-        }
-    }
-
-    /// Gives the genesis of a space, if it is known, to those who asked for it.
-    fn send_genesis(&mut self, space: SpaceId) {
-        let Some(genesis) = self.spaces.get(&space).and_then(|s| s.genesis()) else { return };
-        let bytes = genesis.to_bytes();
-        for conn in self.connections.of_space(&space) {
-            let Some(connection) = self.connections.get_mut(&conn) else { continue };
-            if let Some(link) = connection.links.get_mut(&space)
-                && core::mem::take(&mut link.wants_genesis)
-            {
-                let message = GenesisOf { space: link.theirs, genesis: bytes.clone().into() };
-                connection.send(&Message::GenesisOf(message));
-            }
-        }
-    }
-
-    pub(super) fn on_genesis(&mut self, conn: ConnId, message: GenesisOf) -> Result<(), Violation> {
-        let Some(connection) = self.connections.get(&conn) else { return Ok(()) };
-        let id = connection.space_of(message.space)?;
-        let genesis = Genesis::from_bytes(&message.genesis)?;
-        let Some(space) = self.spaces.get_mut(&id) else { return Ok(()) };
-        if space.genesis().is_some() {
-            return Ok(());
-        }
-        match space.set_genesis(genesis) {
-            Ok(()) => {
-                self.dirty_spaces.insert(id);
-                self.emit(Event::Space { space: id });
-                self.send_genesis(id);
-                self.unblock_rights(id);
-                Ok(())
-            }
-            Err(why) => Err(Violation::OutOfPlace(why)),
-        }
-    }
-
     /// Ends a connection from this side. The driver answers with [`super::Input::Disconnected`].
     pub(super) fn close(&mut self, conn: ConnId, code: &'static str, text: &str, violation: bool) {
         let Some(mut connection) = self.connections.remove(&conn) else { return };
@@ -633,7 +436,8 @@ impl Peer {
         }
         let reason = Reason { code, text: text.into(), violation };
         self.outputs.push_back(Output::Disconnect { conn, reason });
-        self.emit(Event::Closed { conn, peer: connection.peer });
+        self.forget(conn, &connection);
+        self.emit(Event::Closed { conn, peer: connection.peer, released: code == RELEASED });
     }
 
     pub(super) fn violated(&mut self, conn: ConnId, violation: &Violation) {
@@ -642,7 +446,16 @@ impl Peer {
 
     pub(super) fn disconnected(&mut self, conn: ConnId) {
         if let Some(connection) = self.connections.remove(&conn) {
-            self.emit(Event::Closed { conn, peer: connection.peer });
+            self.forget(conn, &connection);
+            self.emit(Event::Closed { conn, peer: connection.peer, released: false });
+        }
+    }
+
+    /// What else there is to do when a connection is gone.
+    fn forget(&mut self, conn: ConnId, connection: &Connection) {
+        connection.handles.iter().for_each(|space| self.caught_up(conn, *space));
+        if let Some(peer) = connection.peer {
+            self.gossip_down(conn, peer, connection.links.keys().copied());
         }
     }
 
@@ -689,6 +502,7 @@ impl Peer {
             Message::SnapshotPart(part) => return Ok(self.on_snapshot_part(conn, part)?.map(Message::SnapshotPart)),
             Message::Ack(ack) => self.on_ack(conn, &ack)?,
             Message::Check(check) => self.on_check(conn, &check)?,
+            Message::Gossip(gossip) => self.on_gossip(conn, gossip)?,
             Message::SymbolsWanted(wanted) => {
                 return Ok(self.on_symbols_wanted(conn, wanted)?.map(Message::SymbolsWanted));
             }
@@ -702,10 +516,11 @@ impl Peer {
             }
             Message::Bye(bye) => {
                 // In good order: nothing that anybody need be told.
-                if bye.code != "bye" {
+                if bye.code != "bye" && bye.code != RELEASED {
                     self.notice(connection.peer, None, None, &bye.code, &bye.text);
                 }
-                self.close(conn, "bye", "the other side said goodbye", false);
+                let code = if bye.code == RELEASED { RELEASED } else { "bye" };
+                self.close(conn, code, "the other side said goodbye", false);
             }
             Message::Unknown(_) => {}
         }
@@ -751,7 +566,10 @@ impl Peer {
         let Some(link) = connection.links.get_mut(&space) else { return };
         if proven {
             link.ask = Ask::Level;
+            link.gap = false;
+            self.caught_up(conn, space);
         }
+        let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) else { return };
         if link.ask != Ask::Level || !link.wanted.is_empty() {
             return;
         }
@@ -832,7 +650,7 @@ impl Peer {
             let mut marks = Vec::new();
             for (space, link) in &mut connection.links {
                 let durable = self.durable.get(space).copied().unwrap_or_default().seq;
-                if link.mark_due && link.serve == Serve::Live && durable > link.marked {
+                if link.mark_due && link.serve == Serve::Live && !link.gap && durable > link.marked {
                     link.marked = durable;
                     marks.push((link.theirs, durable));
                 }
@@ -892,11 +710,6 @@ impl Peer {
     pub(super) fn fingerprint(&self, space: &SpaceId) -> Fingerprint {
         self.spaces.get(space).map(|s| s.fingerprint).unwrap_or_default()
     }
-}
-
-fn spaces_fit(spaces: &[SpaceHello]) -> bool {
-    let fits = |h: &SpaceHello| h.filter.as_ref().is_none_or(|docs| docs.len() <= LIST_MAX);
-    spaces.len() <= SPACES_MAX && spaces.iter().all(fits)
 }
 
 /// How a segment travels on a connection.

@@ -10,6 +10,7 @@ use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::limits::Limits;
 use crate::log::{DeepEntry, Header, Image, StoredSegment};
 use crate::message::Cursor;
+use crate::peer_record::PeerRecord;
 use crate::record::{Genesis, Record};
 use crate::space::{RightRow, SpaceRow};
 
@@ -93,6 +94,19 @@ pub enum Input {
         space: SpaceId,
         /// As for [`Input::Join`].
         filter: Option<Vec<DocId>>,
+    },
+    /// A peer that shares a space, as an invite, a tracker, the network around or the address book says. What it is worth, the
+    /// overlay of the space decides.
+    Met {
+        /// Which space.
+        space: SpaceId,
+        /// What the peer says of itself; not checked yet.
+        record: PeerRecord,
+    },
+    /// What [`Output::Dial`] asked for came to nothing.
+    DialFailed {
+        /// Who was to answer.
+        device: DeviceId,
     },
     /// Something that this device says. Answered by [`Event::Saved`] or [`Event::Failed`].
     Local {
@@ -240,6 +254,13 @@ pub enum Output {
     },
     /// Tell the application.
     Emit(Event),
+    /// Connect to a peer, once. Followed by [`Input::Connected`] that expects this device, or by [`Input::DialFailed`].
+    Dial {
+        /// Who must answer.
+        device: DeviceId,
+        /// Where it says it can be dialled, best first.
+        addresses: Vec<String>,
+    },
     /// Send what is queued, then close.
     Disconnect {
         /// Which.
@@ -487,6 +508,8 @@ pub enum Event {
         conn: ConnId,
         /// Who, if it was known.
         peer: Option<DeviceId>,
+        /// One of the sides had no use for it: there are others. It need not be made again soon.
+        released: bool,
     },
     /// The genesis of a space became known.
     Space {
@@ -704,6 +727,8 @@ pub struct Start {
     pub agent: String,
     /// Where this peer can be dialled.
     pub addresses: Vec<String>,
+    /// The wall clock, milliseconds since 1970: of two records of this peer the newer counts.
+    pub wall_ms: u64,
     /// Bounds.
     pub limits: Limits,
     /// The spaces held, with their rights records.
@@ -723,6 +748,7 @@ impl Start {
             roles: 0,
             agent: String::new(),
             addresses: Vec::new(),
+            wall_ms: 0,
             limits: Limits::default(),
             spaces: Vec::new(),
             cursors: Vec::new(),

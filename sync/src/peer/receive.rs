@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::connection::{Ask, Begun, Connection};
-use super::{After, ConnId, Event, Held, OpId, Peer, Slot, StoreOp};
+use super::{After, Came, ConnId, Event, Held, OpId, Peer, Slot, StoreOp};
 use crate::authority::{Limit, RecordAt};
 use crate::chain::Segment;
 use crate::clock::Clock;
@@ -11,6 +11,7 @@ use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::lines::Lines;
 use crate::log::{Admission, Admitted, Header, Image, Log, Need, ProofAdmission, StoredSegment};
 use crate::message::{Data, DocRef, Have, LIST_MAX, Message, Notice, OpeningRef, Since, Want, WireSegment, runs};
+use crate::overlay::Item;
 use crate::proof::ForkProof;
 use crate::record::Record;
 use crate::space::{RecordAdmission, RightRow, Space};
@@ -35,12 +36,16 @@ pub(super) struct From {
     pub(super) conn: ConnId,
     pub(super) peer: DeviceId,
     pub(super) store: Option<StoreId>,
+    /// It was asked for.
+    pub(super) asked: bool,
 }
 
 /// What became of one delivered segment.
 enum Outcome {
     /// Stored, or held before.
     Held,
+    /// As if it were held: nobody need send it again.
+    Useless,
     /// Waits or was not held.
     Pending,
     /// Given back: it builds on the inside of a snapshot, which is to be read first.
@@ -132,7 +137,7 @@ impl Peer {
             }
             return Ok(None);
         }
-        let from = From { conn, peer, store };
+        let from = From { conn, peer, store, asked: data.asked };
         let prompt = segments.iter().any(|s| s.opening.device == peer);
         docs.extend(segments.iter().map(|s| s.doc).filter(|doc| *doc == space.authority()));
         let mut violation = None;
@@ -142,9 +147,14 @@ impl Peer {
         let mut segments = segments.into_iter();
         let mut done = 0;
         while let Some(segment) = segments.next() {
+            let item = Item { chain: segment.opening.chain(&space, &segment.doc), n: segment.tip.n };
             match self.take_segment(space, segment, from, data.asked) {
                 Ok(Outcome::Held) => {}
-                Ok(Outcome::Pending) => pending = true,
+                Ok(Outcome::Useless) => self.note_received(space, item, from, true),
+                Ok(Outcome::Pending) => {
+                    pending = true;
+                    self.note_received(space, item, from, false);
+                }
                 Err(found) => violation = violation.or(Some(found)),
                 Ok(Outcome::NeedsDeep(segment)) if violation.is_none() => {
                     // The rest stays where it is, and holds up what comes after it on this connection alone. To let it wait
@@ -279,7 +289,11 @@ impl Peer {
                 self.close_records(space, *proof, from);
                 self.take_record_segment(space, segment, from)
             }
-            RecordAdmission::Duplicate => Ok(Outcome::Held),
+            RecordAdmission::Duplicate => {
+                let item = Item { chain: held.authority_chain(&segment.opening), n: segment.tip.n };
+                self.note_duplicate(space, item, from);
+                Ok(Outcome::Held)
+            }
             RecordAdmission::WaitsForPrefix => {
                 let chain = held.authority_chain(&segment.opening);
                 self.wait(space, segment, from, Blocker::Prefix(chain));
@@ -292,7 +306,7 @@ impl Peer {
             // As if it were held: it would not be shown, and to ask for it again would be no use.
             RecordAdmission::Cut => {
                 self.not_held(from, space, segment.doc, "authority-cut");
-                Ok(Outcome::Held)
+                Ok(Outcome::Useless)
             }
             RecordAdmission::NotHeld(why) => {
                 self.not_held(from, space, segment.doc, why);
@@ -322,7 +336,7 @@ impl Peer {
             return Ok(Outcome::Pending);
         };
         if log.is_deleted() {
-            return Ok(Outcome::Held);
+            return Ok(Outcome::Useless);
         }
         let awaited = self.waiting.awaits_entry(space, doc);
         if (limit == Limit::Unknown || !known) && !awaited {
@@ -352,7 +366,10 @@ impl Peer {
                 self.take_entries(space, admitted, Some(from));
                 Ok(Outcome::Held)
             }
-            Some(Admission::Duplicate) => Ok(Outcome::Held),
+            Some(Admission::Duplicate) => {
+                self.note_duplicate(space, Item { chain, n: segment.tip.n }, from);
+                Ok(Outcome::Held)
+            }
             Some(Admission::WaitsForEntry(id)) => {
                 self.wait(space, segment, from, Blocker::Entry(id));
                 Ok(Outcome::Pending)
@@ -533,10 +550,10 @@ impl Peer {
                 continue;
             }
             let store = self.connections.get(&waiter.conn).and_then(Connection::source);
-            let from = From { conn: waiter.conn, peer: waiter.from, store };
+            let from = From { conn: waiter.conn, peer: waiter.from, store, asked: false };
             // What something waits for may come behind what is asked for.
             match self.take_segment(space, waiter.segment, from, true) {
-                Ok(Outcome::Held | Outcome::Pending) => {}
+                Ok(Outcome::Held | Outcome::Useless | Outcome::Pending) => {}
                 Ok(Outcome::NeedsDeep(segment)) => {
                     self.deepen(space, segment.doc, false);
                     self.wait(space, *segment, from, Blocker::Deep);
@@ -669,7 +686,8 @@ impl Peer {
         match from {
             // Own entries leave only once they are on disk.
             None => self.after.push(After::Push { space, stored: stored.clone() }),
-            Some(from) => self.push(space, &stored, Some(from.conn)),
+            Some(from) if from.asked => self.push(space, &stored, Came::Found(from.conn)),
+            Some(from) => self.push(space, &stored, Came::Pushed(from.conn)),
         }
         self.batch.push(StoreOp::Segment { space, source: from.and_then(|f| f.store), stored });
     }
@@ -701,7 +719,7 @@ impl Peer {
         }
         let source = self.connections.get(&conn).and_then(|connection| Some((connection.peer?, connection.source())));
         if let Some((opening, (peer, store))) = suspect.zip(source) {
-            self.suspect(space, opening, From { conn, peer, store });
+            self.suspect(space, opening, From { conn, peer, store, asked: true });
         }
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let Some(link) = connection.links.get_mut(&space) else { return };

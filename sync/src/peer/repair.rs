@@ -200,7 +200,14 @@ impl Peer {
         let Some(link) = connection.links.get_mut(&space) else { return };
         link.repair.check_at = None;
         let ready = link.ask != Ask::Paging && link.serve == Serve::Live && link.wanted.is_empty();
-        if !dialled || !ready || !link.is_whole() || link.repair.session.is_some() {
+        if !ready || !link.is_whole() || link.repair.session.is_some() {
+            return;
+        }
+        if !dialled {
+            // The dialler compares when something changes at its side. Of what was not pushed to it, it has to be told.
+            if link.gap {
+                self.after.push(After::Check { conn, space, answer: true });
+            }
             return;
         }
         if link.repair.stranger && link.repair.made.in_minute(now) < REQUESTS_BEFORE_REST {

@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Event, Keep, Load, Local, OpId, Peer, Purpose, Slot, StoreOp, Ticket};
+use super::connection::Ask;
+use super::greet::{HELD_BACK_MS, STALLED_MS};
+use super::{Event, Keep, Load, Local, Now, OpId, Peer, Purpose, Slot, StoreOp, Ticket};
 use crate::authority::{RecordAt, RootKeys, revocation};
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::lines::Line;
@@ -47,6 +49,17 @@ pub(super) struct Gather {
     space: SpaceId,
     walk: Walk,
     stays: BTreeMap<DocId, BTreeMap<ChainId, u64>>,
+}
+
+/// Longest time that a deletion waits for the end of what somebody is telling: as long as a space is held back for it.
+const BURIAL_MS: u64 = HELD_BACK_MS;
+
+/// Documents of a space that are deleted and whose bodies are still there.
+#[derive(Debug)]
+pub(super) struct Burials {
+    /// When they go, whatever is still on its way.
+    pub(super) due: Now,
+    docs: BTreeSet<DocId>,
 }
 
 /// Whose answer a page is.
@@ -149,10 +162,9 @@ impl Peer {
             }
         }
         let done = self.recuts.get(&space).is_some_and(|recut| recut.walk.ended && recut.deep.is_empty());
-        if done && let Some(held) = self.spaces.get_mut(&space) {
-            held.recut.clear();
+        if done {
             self.recuts.remove(&space);
-            self.dirty_spaces.insert(space);
+            self.all_looked_at(space);
         }
     }
 
@@ -195,8 +207,8 @@ impl Peer {
             self.change_log(space, doc, |log| log.found(founded));
             self.changed.insert((space, doc));
         }
-        if deleted && !was_deleted {
-            return self.drop_bodies(space, doc);
+        if deleted && !was_deleted && self.bury_in_time(space, doc) {
+            return;
         }
         if was_deleted && !deleted {
             self.change_log(space, doc, Log::restore_deleted);
@@ -230,7 +242,92 @@ impl Peer {
         self.changed.insert((space, doc));
         self.dirty_spaces.insert(space);
         if is_deleted(held, &slot.log) && !slot.log.is_deleted() {
-            self.drop_bodies(space, doc);
+            match at.device == self.device {
+                true => self.drop_bodies(space, doc),
+                false => _ = self.bury_in_time(space, doc),
+            }
+        }
+    }
+
+    /// Drops the bodies of a deleted document, at once or, while somebody is still telling what it knows of rights, at the end of
+    /// that: a revocation that undoes the deletion may come behind it. True if it is done.
+    pub(super) fn bury_in_time(&mut self, space: SpaceId, doc: DocId) -> bool {
+        let is_told = !self.is_being_told(&space);
+        match is_told {
+            true => self.drop_bodies(space, doc),
+            false => {
+                let due = Now(self.now.0 + BURIAL_MS);
+                self.burials.entry(space).or_insert(Burials { due, docs: BTreeSet::new() }).docs.insert(doc);
+                self.look_again_after_restart(space, doc);
+            }
+        }
+        is_told
+    }
+
+    /// A deletion that waits is known in this run only: the next one looks again at what those have said who said it.
+    fn look_again_after_restart(&mut self, space: SpaceId, doc: DocId) {
+        let Some(log) = self.log(space, doc) else { return };
+        let devices: Vec<DeviceId> = log.tombstones().iter().map(|(device, ..)| *device).collect();
+        let Some(held) = self.spaces.get_mut(&space) else { return };
+        held.recut.extend(devices);
+        self.dirty_spaces.insert(space);
+    }
+
+    /// Nothing of a space is left to look at again, after a restart neither.
+    fn all_looked_at(&mut self, space: SpaceId) {
+        if self.recuts.contains_key(&space) || self.burials.contains_key(&space) {
+            return;
+        }
+        if let Some(held) = self.spaces.get_mut(&space) {
+            held.recut.clear();
+            self.dirty_spaces.insert(space);
+        }
+    }
+
+    /// Whether records may be on their way that lie behind those that came.
+    fn is_being_told(&self, space: &SpaceId) -> bool {
+        let links = self.connections.of_space(space).into_iter();
+        let mut links = links.filter_map(|conn| {
+            let connection = self.connections.get(&conn)?;
+            Some((connection.opened, connection.links.get(space)?))
+        });
+        links.any(|(opened, link)| {
+            let under_way = link.ask == Ask::Paging || link.wanted.contains(&space.authority());
+            under_way && self.now.0 < link.progress.unwrap_or(opened).0 + STALLED_MS
+        })
+    }
+
+    /// Carries out deletions that waited.
+    pub(super) fn run_burials(&mut self) {
+        let is_ready = |(space, burials): (&SpaceId, &Burials)| burials.due <= self.now || !self.is_being_told(space);
+        let ready: Vec<SpaceId> =
+            self.burials.iter().filter(|entry| is_ready(*entry)).map(|(space, _)| *space).collect();
+        for space in ready {
+            while let Some(burials) = self.burials.get(&space) {
+                let batch: Vec<DocId> = burials.docs.iter().take(AT_ONCE).copied().collect();
+                if batch.is_empty() {
+                    self.burials.remove(&space);
+                    self.all_looked_at(space);
+                    break;
+                }
+                if !self.ensure(space, batch.iter().copied()) {
+                    break;
+                }
+                for doc in batch {
+                    if let Some(burials) = self.burials.get_mut(&space) {
+                        burials.docs.remove(&doc);
+                    }
+                    self.note_buried(space, doc, Self::drop_bodies);
+                }
+            }
+        }
+    }
+
+    /// A log is in memory whose document may be deleted while its bodies are still there.
+    pub(super) fn note_buried(&mut self, space: SpaceId, doc: DocId, bury: impl FnOnce(&mut Self, SpaceId, DocId)) {
+        let Some(held) = self.spaces.get(&space) else { return };
+        if self.log(space, doc).is_some_and(|log| !log.is_deleted() && is_deleted(held, log)) {
+            bury(self, space, doc);
         }
     }
 

@@ -1,7 +1,6 @@
 //! What leaves: pages of the sequence, answers to wants, snapshots, live pushes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::connection::{Ask, Connection, Serve, wire};
 use super::receive::created;
@@ -157,6 +156,7 @@ impl Peer {
     pub(super) fn page_loaded(&mut self, conn: ConnId, space: SpaceId, rows: Vec<PageRow>, upto: u64, end: bool) {
         let limits = self.limits.clone();
         let (device, seq) = (self.device, self.spaces.get(&space).map_or(0, |s| s.seq));
+        let leaf = self.is_leaf();
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let Some(link) = connection.links.get_mut(&space) else { return };
         link.reading = false;
@@ -168,6 +168,9 @@ impl Peer {
         let mut bytes = 0;
         for row in rows {
             match row {
+                // A leaf sends what it made, and whoever it is attached to has the rest from others.
+                PageRow::Segment(stored) if leaf && stored.segment.opening.device != device => {}
+                PageRow::Snapshot { image, .. } if leaf && !image.has_chain_of(&device) => {}
                 PageRow::Segment(stored) if link.wants_doc(&space, &stored.segment.doc) => {
                     bytes += stored.segment.body_bytes();
                     segments.push(stored);
@@ -241,6 +244,7 @@ impl Peer {
     ) {
         let limits = self.limits.clone();
         let device = self.device;
+        let leaf = self.is_leaf();
         let mut snapshots = Vec::new();
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let peer = connection.peer;
@@ -258,6 +262,9 @@ impl Peer {
             let lines: BTreeMap<ChainId, &Line> =
                 image.lines.iter().map(|line| (line.opening.chain(&space, &doc), line)).collect();
             let lacks = |stored: &StoredSegment| {
+                if leaf && stored.segment.opening.device != device {
+                    return false;
+                }
                 let chain = stored.segment.opening.chain(&space, &doc);
                 let (Some(line), ends) = (lines.get(&chain), clock.0.get(&chain)) else { return false };
                 // Behind the end of a chain of records may stand the header of a document in which others wrote.
@@ -281,7 +288,7 @@ impl Peer {
             };
             let before = proofs.len();
             proofs.extend(closed.filter(|(theirs, proof)| earlier(*theirs, proof)).map(|(_, proof)| proof.clone()));
-            if !complete && !no_snapshot && image.covered.is_some() {
+            if !complete && !no_snapshot && image.covered.is_some() && (!leaf || image.has_chain_of(&device)) {
                 snapshots.push(doc);
             } else if lacking.is_empty() && proofs.len() == before {
                 absent.push(doc);
@@ -335,28 +342,7 @@ impl Peer {
         }
     }
 
-    /// A new segment goes to everybody who follows live, but for whoever delivered it.
-    pub(super) fn push(&mut self, space: SpaceId, stored: &StoredSegment, except: Option<ConnId>) {
-        let shared = Arc::new(stored.clone());
-        let high = self.limits.send_queue_bytes_max;
-        for conn in self.connections.of_space(&space) {
-            let Some(connection) = self.connections.get_mut(&conn) else { continue };
-            let room = connection.queued + connection.channel.queued_bytes() < high;
-            let Some(link) = connection.links.get_mut(&space) else { continue };
-            if Some(conn) == except || link.serve != Serve::Live || !link.wants_doc(&space, &stored.segment.doc) {
-                continue;
-            }
-            // One that lags reads the entry from the store.
-            if room {
-                link.pushes.push(shared.clone());
-                self.pushed.insert((conn, space));
-            } else {
-                link.serve = Serve::Lagging { after: stored.seq - 1 };
-            }
-        }
-    }
-
-    /// The same of a proof. Who lags comes upon it in the store.
+    /// A proof goes to everybody who follows live, but for whoever delivered it. Who lags comes upon it in the store.
     pub(super) fn push_proof(&mut self, space: SpaceId, proof: &ForkProof, except: Option<ConnId>) {
         for conn in self.connections.of_space(&space) {
             let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) else { continue };

@@ -54,6 +54,7 @@ impl Peer {
             let incoming = incoming.ok_or(Violation::OutOfPlace("a piece of a snapshot that does not fit"))?;
             incoming.len += part.bytes.len() as u64;
             if let Some(bytes) = &mut incoming.bytes {
+                link.progress = Some(self.now);
                 bytes.extend_from_slice(&part.bytes);
             }
         }

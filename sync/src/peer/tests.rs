@@ -174,6 +174,8 @@ impl World {
                         inputs.push_back(Input::Loaded { op, loaded });
                     }
                     Output::Emit(event) => h.events.push(event),
+                    // Nobody listens.
+                    Output::Dial { .. } => {}
                     Output::Disconnect { conn, reason } => {
                         if reason.violation {
                             println!("host {host} ends {conn:?}: {reason:?}");

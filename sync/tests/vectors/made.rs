@@ -12,12 +12,13 @@ use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use commonhold_sync::limits::Rules;
 use commonhold_sync::merkle::{Frontier, Head};
 use commonhold_sync::message::{DocRef, OpeningRef, WireSegment};
+use commonhold_sync::peer_record::PeerRecord;
 use commonhold_sync::proof::{ForkProof, Side, Tail};
 use commonhold_sync::reconcile::{BATCH_SYMBOLS_MAX, Encoder, decode_symbols, element, encode_symbols};
 use commonhold_sync::record::{Genesis, Privacy, Record, Right, Subject, Writers};
 use serde_json::{Value, json};
 
-use super::{check, device, doc, genesis, header, hex, key, opening, session, space};
+use super::{bytes, check, device, doc, genesis, header, hex, key, opening, session, space};
 
 #[test]
 fn records_match_the_vectors() {
@@ -224,6 +225,17 @@ fn clocks_and_fingerprints_match_the_vectors() {
         "fingerprints": [fingerprint(0), fingerprint(1), fingerprint(20)],
     });
     check("clocks", &vectors);
+}
+
+/// What the founder says of itself for others to pass on.
+pub(super) fn peer_record() -> PeerRecord {
+    PeerRecord::sign(&key(), 1_700_000_000_000, 3, &["ws://192.0.2.1:7777/".into()])
+}
+
+pub(super) fn peer_record_json() -> Value {
+    let cbor = minicbor::to_vec(peer_record()).unwrap();
+    let signature = &cbor[cbor.len() - 64..];
+    json!([bytes(device().0), 1_700_000_000_000_u64, 3, ["ws://192.0.2.1:7777/"], bytes(signature)])
 }
 
 /// The changes of the session, made by Automerge.

@@ -89,6 +89,7 @@ pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
         agent: "commonhold/0.1.0".into(),
         addresses: vec!["ws://192.0.2.1:7777/".into()],
         spaces: vec![known.clone()],
+        record: Some(super::made::peer_record()),
     };
     let data = |segments, haves, upto, fingerprint, asked, absent| {
         Message::Data(Data { space: 3, segments, haves, upto, fingerprint, asked, absent, proofs: None })
@@ -115,7 +116,7 @@ pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
         (
             "Hello",
             Message::Hello(hello),
-            json!({ "0": 0, "1": 3, "2": bytes([1; 16]), "3": "commonhold/0.1.0", "4": ["ws://192.0.2.1:7777/"], "5": [known_json] }),
+            json!({ "0": 0, "1": 3, "2": bytes([1; 16]), "3": "commonhold/0.1.0", "4": ["ws://192.0.2.1:7777/"], "5": [known_json], "6": super::made::peer_record_json() }),
         ),
         ("Spaces", Message::Spaces(Spaces { spaces: vec![known, new] }), json!({ "0": [known_json, new_json] })),
         (
@@ -230,6 +231,39 @@ pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
             json!({ "0": "T2.tip", "1": "the tip does not verify over the entries" }),
         ),
     ]
+    .into_iter()
+    .chain(gossip())
+    .collect()
+}
+
+/// What overlays say.
+fn gossip() -> Vec<(&'static str, Message, Value)> {
+    use commonhold_sync::id::ChainId;
+    use commonhold_sync::message::Gossip;
+    use commonhold_sync::overlay::{Item, Message as Said};
+
+    let (record, record_json) = (super::made::peer_record(), super::made::peer_record_json());
+    let items = vec![Item { chain: ChainId([1; 16]), n: 7 }, Item { chain: ChainId([2; 16]), n: 300 }];
+    let items_json = json!([bytes([1; 16]), 7, bytes([2; 16]), 300]);
+    let all = [
+        ("Gossip, join", Said::Join, json!([0])),
+        ("Gossip, forward join", Said::ForwardJoin { record: record.clone(), ttl: 6 }, json!([1, record_json, 6])),
+        ("Gossip, neighbour", Said::Neighbour { urgent: true }, json!([2, true])),
+        (
+            "Gossip, answer",
+            Said::Answer { accepted: false, others: vec![record.clone()] },
+            json!([3, false, [record_json]]),
+        ),
+        ("Gossip, leave", Said::Leave { stays: true }, json!([4, true])),
+        ("Gossip, shuffle", Said::Shuffle { records: vec![record.clone()] }, json!([5, [record_json]])),
+        ("Gossip, shuffle reply", Said::ShuffleReply { records: vec![record] }, json!([6, [record_json]])),
+        ("Gossip, i have", Said::IHave { items: items.clone() }, json!([7, items_json])),
+        ("Gossip, graft", Said::Graft { eager: true, items }, json!([8, true, items_json])),
+        ("Gossip, prune", Said::Prune, json!([9])),
+    ];
+    let message =
+        |(what, said, fields)| (what, Message::Gossip(Gossip { space: 3, said }), json!({ "0": 3, "1": fields }));
+    all.into_iter().map(message).collect()
 }
 
 #[test]

@@ -9,7 +9,7 @@ use commonhold_tests::scenario::{Result, Sizes, run, serve_child};
 /// Measures one scenario with real processes over loopback.
 #[derive(Parser)]
 struct Args {
-    /// cold-big, cold-many, reconnect, fanout, idle, ingest or many.
+    /// cold-big, cold-many, reconnect, fanout, idle, ingest, swarm or many.
     name: String,
     /// Print one line of JSON instead of a table.
     #[arg(long)]
@@ -26,6 +26,9 @@ struct Args {
     /// Connections (idle).
     #[arg(long, default_value_t = 1_000)]
     connections: usize,
+    /// Peers that find one another (swarm).
+    #[arg(long, default_value_t = 200)]
+    peers: usize,
     /// A recorded session, gzipped JSON (cold-big); one is made up without it.
     #[arg(long)]
     trace: Option<PathBuf>,
@@ -42,6 +45,7 @@ async fn main() -> ExitCode {
         changed: args.changed,
         subscribers: args.subscribers,
         connections: args.connections,
+        peers: args.peers,
         trace: args.trace,
     };
     finish(measure(&args.name, &sizes, args.json).await)

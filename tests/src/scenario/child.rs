@@ -66,7 +66,11 @@ pub enum ChildCommand {
         doc: Option<String>,
         /// How many.
         count: usize,
+        /// Whether each listens, so that others can dial it.
+        listen: bool,
     },
+    /// Answer with what went over the network: bytes sent, live segments that were new, and live segments held already.
+    Traffic,
     /// Answer with the latencies (ms) seen by the subscribers, once each has seen this many edits.
     Latencies {
         /// Edits that each must have seen.
@@ -209,12 +213,18 @@ pub async fn serve_child() -> Result<()> {
                 }
                 serde_json::to_string(&counts)?
             }
-            ChildCommand::Subscribe { invite, address, device, doc, count } => {
+            ChildCommand::Traffic => {
+                let all = node.iter().chain(&peers).map(Node::traffic);
+                let sum =
+                    all.fold((0, 0, 0), |sum, t| (sum.0 + t.sent_bytes, sum.1 + t.delivered, sum.2 + t.duplicates));
+                serde_json::to_string(&sum)?
+            }
+            ChildCommand::Subscribe { invite, address, device, doc, count, listen } => {
                 let invite: Invite = invite.parse()?;
                 let at: (Address, DeviceId) = (address.parse()?, device.parse()?);
                 let doc = doc.map(|d| d.parse()).transpose()?;
                 for _ in 0..count {
-                    peers.push(super::runs::subscriber(&invite, at.clone(), doc, latency.clone()).await?);
+                    peers.push(super::runs::subscriber(&invite, at.clone(), doc, latency.clone(), listen).await?);
                 }
                 "true".into()
             }

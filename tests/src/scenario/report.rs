@@ -60,6 +60,12 @@ pub struct Report {
     /// Bytes that the origin sent for each edit that reached a subscriber.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_per_delivery: Option<f64>,
+    /// Copies of a payload that a peer received live, for each one that was new to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copies_per_delivery: Option<f64>,
+    /// Bytes that the origin sent while others spread one edit, everything else it said meanwhile included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin_bytes_per_update: Option<f64>,
     /// Changes a second, acknowledged and durable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_s: Option<f64>,

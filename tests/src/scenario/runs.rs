@@ -28,6 +28,8 @@ pub struct Sizes {
     pub subscribers: usize,
     /// Connections.
     pub connections: usize,
+    /// Peers in a swarm.
+    pub peers: usize,
     /// A recorded session.
     pub trace: Option<PathBuf>,
 }
@@ -50,9 +52,10 @@ pub async fn run(name: &str, sizes: &Sizes) -> Result<Report> {
             "fanout" => fanout(sizes.subscribers).await,
             "idle" => idle(sizes.connections).await,
             "ingest" => ingest().await,
+            "swarm" => swarm(sizes.peers).await,
             "many" => many(sizes.docs.unwrap_or(1_000_000)).await,
             other => Err(format!(
-                "there is no scenario {other:?}; there are cold-big, cold-many, reconnect, fanout, idle, ingest and many"
+                "there is no scenario {other:?}; there are cold-big, cold-many, reconnect, fanout, idle, ingest, swarm and many"
             )
             .into()),
         }
@@ -381,8 +384,10 @@ pub(super) async fn subscriber(
     at: (Address, DeviceId),
     doc: Option<DocId>,
     latency: UnboundedSender<f64>,
+    listen: bool,
 ) -> Result<Node> {
-    let node = Node::open(Config::default()).await?;
+    let listen = if listen { vec!["ws://127.0.0.1:0/".parse()?] } else { Vec::new() };
+    let node = Node::open(Config { listen, ..Config::default() }).await?;
     let space = node.join(invite).await?;
     node.connect(at.0, Some(at.1));
     node.wait_level(space, at.1).await?;
@@ -424,28 +429,20 @@ async fn fanout(subscribers: usize) -> Result<Report> {
             device: device.to_string(),
             doc: Some(built.docs[0].to_string()),
             count: part,
+            listen: false,
         };
         child.call::<bool>(&subscribe).await?;
         children.push(child);
     }
     // One more subscriber, through the counter: what a delivery costs on the wire.
     let (count, mut counted) = tokio::sync::mpsc::unbounded_channel();
-    let through = subscriber(&built.invite, (address(proxy.address())?, device), Some(built.docs[0]), count).await?;
+    let through =
+        subscriber(&built.invite, (address(proxy.address())?, device), Some(built.docs[0]), count, false).await?;
 
     let edits = (FANOUT_PER_S * FANOUT_SECONDS) as usize;
     let (cpu, before) = (origin.cpu_s()?, proxy.bytes().1);
     let begun = Instant::now();
-    let mut tick = tokio::time::interval(Duration::from_millis(1_000 / FANOUT_PER_S));
-    for n in 0..edits {
-        tick.tick().await;
-        document
-            .edit(|edit| -> std::result::Result<(), EditError> {
-                let root = edit.resolve(&[])?;
-                // No field twice within five seconds: a subscriber that is far behind gathers edits of one field into one patch.
-                edit.put(&root, format!("field{}", n % 100), wall_ms())
-            })
-            .await?;
-    }
+    write(&document, edits).await?;
     for _ in 0..edits {
         counted.recv().await.ok_or("no subscriber")?;
     }
@@ -463,6 +460,84 @@ async fn fanout(subscribers: usize) -> Result<Report> {
     Ok(report)
 }
 
+/// One edit after another, as often as `FANOUT_PER_S` says.
+async fn write(document: &Document, edits: usize) -> Result<()> {
+    let mut tick = tokio::time::interval(Duration::from_millis(1_000 / FANOUT_PER_S));
+    for n in 0..edits {
+        tick.tick().await;
+        document
+            .edit(|edit| -> std::result::Result<(), EditError> {
+                let root = edit.resolve(&[])?;
+                // No field twice within five seconds: a subscriber that is far behind gathers edits of one field into one patch.
+                edit.put(&root, format!("field{}", n % 100), wall_ms())
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+/// What went over the network in all these processes: bytes sent, live segments that were new, and those held already.
+async fn traffic(children: &mut [Child]) -> Result<(u64, u64, u64)> {
+    let mut sum = (0, 0, 0);
+    for child in children {
+        let (sent, new, again) = child.call::<(u64, u64, u64)>(&ChildCommand::Traffic).await?;
+        sum = (sum.0 + sent, sum.1 + new, sum.2 + again);
+    }
+    Ok(sum)
+}
+
+/// Time in which peers find their neighbours and connections that nobody needs end: those linger for 25 s.
+const SWARM_SETTLES: Duration = Duration::from_secs(45);
+
+async fn swarm(peers: usize) -> Result<Report> {
+    let built = build_many(1).await?;
+    let (mut origin, device, at) = built.origin().await?;
+    let listen = vec!["ws://127.0.0.1:0/".parse()?];
+    let writer = Node::open(Config { flush_ms: 5, listen, ..Config::default() }).await?;
+    writer.join(&built.invite).await?;
+    writer.connect(address(at)?, Some(device));
+    writer.wait_level(built.space, device).await?;
+    let document = writer.open_document(built.space, built.docs[0]).await?;
+    let mut children = Vec::new();
+    for part in split(peers, 2) {
+        let mut child = Child::start()?;
+        let subscribe = ChildCommand::Subscribe {
+            invite: built.invite.to_string(),
+            address: format!("ws://{at}/"),
+            device: device.to_string(),
+            doc: Some(built.docs[0].to_string()),
+            count: part,
+            listen: true,
+        };
+        child.call::<bool>(&subscribe).await?;
+        children.push(child);
+    }
+    tokio::time::sleep(SWARM_SETTLES).await;
+    let edits = (FANOUT_PER_S * FANOUT_SECONDS) as usize;
+    let before = traffic(&mut children).await?;
+    let (sent, ..) = origin.call::<(u64, u64, u64)>(&ChildCommand::Traffic).await?;
+    let cpu = origin.cpu_s()?;
+    let begun = Instant::now();
+    write(&document, edits).await?;
+    let mut latencies = Vec::new();
+    for child in &mut children {
+        latencies.extend(child.call::<Vec<f64>>(&ChildCommand::Latencies { edits }).await?);
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let after = traffic(&mut children).await?;
+    let (sent_after, ..) = origin.call::<(u64, u64, u64)>(&ChildCommand::Traffic).await?;
+    let mut report = Report { size: peers as u64, seconds: Some(seconds), ..Report::default() };
+    let (new, again) = (after.1 - before.1, after.2 - before.2);
+    report.copies_per_delivery = Some((new + again) as f64 / new.max(1) as f64);
+    report.origin_bytes_per_update = Some((sent_after - sent) as f64 / edits as f64);
+    report.bytes_per_delivery = Some((after.0 - before.0) as f64 / latencies.len().max(1) as f64);
+    report.origin_cpu_s = Some((origin.cpu_s()? - cpu) * 10.0 / seconds);
+    report.origin_rss_kb = Some(origin.rss_kb()?);
+    report.set_latencies(latencies);
+    writer.close().await?;
+    Ok(report)
+}
+
 fn split(total: usize, parts: usize) -> impl Iterator<Item = usize> {
     (0..parts).map(move |part| total / parts + usize::from(part < total % parts)).filter(|n| *n > 0)
 }
@@ -476,6 +551,7 @@ async fn idle(connections: usize) -> Result<Report> {
         device: device.to_string(),
         doc: None,
         count,
+        listen: false,
     };
     // A few first, so that what the origin needs once is not counted.
     let mut child = Child::start()?;

@@ -274,6 +274,8 @@ impl World {
                         inputs.push_back(Input::Loaded { op, loaded });
                     }
                     Output::Emit(event) => inputs.extend(h.event(event)),
+                    // Nobody listens.
+                    Output::Dial { .. } => {}
                     Output::Disconnect { conn, reason } => {
                         h.ended.insert(conn, reason);
                         self.links.remove(&(host, conn));
@@ -614,6 +616,7 @@ impl Intruder {
             agent: "liar".into(),
             addresses: vec![],
             spaces: vec![self.space_hello(world, true)],
+            record: None,
         }
     }
 

@@ -69,6 +69,8 @@ impl Served {
     }
 
     fn goes_on(mut self) {
+        // While the liar sends what the victim lacks, the space is not named to others.
+        self.stage.world.settle();
         let mut other = self.stage.world.intrude(0, &key(68));
         let honest = self.stage.honest.clone();
         other.push(&mut self.stage.world, vec![honest]);

@@ -171,6 +171,74 @@ fn a_deletion_by_who_had_no_right_to_delete_is_undone() {
     assert_eq!(world.events(2, |e| matches!(e, Event::Deleted { .. })), 1);
 }
 
+/// The revocation lies behind the deletion in what comes: dropped in between, what nobody else has yet would be lost.
+#[test]
+fn what_only_this_peer_holds_survives_a_deletion_that_the_same_catch_up_undoes() {
+    let (mut world, space, doc) = World::granted(3);
+    world.grant(0, space, 1, Right::Admin);
+    world.meet_all();
+    world.edit(2, space, doc, "unsent", 1);
+    world.say(1, space, Local::Records(vec![Record::Tombstone { doc }]));
+    world.meet(1, 0);
+    world.revoke(0, space, 1, Keep::Nothing);
+    world.meet(2, 0);
+    let two = world.device_of(2);
+    assert_eq!(world.counted(0, space, doc), BTreeMap::from([(two, 1)]));
+    assert_eq!(world.events(2, |e| matches!(e, Event::Deleted { .. })), 0);
+}
+
+#[test]
+fn a_deletion_that_a_catch_up_brings_and_does_not_undo_is_carried_out_at_its_end() {
+    let (mut world, space, doc) = World::granted(3);
+    world.edit(2, space, doc, "unsent", 1);
+    world.say(0, space, Local::Records(vec![Record::Tombstone { doc }]));
+    world.meet(2, 0);
+    assert_eq!(world.events(2, |e| matches!(e, Event::Deleted { .. })), 1);
+    assert!(world.hosts[2].store.log.values().all(|(_, stored)| stored.segment.doc != doc));
+    world.meet_all();
+    world.assert_same(space, doc);
+}
+
+/// Host 2 holds a deletion that waits for the end of what a liar tells it, which never comes.
+fn with_a_deletion_that_waits() -> World {
+    let (mut world, space, doc) = World::granted(3);
+    world.edit(0, space, doc, "old", 1);
+    world.meet_all();
+    let (liar, _) = (world.connect(2, 1), world.connect(2, 0));
+    world.settle();
+    let link = world.hosts[2].peer.connections.get_mut(&liar).unwrap().links.get_mut(&space).unwrap();
+    link.ask = connection::Ask::Paging;
+    // As if something came all the time.
+    link.progress = Some(Now(u64::MAX / 2));
+    world.say(0, space, Local::Records(vec![Record::Tombstone { doc }]));
+    while let Some((to, conn, bytes)) = world.wires.pop_front() {
+        if conn != liar {
+            world.input(to, Input::Frame { conn, bytes });
+        }
+    }
+    assert_eq!(world.events(2, |e| matches!(e, Event::Deleted { .. })), 0);
+    world
+}
+
+/// Who never ends what it sends holds up no deletion for long.
+#[test]
+fn a_deletion_waits_no_longer_than_anything_else_that_waits() {
+    let mut world = with_a_deletion_that_waits();
+    world.settle();
+    assert_eq!(world.events(2, |e| matches!(e, Event::Deleted { .. })), 1);
+}
+
+/// Which deletions wait is in memory alone. Seed 72 among liars: a peer went on to show an empty document.
+#[test]
+fn a_deletion_that_waited_is_carried_out_after_a_restart() {
+    let mut world = with_a_deletion_that_waits();
+    world.links.clear();
+    world.hosts[2].peer = Peer::new(start(3, 2, &world.hosts[2].store));
+    world.settle();
+    assert_eq!(world.events(2, |e| matches!(e, Event::Deleted { .. })), 1);
+    assert!(world.hosts[2].store.spaces.values().all(|row| row.recut.is_empty()), "there is nothing left to do");
+}
+
 #[test]
 fn who_wrote_in_a_document_that_comes_back_goes_on_in_another_chain() {
     let (mut world, space, doc) = World::granted(4);
