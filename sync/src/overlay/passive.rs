@@ -14,7 +14,7 @@ use crate::peer_record::PeerRecord;
 #[derive(Debug)]
 pub(super) struct Fallback {
     pub(super) record: PeerRecord,
-    /// Which neighbour told; none for an invite, a tracker, or a peer that was linked here before.
+    /// Which peer told; none for an invite, a tracker, or a peer that was reached at these addresses.
     source: Option<DeviceId>,
     /// Not to be dialled before.
     pub(super) not_before: Now,
@@ -24,7 +24,8 @@ pub(super) struct Fallback {
     pub(super) rtt_ms: Option<u32>,
 }
 
-/// The table of them. Full, it gives up one of the same source, or one that failed, or any.
+/// The table of them. Full, it gives up one of the same source, or one that failed, or any. Half of it is for those that nobody's
+/// word is needed for: whatever peers invent, these remain to be dialled.
 #[derive(Debug, Default)]
 pub(super) struct Passive {
     peers: BTreeMap<DeviceId, Fallback>,
@@ -76,9 +77,11 @@ impl Passive {
         if from_same.len() >= limits.passive_per_source {
             pick(rng, &from_same).map(|peer| self.peers.remove(&peer));
         } else if self.peers.len() >= limits.passive {
-            let most = self.peers.values().map(|held| held.fails).max().unwrap_or(0);
-            let worst: Vec<DeviceId> =
-                self.peers.iter().filter(|(_, held)| held.fails == most).map(|(peer, _)| *peer).collect();
+            let sure = self.peers.values().filter(|held| held.source.is_none()).count() + usize::from(source.is_none());
+            let of_sure = sure > limits.passive / 2;
+            let may = || self.peers.iter().filter(|(_, held)| held.source.is_none() == of_sure);
+            let most = may().map(|(_, held)| held.fails).max().unwrap_or(0);
+            let worst: Vec<DeviceId> = may().filter(|(_, held)| held.fails == most).map(|(peer, _)| *peer).collect();
             pick(rng, &worst).map(|peer| self.peers.remove(&peer));
         }
         self.peers.insert(record.device, Fallback { record, source, not_before: Now(0), fails: 0, rtt_ms: None });

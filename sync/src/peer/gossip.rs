@@ -220,7 +220,7 @@ impl Peer {
                 overlay.delivered(now, item, None, false);
             }
         });
-        self.note_untold(space, stored.seq);
+        self.note_untold(space, stored.seq, except);
     }
 
     fn push_to_parts(&mut self, space: SpaceId, stored: &Arc<StoredSegment>, except: Option<ConnId>) {
@@ -242,12 +242,12 @@ impl Peer {
         }
     }
 
-    /// Who was not sent a segment is not told by a mark that it was.
-    fn note_untold(&mut self, space: SpaceId, seq: u64) {
+    /// Who was not sent a segment, and did not send it, is not told by a mark that it was.
+    fn note_untold(&mut self, space: SpaceId, seq: u64, from: Option<ConnId>) {
         let now = self.now;
         for conn in self.connections.of_space(&space) {
             let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) else { continue };
-            if link.serve == Serve::Live && link.is_whole() && link.told != seq {
+            if Some(conn) != from && link.serve == Serve::Live && link.is_whole() && link.told != seq {
                 link.gap = true;
                 link.repair.touch(now);
             }
