@@ -208,6 +208,27 @@ pub(crate) enum Verb {
         #[arg(long)]
         keep: bool,
     },
+    /// See a network of peers outlive its origin, a partition and half of itself: minutes, with a report
+    Drill(DrillArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DrillArgs {
+    /// Peers beside the origin, the newcomer and the new origin
+    #[arg(long, default_value_t = 12, value_name = "N", value_parser = clap::value_parser!(u16).range(4..=250))]
+    pub(crate) peers: u16,
+    /// Folder of the report: report.md, report.json, drill.svg
+    #[arg(long, default_value = "drill-report", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) report: PathBuf,
+    /// Draws the same delays, losses and deaths as the drill that had it
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// All on the loopback, even where each process could have a network namespace
+    #[arg(long)]
+    pub(crate) loopback: bool,
+    /// Keep the stores for a look
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,6 +7,7 @@ mod args;
 mod config;
 mod demo;
 mod doctor;
+mod drill;
 mod editor;
 mod failure;
 mod identity;
@@ -20,6 +21,7 @@ mod reach;
 mod request;
 mod run;
 mod serve;
+mod stage;
 
 use std::process::ExitCode;
 

@@ -45,6 +45,11 @@ fn write(text: &str) -> Result<(), Failure> {
     })
 }
 
+/// How far a long run has come, on standard error.
+pub(crate) fn progress(line: &str) {
+    eprintln!("{line}");
+}
+
 /// A remark beside the output.
 pub(crate) fn note(text: &str) {
     eprintln!("note: {text}");

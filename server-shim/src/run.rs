@@ -14,11 +14,11 @@ use crate::failure::Failure;
 use crate::reach::{Dial, Reach};
 use crate::request::{Doc, Reply, Request};
 use crate::serve::Stop;
-use crate::{demo, doctor, identity, logs, print, serve};
+use crate::{demo, doctor, drill, identity, logs, print, serve};
 
 /// Does what the command line says.
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
-    // These two must work whatever the configuration is.
+    // These must work whatever the configuration is.
     match &cli.verb {
         Some(Verb::Completions { shell }) => {
             let mut script = Vec::new();
@@ -26,6 +26,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
             return print::out(&String::from_utf8_lossy(&script));
         }
         Some(Verb::Demo { keep }) => return demo::run(*keep, cli.global.json).await,
+        Some(Verb::Drill(arguments)) => return drill::run(arguments, cli.global.json).await,
         _ => {}
     }
     let serving = match &cli.verb {

@@ -65,7 +65,7 @@ impl Cast {
     /// Peers whose deliveries count: honest ones that live to the end.
     fn counts(&self, plan: &Plan) -> Vec<bool> {
         let honest = |peer: usize| !matches!(self.kinds[peer], Kind::Hole | Kind::Hostile);
-        let lives = |peer: usize| !self.killed.contains(&peer) && !(plan.bootstrap_dies && peer == 0);
+        let lives = |peer: usize| !(self.killed.contains(&peer) || plan.bootstrap_dies && peer == 0);
         let counts = |peer: usize| honest(peer) && lives(peer);
         (0..plan.peers).map(counts).collect()
     }
