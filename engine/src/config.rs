@@ -1,5 +1,6 @@
 //! How a node is opened.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use commonhold_sync::limits::Limits;
 use commonhold_sync::message::roles;
 
 use crate::store::{Store, StoreError};
+use crate::tracker::http::HttpTracker;
 use crate::transport::Address;
 
 /// Opens a store, each time anew: after a failure it is asked again.
@@ -39,12 +41,58 @@ pub struct Config {
     pub view_bytes: usize,
     /// Bounds of the protocol.
     pub limits: Limits,
-    /// Bits of [`roles`].
+    /// Bits of [`roles`]; [`Discovery::tracker`] adds its own.
     pub roles: u64,
+    /// How it finds others and lets itself be found.
+    pub discovery: Discovery,
     /// Name and version of the program, for people.
     pub agent: String,
     /// Another store than the one in `data`, for simulators. It has no lineage: every open is a fresh run of its id.
     pub store: Option<OpenStore>,
+}
+
+/// How a peer finds others and lets itself be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovery {
+    /// False is private mode: nothing is announced, exchanged or looked for. Who was configured, or named in an invite that was taken, is
+    /// dialled; whoever knows an address and may connect ([`Discovery::allowed`]) connects.
+    pub on: bool,
+    /// The only devices that connections are kept with, beside those that [`Config::connect`] and invites that were taken name; `None`:
+    /// all.
+    pub allowed: Option<BTreeSet<DeviceId>>,
+    /// Trackers reached over HTTP. Others are peers: put them in [`Config::connect`].
+    pub trackers: Vec<HttpTracker>,
+    /// Whether this peer is a tracker for others.
+    pub tracker: bool,
+    /// Whether to look on the local network, and be found there.
+    pub lan: Option<Lan>,
+}
+
+/// The local network.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lan {
+    /// Names of the interfaces that are used; empty: all but loopback.
+    pub interfaces: Vec<String>,
+}
+
+impl Default for Discovery {
+    /// On, with nobody to ask but connected peers that are trackers.
+    fn default() -> Self {
+        Discovery { on: true, allowed: None, trackers: Vec::new(), tracker: false, lan: None }
+    }
+}
+
+impl Config {
+    /// Bits of [`roles`] that others are told.
+    pub(crate) fn roles(&self) -> u64 {
+        self.roles | if self.discovery.tracker { roles::TRACKER } else { 0 }
+    }
+
+    /// The devices that connections are kept with, as far as the configuration names them.
+    pub(crate) fn allowed(&self) -> Option<BTreeSet<DeviceId>> {
+        let named = self.connect.iter().filter_map(|(_, device)| *device);
+        Some(self.discovery.allowed.as_ref()?.iter().copied().chain(named).collect())
+    }
 }
 
 impl Default for Config {
@@ -65,6 +113,7 @@ impl Default for Config {
             view_bytes: 64 << 20,
             limits: Limits::default(),
             roles: roles::STORE | roles::RELAY,
+            discovery: Discovery::default(),
             agent: concat!("commonhold/", env!("CARGO_PKG_VERSION")).to_owned(),
             store: None,
         }

@@ -1,5 +1,7 @@
-//! Keeps connections: dials addresses again and again with backoff, and accepts on listeners. What comes of it goes to the
-//! driver as an [`Attach`].
+//! Makes connections: keeps addresses dialled with backoff, accepts on listeners, and dials single peers on request. What comes of
+//! it goes to the driver as an [`Attach`], and how it went to the address book.
+
+mod once;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use tokio::time::{sleep, sleep_until};
 use crate::backoff::Backoff;
 use crate::shared::{Attach, Command, Mode, Shared, locked};
 use crate::transport::{Address, Listener, TransportConfig, dial};
+pub(crate) use once::{Dialled, Dialler, Whom};
 
 /// How long a peer that had no use for a connection is left alone, unless every other is lost.
 const RELEASED: Duration = Duration::from_secs(600);
@@ -39,18 +42,18 @@ async fn dial_again_and_again(
     let mut backoff = Backoff::default();
     let mut away = false;
     loop {
+        let wanted = *expected.borrow_and_update();
         match dial(address, config).await {
             Ok(link) => {
                 away = false;
                 backoff.connected(Instant::now());
                 let (alive, ended) = oneshot::channel();
                 let attach = Attach {
-                    link,
-                    dialled: true,
-                    expected: *expected.borrow_and_update(),
+                    expected: wanted,
                     address: Some(address.to_string()),
-                    admission: None,
+                    remote: address.ip(),
                     alive: Some(alive),
+                    ..Attach::new(link, true)
                 };
                 if shared.command(Command::Attach(attach)).await.is_err() {
                     return;
@@ -60,11 +63,14 @@ async fn dial_again_and_again(
                     until_needed(shared).await;
                 }
             }
-            // Said once: an address that is away for a day is not news each minute.
-            Err(error) if !std::mem::replace(&mut away, true) => {
-                tracing::info!(%address, %error, "cannot connect; trying again");
+            Err(error) => {
+                wanted.iter().for_each(|device| shared.note_failed(device));
+                // Said once: an address that is away for a day is not news each minute.
+                match std::mem::replace(&mut away, true) {
+                    false => tracing::info!(%address, %error, "cannot connect; trying again"),
+                    true => tracing::debug!(%address, %error, "cannot connect"),
+                }
             }
-            Err(error) => tracing::debug!(%address, %error, "cannot connect"),
         }
         let next = backoff.failed(Instant::now(), random());
         tokio::select! {
@@ -85,27 +91,6 @@ async fn until_needed(shared: &Shared) {
     }
 }
 
-/// Tries the addresses of a peer in turn, once. What comes of it goes to the driver either way.
-pub(crate) async fn dial_peer(
-    shared: Arc<Shared>,
-    config: Arc<TransportConfig>,
-    device: DeviceId,
-    addresses: Vec<String>,
-) {
-    for address in addresses.iter().filter_map(|address| address.parse::<Address>().ok()) {
-        match dial(&address, &config).await {
-            Ok(link) => {
-                let (expected, address) = (Some(device), Some(address.to_string()));
-                let attach = Attach { link, dialled: true, expected, address, admission: None, alive: None };
-                let _ = shared.command(Command::Attach(attach)).await;
-                return;
-            }
-            Err(error) => tracing::debug!(%device, %address, %error, "cannot connect"),
-        }
-    }
-    let _ = shared.command(Command::DialFailed(device)).await;
-}
-
 /// Accepts until the node closes.
 pub(crate) async fn accept(shared: Arc<Shared>, mut listener: Listener) {
     let mut mode = shared.mode.subscribe();
@@ -115,12 +100,10 @@ pub(crate) async fn accept(shared: Arc<Shared>, mut listener: Listener) {
             _ = mode.wait_for(|mode| matches!(mode, Mode::Closed)) => return,
         };
         let attach = Attach {
-            link: accepted.link,
-            dialled: false,
-            expected: None,
             address: accepted.remote.map(|remote| remote.to_string()),
+            remote: accepted.remote.map(|remote| remote.ip()),
             admission: Some(accepted.admission),
-            alive: None,
+            ..Attach::new(accepted.link, false)
         };
         if shared.command(Command::Attach(attach)).await.is_err() {
             return;

@@ -7,21 +7,25 @@
 mod conns;
 mod events;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use commonhold_sync::id::{DeviceId, DocId, SpaceId};
+use commonhold_sync::message::Peers;
 use commonhold_sync::peer::{
     ConnId, Input, Load, Loaded, LocalError, Now, OpId, Output, Peer, SnapshotContent, SnapshotFault, Start, StoreOp,
     Ticket,
 };
+use commonhold_sync::peer_record::PeerRecord;
+use commonhold_sync::tracker::TrackerRefusal;
 use ed25519_dalek::SigningKey;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
-use crate::dial;
+use crate::dial::{Dialled, Whom};
+use crate::discovery::Heard;
 use crate::shared::{Command, Mode, Reply, Shared, locked};
 use crate::start;
 use crate::status::{NodeEvent, SpaceInfo};
@@ -56,6 +60,7 @@ enum Done {
     Checked { op: OpId, result: Result<SnapshotContent, SnapshotFault> },
     Merged { op: OpId, result: Result<(Vec<u8>, SnapshotContent), String> },
     Compacted { space: SpaceId, doc: DocId, packed: Option<Packed>, reply: Option<oneshot::Sender<()>> },
+    Announced { conn: ConnId, answer: Result<Peers, TrackerRefusal> },
     Reopened(Result<Box<(Storage, Stored, [u8; 8])>, StoreError>),
 }
 
@@ -85,6 +90,8 @@ pub(crate) struct Driver {
     loads: u64,
     heavy: Arc<Semaphore>,
     reopening: Backoff,
+    /// The only devices that connections are kept with, if not all.
+    allowed: Option<BTreeSet<DeviceId>>,
 }
 
 struct Machine {
@@ -108,6 +115,7 @@ impl Driver {
         let (link_events, links) = mpsc::channel(LINK_EVENTS_MAX);
         let (tell, done) = mpsc::unbounded_channel();
         let transport = Arc::new(TransportConfig::new(&shared.config.limits));
+        let allowed = shared.config.allowed();
         let mut driver = Driver {
             shared,
             key,
@@ -129,6 +137,7 @@ impl Driver {
             loads: 0,
             heavy: Arc::new(Semaphore::new(HEAVY)),
             reopening: Backoff::new(REOPEN[0], REOPEN[1], REOPEN[2]),
+            allowed,
         };
         driver.start_machine(storage, stored, salt)?;
         Ok(driver)
@@ -140,20 +149,21 @@ impl Driver {
         let told = move |written| drop(tell.send((run, Done::Written(written))));
         let writer = Writer::start(storage.clone(), told)
             .map_err(|source| StoreError::Io { doing: "starting to write", source: Arc::new(source) })?;
-        let peer = Peer::new(Start {
+        let mut peer = Peer::new(Start {
             key: self.key.clone(),
             store: self.shared.store_id,
             salt,
             seed: start::random()
                 .map_err(|source| StoreError::Io { doing: "asking for random numbers", source: Arc::new(source) })?,
-            roles: self.shared.config.roles,
+            roles: self.shared.config.roles(),
             agent: self.shared.config.agent.clone(),
             addresses: self.shared.advertised(),
-            wall_ms: unix_ms(),
+            record: self.own_record(),
             limits: self.shared.config.limits.clone(),
             spaces: stored.spaces,
             cursors: stored.cursors,
         });
+        peer.set_allowed(self.allowed.clone());
         let machine = Machine { peer, storage, writer, storing: BTreeMap::new(), storing_bytes: 0 };
         let ids: Vec<SpaceId> = machine.peer.spaces().map(|space| space.id()).collect();
         self.machine = Some(machine);
@@ -226,14 +236,27 @@ impl Driver {
                 Output::Store { op, ops } => self.store(op, ops),
                 Output::Load { op, load } => self.load(op, load),
                 Output::Emit(event) => self.emit(event),
-                Output::Dial { device, addresses } => self.dial(device, addresses),
+                Output::Dial { device, addresses } => self.dial(device, &addresses),
                 Output::Disconnect { conn, reason } => self.conns.close(conn, &reason),
             }
         }
     }
 
-    fn dial(&self, device: DeviceId, addresses: Vec<String>) {
-        tokio::spawn(dial::dial_peer(self.shared.clone(), self.transport.clone(), device, addresses));
+    /// What this peer says of itself, if it can be dialled.
+    fn own_record(&self) -> Option<PeerRecord> {
+        Some(self.shared.own.record()).filter(|record| self.shared.config.discovery.on && !record.addresses.is_empty())
+    }
+
+    /// An overlay wants a connection to a peer.
+    fn dial(&self, device: DeviceId, addresses: &[String]) {
+        let (shared, config) = (self.shared.clone(), self.transport.clone());
+        let addresses = if shared.config.discovery.on { shared.worth_dialling(addresses) } else { Vec::new() };
+        tokio::spawn(async move {
+            let dialled = shared.dialler.dial_peer(&shared, &config, Whom::Device(device), &addresses).await;
+            if !matches!(dialled, Dialled::Reached(_) | Dialled::Already) {
+                let _ = shared.command(Command::DialFailed(device)).await;
+            }
+        });
     }
 
     fn store(&mut self, op: OpId, ops: Vec<StoreOp>) {
@@ -292,6 +315,7 @@ impl Driver {
             Command::Join { space, genesis, docs, reply } => {
                 self.handle(Input::Join { space, genesis, filter: docs });
                 self.note_space(&space);
+                let _ = self.shared.heard.try_send(Heard::Spaces);
                 self.barrier(move || _ = reply.send(()));
             }
             Command::Take { space, docs, reply } => {
@@ -321,6 +345,21 @@ impl Driver {
                 }
             }
             Command::DialFailed(device) => self.handle(Input::DialFailed { device }),
+            Command::Announce { conn, announce } => self.handle(Input::Announce { conn, announce }),
+            Command::Met { space, record } => self.handle(Input::Met { space, record }),
+            Command::Addresses(addresses) => {
+                let record = self.own_record();
+                if let Some(machine) = &mut self.machine {
+                    machine.peer.set_addresses(addresses, record);
+                }
+            }
+            Command::Allow(devices) => {
+                if let Some(allowed) = &mut self.allowed {
+                    allowed.extend(devices);
+                    let allowed = Some(allowed.clone());
+                    self.machine.iter_mut().for_each(|machine| machine.peer.set_allowed(allowed.clone()));
+                }
+            }
             Command::Disconnect(peer) => self.conns.disconnect(&peer),
             Command::Compact { docs, reply } => self.compact(docs, Some(reply)),
             Command::Loose(reply) => _ = reply.send(self.loose.keys().copied().collect()),
@@ -384,6 +423,7 @@ impl Driver {
                     self.packed();
                 }
             }
+            Done::Announced { conn, answer } => self.handle(Input::AnnounceAnswered { conn, answer }),
             Done::Reopened(Ok(reopened)) => self.recover(*reopened),
             Done::Reopened(Err(error)) => {
                 tracing::warn!(%error, "the store cannot be opened yet");
@@ -552,11 +592,6 @@ fn answer(shared: &Shared, space: SpaceId, doc: Option<DocId>, reply: Reply, res
         Reply::Entries(reply) => drop(reply.send(result.map(|said| said.end).map_err(error))),
         Reply::Document(open, number) => open.resolved(number, result.map(drop)),
     }
-}
-
-/// The wall clock. One that is set wrong only makes this peer's record look older or newer than its others.
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 fn rough_bytes(op: &StoreOp) -> usize {

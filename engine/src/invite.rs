@@ -17,6 +17,8 @@ const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 const TEXT_BYTES_MAX: usize = 8 << 10;
 /// Addresses of one invite.
 pub(crate) const ADDRESSES_MAX: usize = 8;
+/// Addresses of others in an invite: each makes its text some 40 characters longer.
+pub(crate) const OTHERS_MAX: usize = 4;
 
 /// Text that is not an invite.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +59,10 @@ pub struct Invite {
     /// A right for whoever has this text.
     #[n(4)]
     pub(crate) grant: Option<InviteGrant>,
+    /// Where others hold the space, best first, should that peer be gone for good. Whoever answers there must know the space to be
+    /// of use, so it is not said who they are.
+    #[n(5)]
+    others: Option<Vec<String>>,
 }
 
 /// The secret half of an invite that brings a right.
@@ -81,7 +87,18 @@ impl Invite {
     /// An invite to a space.
     pub fn new(space: SpaceId, genesis: Option<&Genesis>, peer: Option<DeviceId>, addresses: Vec<String>) -> Invite {
         let addresses = addresses.into_iter().take(ADDRESSES_MAX).collect();
-        Invite { space, genesis: genesis.map(|g| g.to_bytes().into()), peer, addresses, grant: None }
+        Invite { space, genesis: genesis.map(|g| g.to_bytes().into()), peer, addresses, grant: None, others: None }
+    }
+
+    /// With addresses at which others hold the space, the first [`OTHERS_MAX`] of these.
+    pub fn with_others(self, others: impl IntoIterator<Item = String>) -> Invite {
+        let others: Vec<String> = others.into_iter().take(OTHERS_MAX).collect();
+        Invite { others: (!others.is_empty()).then_some(others), ..self }
+    }
+
+    /// Where others than [`Invite::peer`] hold the space, best first.
+    pub fn others(&self) -> &[String] {
+        self.others.as_deref().unwrap_or_default()
     }
 
     /// Whether it brings a right to whoever has it ([`Node::redeem`](crate::Node::redeem)).
@@ -128,7 +145,7 @@ impl FromStr for Invite {
             return Err(InviteError::Checksum);
         }
         let invite: Invite = minicbor::decode(content).map_err(|e| InviteError::Content(e.to_string()))?;
-        if invite.addresses.len() > ADDRESSES_MAX {
+        if invite.addresses.len() > ADDRESSES_MAX || invite.others().len() > ADDRESSES_MAX {
             return Err(InviteError::Content("too many addresses".into()));
         }
         if invite.genesis.is_some() && invite.genesis().is_none() {
@@ -195,6 +212,14 @@ mod tests {
         assert_eq!(text.parse(), Ok(invite()));
         let folded = format!("  {}\n  {} \n", &text[..60], text[60..].to_uppercase());
         assert_eq!(folded.parse(), Ok(invite()));
+    }
+
+    #[test]
+    fn an_invite_says_where_others_are() {
+        let others = (0..9).map(|n| format!("ws://192.0.2.{n}:7340/"));
+        let invite = invite().with_others(others);
+        assert_eq!((invite.others().len(), &*invite.others()[0]), (OTHERS_MAX, "ws://192.0.2.0:7340/"));
+        assert_eq!(invite.to_string().parse(), Ok(invite));
     }
 
     #[test]

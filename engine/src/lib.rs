@@ -3,6 +3,7 @@
 //! Start at [`Node::open`]; docs/embedding.md tells the rest in order. The pure core is `commonhold_sync`; this crate gives
 //! it meaning (views of documents) and lets it out into the world (tokio, disk, network).
 
+mod address_book;
 pub mod backoff;
 mod bundle;
 mod check;
@@ -10,6 +11,7 @@ mod config;
 mod contain;
 pub mod device;
 mod dial;
+mod discovery;
 pub mod document;
 mod document_handle;
 mod driver;
@@ -32,6 +34,7 @@ pub mod store;
 mod succession;
 #[cfg(test)]
 mod tests;
+mod tracker;
 pub mod transport;
 mod watch;
 mod worker;
@@ -44,9 +47,10 @@ pub use commonhold_sync::limits::Limits;
 pub use commonhold_sync::peer::Keep;
 pub use commonhold_sync::record::{Right, Subject, Writers};
 
+pub use address_book::KnownPeer;
 pub use bundle::{ExportReport, ImportReport};
 pub use check::CheckReport;
-pub use config::{Config, OpenStore};
+pub use config::{Config, Discovery, Lan, OpenStore};
 pub use contain::panics_are_contained;
 pub use document::{ChangeInfo, Cursor, Edit, EditError, ObjId, ObjKind, Patch, PatchAction, Prop, Scalar, View};
 pub use document_handle::{Document, Path, Version};
@@ -58,5 +62,7 @@ pub use node::Node;
 pub use status::{Cost, NodeEvent, PeerInfo, SpaceInfo, SyncStatus, TrafficInfo};
 pub use storage::{DocumentInfo, DocumentQuery};
 pub use succession::Succession;
+pub use tracker::http::{HttpTracker, HttpTrackerError};
+pub use tracker::{ANNOUNCE_JSON_MAX, AnnounceAnswer, AnnounceError, AnnounceRequest, FoundPeer};
 pub use transport::Address;
 pub use watch::{Change, Origin, Watch};

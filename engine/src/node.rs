@@ -1,6 +1,7 @@
 //! A node: an open peer, as the application holds it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,13 +10,16 @@ use commonhold_sync::id::{DeviceId, DocId, EntryId, SpaceId, StoreId};
 use commonhold_sync::message::LIST_MAX;
 use commonhold_sync::peer::Local;
 use commonhold_sync::record::{Genesis, KIND_BYTES_MAX, NAME_BYTES_MAX, Privacy, Record, Writers};
+use commonhold_sync::tracker::TrackerRefusal;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, oneshot, watch};
 
+use crate::address_book::{KnownPeer, Source};
 use crate::bundle::{self, ExportReport, ImportReport};
 use crate::check::{CheckReport, check};
 use crate::config::Config;
 use crate::dial;
+use crate::discovery::{Heard, wall_ms};
 use crate::document_handle::Document;
 use crate::error::{Error, OpenError};
 use crate::invite::Invite;
@@ -24,10 +28,13 @@ use crate::shared::{Attach, Command, Reply, Shared, locked};
 use crate::start::{self, random};
 use crate::status::{NodeEvent, PeerInfo, SpaceInfo, TrafficInfo};
 use crate::storage::{DocumentInfo, DocumentQuery, Storage};
+use crate::tracker::{AnnounceAnswer, AnnounceError, AnnounceRequest, TrackerRole};
 use crate::transport::{Address, Link, TransportConfig};
 
 /// Addresses that are kept dialled at once.
 const DIALLED_MAX: usize = 1_024;
+/// Addresses of others in invites that are kept of one space: those of four invites.
+const HINTS_MAX: usize = 16;
 /// How long closing waits for snapshots that would pay.
 const CLOSE_COMPACT: Duration = Duration::from_secs(10);
 
@@ -73,6 +80,9 @@ impl Node {
             }),
         };
         for (address, expected) in &connect {
+            if let Some(device) = expected {
+                locked(&node.shared().book).told(*device, &address.to_string(), Source::Configured, wall_ms());
+            }
             node.connect(address.clone(), *expected);
         }
         if node.shared().config.dial_invites
@@ -82,6 +92,7 @@ impl Node {
                 // Whoever configured an address knows better than an invite of old.
                 node.dial_invite(&invite, &connect);
             }
+            node.hear(Heard::Spaces);
         }
         Ok(node)
     }
@@ -136,13 +147,14 @@ impl Node {
 
     async fn join_as(&self, invite: &Invite, docs: Option<Vec<DocId>>) -> Result<SpaceId, Error> {
         self.hold(invite.space, invite.genesis(), docs).await?;
-        if !invite.addresses.is_empty() {
+        if !invite.addresses.is_empty() || !invite.others().is_empty() {
             // The secret in it is for now, not for whoever finds the disk.
             let (space, text) = (invite.space, invite.without_grant().to_string());
             let peer = invite.peer;
             self.shared().blocking(move |storage| storage.put_invite(&space, peer.as_ref(), &text)).await??;
             if self.shared().config.dial_invites {
                 self.dial_invite(invite, &[]);
+                self.hear(Heard::Spaces);
             }
         }
         Ok(invite.space)
@@ -171,6 +183,24 @@ impl Node {
 
     fn dial_invite(&self, invite: &Invite, but: &[(Address, Option<DeviceId>)]) {
         let ours = self.shared().advertised();
+        if let Some(peer) = invite.peer {
+            let mut book = locked(&self.shared().book);
+            invite.addresses.iter().for_each(|address| book.told(peer, address, Source::Invite, wall_ms()));
+            drop(book);
+            // Who invites is somebody that one connects with.
+            let commands = self.shared().commands.clone();
+            tokio::spawn(async move { commands.send(Command::Allow(vec![peer])).await.ok() });
+        }
+        let others = invite.others().iter().filter(|address| !ours.contains(address));
+        let others = others.filter_map(|address| address.parse().ok());
+        let mut hints = locked(&self.shared().hints);
+        let of_space: &mut Vec<Address> = hints.entry(invite.space).or_default();
+        for address in others {
+            if of_space.len() < HINTS_MAX && !of_space.contains(&address) {
+                of_space.push(address);
+            }
+        }
+        drop(hints);
         for address in invite.addresses.iter().filter(|address| !ours.contains(address)) {
             match address.parse() {
                 Ok(address) if but.iter().any(|(there, _)| *there == address) => {}
@@ -196,7 +226,8 @@ impl Node {
     pub fn invite(&self, space: SpaceId) -> Result<Invite, Error> {
         self.space(space)?;
         let genesis = locked(&self.shared().geneses).get(&space).cloned();
-        Ok(Invite::new(space, genesis.as_ref(), Some(self.device()), self.shared().advertised()))
+        let invite = Invite::new(space, genesis.as_ref(), Some(self.device()), self.shared().advertised());
+        Ok(invite.with_others(self.shared().others_of(&space)))
     }
 
     /// Returns when the genesis of a space is known: at once, or when a peer that holds it has been reached.
@@ -299,7 +330,7 @@ impl Node {
     /// Takes a connection that was made elsewhere: one end of [`Link::pair`], or of any byte stream. Exactly one side
     /// says `dialled`.
     pub fn attach(&self, link: Link, dialled: bool, expected: Option<DeviceId>) {
-        let attach = Attach { link, dialled, expected, address: None, admission: None, alive: None };
+        let attach = Attach { expected, ..Attach::new(link, dialled) };
         let commands = self.shared().commands.clone();
         tokio::spawn(async move { commands.send(Command::Attach(attach)).await.ok() });
     }
@@ -317,6 +348,36 @@ impl Node {
     /// What went over the network since the node was opened.
     pub fn traffic(&self) -> TrafficInfo {
         *locked(&self.shared().traffic)
+    }
+
+    /// Every peer that this one has heard of, best first: where it can be dialled, and how that went.
+    pub fn known_peers(&self) -> Vec<KnownPeer> {
+        locked(&self.shared().book).best(None, wall_ms())
+    }
+
+    /// Says where this peer can be dialled from now on, in place of what the configuration says.
+    pub async fn advertise(&self, addresses: Vec<String>) -> Result<(), Error> {
+        *locked(&self.shared().advertised) = Some(addresses.clone());
+        if self.shared().own.set_addresses(&addresses) {
+            self.hear(Heard::Record);
+        }
+        self.shared().command(Command::Addresses(addresses)).await
+    }
+
+    /// Takes an announce that came over HTTP, if this peer is a tracker.
+    pub fn take_announce(&self, request: &AnnounceRequest, from: IpAddr) -> Result<AnnounceAnswer, AnnounceError> {
+        let role = self.shared().tracker_role.as_ref().ok_or(TrackerRefusal::Off)?;
+        let announce = request.verified()?;
+        Ok(role.announce(&announce, Some(from))?.into())
+    }
+
+    /// Devices that have announced to this peer and are listed now; `None`: it is no tracker.
+    pub fn announced(&self) -> Option<usize> {
+        self.shared().tracker_role.as_ref().map(TrackerRole::devices)
+    }
+
+    fn hear(&self, heard: Heard) {
+        let _ = self.shared().heard.try_send(heard);
     }
 
     /// What happens on this node, from now on.
@@ -374,6 +435,7 @@ impl Node {
             }
         }
         let _ = tokio::time::timeout(CLOSE_COMPACT, self.compact()).await;
+        shared.write_book().await;
         let (reply, closed) = oneshot::channel();
         shared.command(Command::Close(reply)).await?;
         let storage = closed.await.map_err(|_| Error::Closed)?;

@@ -1,23 +1,30 @@
 //! What the driver, the documents and the node's handles have in common.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use commonhold_sync::authority::Authority;
 use commonhold_sync::chain::Opening;
 use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
-use commonhold_sync::peer::{Local, LocalError};
+use commonhold_sync::message::{Announce, roles};
+use commonhold_sync::peer::{ConnId, Local, LocalError};
+use commonhold_sync::peer_record::PeerRecord;
 use commonhold_sync::record::{Genesis, Right};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::address_book::AddressBook;
 use crate::config::Config;
+use crate::dial::Dialler;
+use crate::discovery::{Heard, OwnRecord};
 use crate::error::Error;
 use crate::lineage::Outcome;
 use crate::open_document::OpenDocument;
 use crate::status::{NodeEvent, PeerInfo, SpaceInfo, Tracker, TrafficInfo};
 use crate::storage::Storage;
 use crate::store::StoreError;
+use crate::tracker::TrackerRole;
 use crate::transport::{Address, Admission, Link};
 
 /// Requests that wait for the driver.
@@ -46,6 +53,14 @@ pub(crate) enum Command {
     Attach(Attach),
     /// The driver asked to dial this peer, and it could not be reached.
     DialFailed(DeviceId),
+    /// Somebody told of a peer that is said to share a space.
+    Met { space: SpaceId, record: PeerRecord },
+    /// Announce to a connected tracker.
+    Announce { conn: ConnId, announce: Announce },
+    /// This peer can be dialled elsewhere than before.
+    Addresses(Vec<String>),
+    /// Connections are kept with these devices too.
+    Allow(Vec<DeviceId>),
     /// End the connections to a peer.
     Disconnect(DeviceId),
     /// Make snapshots of these documents now.
@@ -64,8 +79,28 @@ pub(crate) struct Attach {
     pub(crate) address: Option<String>,
     /// Held until the other side has authenticated.
     pub(crate) admission: Option<Admission>,
+    /// Where it came from, or goes to, as far as that is an address of the network.
+    pub(crate) remote: Option<IpAddr>,
+    /// Told who it is once the other side is known.
+    pub(crate) opened: Option<oneshot::Sender<DeviceId>>,
     /// Dropped when the connection ends; told before if it ended because neither side had a use for it.
     pub(crate) alive: Option<oneshot::Sender<()>>,
+}
+
+impl Attach {
+    /// A connection of which nothing more is known.
+    pub(crate) fn new(link: Link, dialled: bool) -> Attach {
+        Attach {
+            link,
+            dialled,
+            expected: None,
+            address: None,
+            admission: None,
+            remote: None,
+            opened: None,
+            alive: None,
+        }
+    }
 }
 
 /// Who waits for something that was said.
@@ -98,6 +133,17 @@ pub(crate) struct Shared {
     pub(crate) geneses: Mutex<BTreeMap<SpaceId, Genesis>>,
     pub(crate) peers: Mutex<BTreeMap<u64, PeerInfo>>,
     pub(crate) tracker: Mutex<Tracker>,
+    pub(crate) book: Mutex<AddressBook>,
+    pub(crate) dialler: Dialler,
+    /// Where invites that were taken say that others hold a space, beside who invited.
+    pub(crate) hints: Mutex<BTreeMap<SpaceId, Vec<Address>>>,
+    pub(crate) own: OwnRecord,
+    /// News for whoever looks for peers. Full: some is lost, and learnt again.
+    pub(crate) heard: mpsc::Sender<Heard>,
+    /// Present if this peer plays the role.
+    pub(crate) tracker_role: Option<TrackerRole>,
+    /// Where this peer says that it can be dialled, if that was changed since the start.
+    pub(crate) advertised: Mutex<Option<Vec<String>>>,
     /// Changes with the tracker and with open documents' progress, for whoever waits.
     pub(crate) progress: watch::Sender<u64>,
     pub(crate) mode: watch::Sender<Mode>,
@@ -136,6 +182,13 @@ impl Shared {
             geneses: Mutex::default(),
             peers: Mutex::default(),
             tracker: Mutex::default(),
+            book: Mutex::new(parts.book),
+            dialler: Dialler::new(),
+            hints: Mutex::default(),
+            own: parts.own,
+            heard: parts.heard,
+            tracker_role: (parts.roles & roles::TRACKER != 0).then(TrackerRole::new),
+            advertised: Mutex::default(),
             progress: watch::Sender::new(0),
             mode: watch::Sender::new(Mode::Running),
             events: broadcast::Sender::new(EVENTS_MAX),
@@ -236,10 +289,8 @@ impl Shared {
     }
 
     pub(crate) fn advertised(&self) -> Vec<String> {
-        match self.config.advertise.is_empty() {
-            false => self.config.advertise.clone(),
-            true => self.listening.iter().map(Address::to_string).collect(),
-        }
+        let changed = locked(&self.advertised).clone();
+        changed.unwrap_or_else(|| advertised(&self.config, &self.listening))
     }
 }
 
@@ -250,6 +301,19 @@ pub(crate) struct Parts {
     pub(crate) outcome: Outcome,
     pub(crate) listening: Vec<Address>,
     pub(crate) storage: Storage,
+    pub(crate) book: AddressBook,
+    pub(crate) own: OwnRecord,
+    pub(crate) heard: mpsc::Sender<Heard>,
+    /// Bits of [`roles`].
+    pub(crate) roles: u64,
+}
+
+/// Where a peer says that it can be dialled.
+pub(crate) fn advertised(config: &Config, listening: &[Address]) -> Vec<String> {
+    match config.advertise.is_empty() {
+        false => config.advertise.clone(),
+        true => listening.iter().map(Address::to_string).collect(),
+    }
 }
 
 /// Views looked at, the longest unused first, when one is let go: more than one, so that some with unsaved edits do not

@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use commonhold_sync::id::StoreId;
 use ed25519_dalek::SigningKey;
+use tokio::sync::mpsc;
 
+use crate::address_book::AddressBook;
 use crate::config::{Config, OpenStore};
 use crate::device::DeviceSecret;
 use crate::dial;
+use crate::discovery::{Discovery, HEARD_MAX, OwnRecord};
 use crate::driver::Driver;
 use crate::error::{Error, OpenError};
 use crate::lineage::{self, Lineage, Outcome};
-use crate::shared::{Parts, Shared};
+use crate::shared::{Parts, Shared, advertised};
 use crate::status::NodeEvent;
 use crate::storage::{Facts, Read, Storage, Stored};
 use crate::store::{MemoryStore, Options, RedbStore, Store, StoreError, Table};
@@ -45,6 +48,8 @@ struct Ready {
     salt: [u8; 8],
     outcome: Outcome,
     lineage: Option<Lineage>,
+    book: AddressBook,
+    own_made_ms: Option<u64>,
 }
 
 pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
@@ -71,16 +76,25 @@ pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
             return Err(error);
         }
     };
+    let (heard, hears) = mpsc::channel(HEARD_MAX);
+    let listening: Vec<_> = listeners.iter().map(|listener| listener.address().clone()).collect();
+    let roles = config.roles();
+    let own = OwnRecord::new(ready.key.clone(), roles, &advertised(&config, &listening), ready.own_made_ms);
     let parts = Parts {
         device: DeviceSecret::from_seed(&ready.key.to_bytes()).device_id(),
         store_id: ready.store_id,
         outcome: ready.outcome,
-        listening: listeners.iter().map(|listener| listener.address().clone()).collect(),
+        listening,
         storage: ready.storage.clone(),
+        book: ready.book,
+        own,
+        heard,
+        roles,
     };
     let (shared, commands) = Shared::new(config, parts);
     let driver = Driver::new(shared.clone(), commands, ready.key, ready.storage, ready.stored, ready.salt)?;
     tokio::spawn(driver.run());
+    tokio::spawn(Discovery::new(shared.clone(), transport.clone(), hears).run());
     for listener in listeners {
         tokio::spawn(dial::accept(shared.clone(), listener));
     }
@@ -175,7 +189,8 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
         };
         storage.put_facts(&Facts { store: Some(store_id), salt: Some(salt), lineage: None }, facts.store.is_some())?;
         let stored = storage.start()?;
-        return Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage: None });
+        let (book, own_made_ms) = known_peers(&storage)?;
+        return Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage: None, book, own_made_ms });
     };
     if facts.store.is_none() && !doubt && !storage.is_new()? {
         let detail = "the row with the id of the store is missing".to_owned();
@@ -192,7 +207,14 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
     storage.put_facts(&now, outcome == Outcome::Crashed)?;
     let lineage = Some(opening.stored()?);
     let stored = storage.start()?;
-    Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage })
+    let (book, own_made_ms) = known_peers(&storage)?;
+    Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage, book, own_made_ms })
+}
+
+/// The address book, and when this device last signed a record of itself.
+fn known_peers(storage: &Storage) -> Result<(AddressBook, Option<u64>), StoreError> {
+    let (rows, own_made_ms) = storage.peers()?;
+    Ok((AddressBook::load(rows), own_made_ms))
 }
 
 /// Reads a small store whole. A damaged row in it is told now rather than when it is needed, and a row that a damaged page

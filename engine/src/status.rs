@@ -43,6 +43,8 @@ pub struct PeerInfo {
     pub agent: String,
     /// Where the connection goes or came from, if that has a name.
     pub address: Option<String>,
+    /// What it says that it does: bits of [`roles`](commonhold_sync::message::roles).
+    pub roles: u64,
     /// Where it says it can be dialled.
     pub addresses: Vec<String>,
     /// Since when.

@@ -20,6 +20,7 @@ use commonhold_sync::peer::{Load, Loaded, PageRow, StoreOp};
 use commonhold_sync::proof::PROOF_BYTES_MAX;
 use commonhold_sync::space::{RightRow, SpaceRow};
 
+use crate::address_book::{BookRow, ROW_VERSION};
 use crate::store::{Batch, Store, StoreError, Table};
 pub(crate) use copy::Carried;
 use keys::{ends_with, split, under};
@@ -41,6 +42,7 @@ const SCAN_BYTES: usize = 8 << 20;
 const META_STORE: &[u8] = b"store";
 const META_SALT: &[u8] = b"salt";
 const META_LINEAGE: &[u8] = b"lineage";
+const META_RECORD: &[u8] = b"record";
 /// Invites to one space that are kept: more peers than one asks in turn. A guess.
 const INVITES_MAX: usize = 16;
 
@@ -195,6 +197,32 @@ impl Storage {
         self.walk(Table::Meta, keys::INVITE, each, &mut Vec::new())?;
         rows.sort_by_key(|row| row.number);
         Ok(rows)
+    }
+
+    /// Writes rows of the address book, or takes them out, and when this device last signed a record of itself.
+    pub(crate) fn put_peers(&self, rows: Vec<(DeviceId, Option<BookRow>)>, own_made_ms: u64) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, META_RECORD, own_made_ms.to_be_bytes());
+        for (device, row) in rows {
+            match row {
+                Some(row) => batch.put(Table::Peers, keys::peer(&device), rows::to_vec(&row)),
+                None => batch.delete(Table::Peers, keys::peer(&device)),
+            }
+        }
+        self.store.commit(batch)
+    }
+
+    /// The address book, and when this device last signed a record of itself. Damaged rows are left out: others know the peer.
+    pub(crate) fn peers(&self) -> Result<(Vec<(DeviceId, BookRow)>, Option<u64>), StoreError> {
+        let (mut found, mut damaged) = (Vec::new(), Vec::new());
+        let each = |key: Vec<u8>, value: Vec<u8>| {
+            let device = key.strip_prefix(keys::PEER).and_then(|id| DeviceId::try_from(id).ok());
+            let row = rows::from_slice::<BookRow>(&value).filter(|row| row.version == ROW_VERSION);
+            found.extend(device.zip(row));
+        };
+        self.walk(Table::Peers, keys::PEER, each, &mut damaged)?;
+        let own = self.bytes(Table::Meta, META_RECORD, &mut damaged)?;
+        Ok((found, own.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes)))
     }
 
     /// Whether nothing was ever written.

@@ -172,7 +172,7 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "SECONDS")]
         wait: Option<u64>,
     },
-    /// Who is connected
+    /// Who is connected, and who else is known: where, how good, from whom
     Peers,
     /// Write documents to a file that `import` reads: a USB stick is a transport
     Export {

@@ -6,16 +6,17 @@
 mod file;
 pub(crate) mod keys;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use commonhold_engine::{Address, DeviceId};
+use commonhold_engine::{Address, DeviceId, Discovery, Lan};
 
 use crate::args::{Global, Serving};
 use crate::failure::Failure;
-use keys::{KEYS, Key, Kind};
+use keys::{KEYS, Key, Kind, Tracker};
 
 const PREFIX: &str = "COMMONHOLD_";
 /// Names a config file; no key of it.
@@ -103,7 +104,41 @@ impl Settings {
     }
 
     pub(crate) fn connect(&self) -> Vec<(Address, Option<DeviceId>)> {
-        self.texts("peer.connect").iter().filter_map(|text| keys::peer(text).ok()).collect()
+        let trackers = self.trackers().filter_map(|tracker| match tracker {
+            Tracker::Peer(address, device) => Some((address, device)),
+            Tracker::Http(_) => None,
+        });
+        self.texts("peer.connect").iter().filter_map(|text| keys::peer(text).ok()).chain(trackers).collect()
+    }
+
+    /// What says how peers are found. Trackers that are peers are among those of [`Settings::connect`].
+    pub(crate) fn discovery(&self) -> Discovery {
+        let trackers = self.trackers().filter_map(|tracker| match tracker {
+            Tracker::Http(tracker) => Some(tracker),
+            Tracker::Peer(..) => None,
+        });
+        let allowed = self.texts("discovery.allowed").iter().filter_map(|text| text.parse().ok());
+        let lan = || Lan { interfaces: self.texts("discovery.lan_interfaces").to_vec() };
+        Discovery {
+            on: self.text("discovery.mode") == "on",
+            allowed: Some(allowed.collect::<BTreeSet<_>>()).filter(|allowed| !allowed.is_empty()),
+            trackers: trackers.collect(),
+            tracker: self.flag("discovery.tracker"),
+            lan: self.flag("discovery.lan").then(lan),
+        }
+    }
+
+    /// Where announces over HTTP are taken.
+    pub(crate) fn announce_listen(&self) -> Vec<SocketAddr> {
+        self.texts("discovery.listen").iter().filter_map(|text| text.parse().ok()).collect()
+    }
+
+    fn trackers(&self) -> impl Iterator<Item = Tracker> {
+        self.texts("discovery.trackers").iter().filter_map(|text| keys::tracker(text).ok())
+    }
+
+    pub(crate) fn flag(&self, key: &'static str) -> bool {
+        self.text(key) == "true"
     }
 
     pub(crate) fn number(&self, key: &'static str) -> u64 {
@@ -262,7 +297,7 @@ pub(crate) fn as_toml(settings: &Settings) -> String {
         }
         let value = match key.kind {
             Kind::List(_) => format!("[{}]", setting.texts.iter().map(quoted).collect::<Vec<_>>().join(", ")),
-            Kind::Number(..) => setting.texts.concat(),
+            Kind::Number(..) | Kind::Flag => setting.texts.concat(),
             _ => quoted(&setting.texts.concat()),
         };
         text += &format!("# {} (from: {})\n{} = {value}\n", key.about, setting.origin, key.short());

@@ -4,11 +4,12 @@
 mod documents;
 mod errors;
 mod members;
+mod peers;
 mod spaces;
 
 use std::time::Duration;
 
-use commonhold_engine::{Config, DocId, Document, DocumentQuery, Node, Outcome, SpaceId, Watch};
+use commonhold_engine::{Config, Discovery, DocId, Document, DocumentQuery, Node, Outcome, SpaceId, Watch};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::Settings;
@@ -47,6 +48,13 @@ pub(crate) fn config(settings: &Settings, dial: Dial) -> Result<Config, Failure>
     config.limits.unsolicited_bytes_per_s = (settings.number("limits.unsolicited_kib_per_s") << 10) as u32;
     config.limits.send_queue_bytes_max = (settings.number("limits.send_queue_kib") << 10) as usize;
     config.dial_invites = dial != Dial::No;
+    let discovery = settings.discovery();
+    config.discovery = match dial {
+        Dial::AndListen => discovery,
+        // For the length of one command: asks, and is not there to be found.
+        Dial::Out => Discovery { tracker: false, lan: None, ..discovery },
+        Dial::No => Discovery { on: false, tracker: false, lan: None, ..discovery },
+    };
     if dial != Dial::No {
         config.connect = settings.connect();
     }
@@ -65,7 +73,7 @@ fn mib(settings: &Settings, key: &'static str) -> usize {
 pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
     match request {
         Request::Me => Ok(Reply::Me(me(node))),
-        Request::Peers => Ok(Reply::Peers(spaces::peers(node))),
+        Request::Peers { known } => Ok(Reply::Peers(peers::list(node, known))),
         Request::Spaces => Ok(Reply::Spaces(node.spaces().iter().map(spaces::row).collect())),
         Request::NewSpace { writers } => spaces::create(node, writers).await,
         Request::Invite { space, grant } => spaces::invite(node, find_space(node, space.as_deref())?, grant).await,

@@ -224,10 +224,23 @@ fn history_table(changes: &[Change]) -> String {
 fn peers_table(peers: &[Peer]) -> String {
     let row = |peer: &Peer| {
         let address = peer.address.as_deref().unwrap_or("-");
-        let how = if peer.dialled { "dialled" } else { "accepted" };
-        vec![short(&peer.peer).into(), how.into(), plain(address), format!("{} s", peer.seconds), plain(&peer.agent)]
+        let how = match (peer.connected, peer.dialled) {
+            (true, true) => format!("dialled, {} s", peer.seconds),
+            (true, false) => format!("accepted, {} s", peer.seconds),
+            (false, _) => "not connected".to_owned(),
+        };
+        let (score, sources) = match &peer.known {
+            Some(known) => (format!("{:.2}", known.score), known.sources.join(" ")),
+            None => ("-".into(), "-".into()),
+        };
+        let agent = peer.agent.as_deref().unwrap_or("-");
+        vec![short(&peer.peer).into(), how, plain(address), score, sources, plain(agent)]
     };
-    table(&["PEER", "HOW", "ADDRESS", "SINCE", "PROGRAM"], peers.iter().map(row), "nobody is connected")
+    table(
+        &["PEER", "CONNECTION", "ADDRESS", "SCORE", "KNOWN FROM", "PROGRAM"],
+        peers.iter().map(row),
+        "no peer is known",
+    )
 }
 
 fn status_lines(status: &Status) -> String {

@@ -8,7 +8,7 @@ use crate::args::{KeepArg, RightArg, WritersArg};
 use crate::failure::Failure;
 
 /// Raised when a request or reply changes its meaning. Two processes of different numbers do not talk.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 /// What travels to the owner.
 #[derive(Debug, Serialize, Deserialize)]
@@ -116,7 +116,10 @@ pub(crate) enum Request {
         last: usize,
     },
     Status(Doc),
-    Peers,
+    Peers {
+        /// Those that are not connected as well.
+        known: bool,
+    },
     /// Wait until the connected peers that hold this space, or any space, are level in it, and there is one.
     Level {
         space: Option<String>,
@@ -385,11 +388,35 @@ pub(crate) struct Cost {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Peer {
     pub(crate) peer: String,
+    pub(crate) connected: bool,
     pub(crate) address: Option<String>,
-    pub(crate) agent: String,
+    /// Of a connected peer.
+    pub(crate) agent: Option<String>,
     /// This side dialled.
     pub(crate) dialled: bool,
+    /// Since it is connected.
     pub(crate) seconds: u64,
+    /// What the address book says of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) known: Option<Known>,
+}
+
+/// A peer in the address book.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Known {
+    /// Best first.
+    pub(crate) addresses: Vec<String>,
+    /// From 0 (never answers) over 0.5 (never tried) to 1.
+    pub(crate) score: f64,
+    /// Dials that reached it, and that did not; those of a day ago count half.
+    pub(crate) successes: f64,
+    pub(crate) failures: f64,
+    /// Since it was connected last; `null`: never.
+    pub(crate) seen_seconds: Option<u64>,
+    /// configured, invite, connected, tracker, lan, exchange.
+    pub(crate) sources: Vec<String>,
+    /// It says that it introduces peers to one another.
+    pub(crate) tracker: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

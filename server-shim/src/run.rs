@@ -103,7 +103,7 @@ fn request_of(verb: Verb) -> Result<(Request, Option<u64>), Failure> {
             return Ok((Request::Set { doc: named(doc), path, value: parse_json("the value", &value)? }, sync.sync));
         }
         Verb::History { doc, last } => Request::History { doc: named(doc), last },
-        Verb::Peers => Request::Peers,
+        Verb::Peers => Request::Peers { known: true },
         _ => return Err(Failure::failed("internal", "a verb without a request", "please report it")),
     };
     Ok((request, None))
@@ -185,7 +185,11 @@ async fn status(
         if let Some(doc) = doc {
             return Ok(vec![reach.ask(Request::Status(Doc { space, doc })).await?]);
         }
-        Ok(vec![reach.ask(Request::Me).await?, reach.ask(Request::Spaces).await?, reach.ask(Request::Peers).await?])
+        Ok(vec![
+            reach.ask(Request::Me).await?,
+            reach.ask(Request::Spaces).await?,
+            reach.ask(Request::Peers { known: false }).await?,
+        ])
     };
     let asked: Result<Vec<Reply>, Failure> = asked.await;
     let closed = reach.close().await;

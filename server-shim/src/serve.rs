@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -20,6 +21,7 @@ use tracing::{info, warn};
 use crate::args::{Serving, WritersArg};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
+use crate::http;
 use crate::local;
 use crate::operate;
 use crate::print;
@@ -47,7 +49,11 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
     {
         warn!(%error, "cannot tell the spaces of the identity's root key");
     }
-    let ready = match announce(&node, serving, starter, json).await {
+    let listening = match http::listen(&node, &settings.announce_listen()).await {
+        Ok(listening) => listening,
+        Err(failure) => return close(node).await.and(Err(failure)),
+    };
+    let ready = match announce(&node, serving, &listening.addresses, starter, json).await {
         Ok(ready) => ready,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
@@ -93,7 +99,13 @@ async fn close(node: Node) -> Result<(), Failure> {
 }
 
 /// Says where this peer is: to the person, and in the ready file. Gives the ready file's path.
-async fn announce(node: &Node, serving: &Serving, starter: bool, json: bool) -> Result<Option<PathBuf>, Failure> {
+async fn announce(
+    node: &Node,
+    serving: &Serving,
+    announces: &[SocketAddr],
+    starter: bool,
+    json: bool,
+) -> Result<Option<PathBuf>, Failure> {
     let mut first = false;
     if starter && node.spaces().is_empty() {
         operate::perform(node, Request::NewSpace { writers: WritersArg::Anyone }).await?;
@@ -109,6 +121,7 @@ async fn announce(node: &Node, serving: &Serving, starter: bool, json: bool) -> 
         "pid": me.pid,
         "peer": me.peer,
         "addresses": me.addresses,
+        "announces": announces,
         "invite": invite.as_ref().map(|invite| &invite.invite),
         "space": invite.as_ref().map(|invite| &invite.space),
     });
@@ -128,6 +141,9 @@ async fn announce(node: &Node, serving: &Serving, starter: bool, json: bool) -> 
     let mut text = format!("peer     {}\n", me.peer);
     for address in &me.addresses {
         text += &format!("listens  {address}\n");
+    }
+    for address in announces {
+        text += &format!("tracker  http://{address}\n");
     }
     if let Some(invite) = &invite {
         text += &format!("invite   {}\n", invite.invite);

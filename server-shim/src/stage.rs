@@ -234,7 +234,7 @@ impl Actor {
     pub(crate) async fn connected_to(&mut self, other: &Actor) -> Result<(), Failure> {
         let begun = Instant::now();
         while begun.elapsed() < self.play.patience {
-            if let Reply::Peers(peers) = self.ask(Request::Peers).await?
+            if let Reply::Peers(peers) = self.ask(Request::Peers { known: false }).await?
                 && peers.iter().any(|peer| peer.peer == other.facts.peer)
             {
                 return Ok(());

@@ -105,6 +105,11 @@ id!(
     StoreId, 16
 );
 
+id!(
+    /// What peers of one space announce on one day: a hash of both.
+    Topic, 32
+);
+
 impl SpaceId {
     /// The document id under which the authority log of this space is kept.
     pub fn authority(&self) -> DocId {

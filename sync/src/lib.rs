@@ -22,5 +22,6 @@ pub mod reconcile;
 pub mod record;
 pub mod secure;
 pub mod space;
+pub mod tracker;
 pub mod violation;
 pub mod waiting;

@@ -9,7 +9,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
 use crate::chain::{Opening, Tip};
 use crate::clock::{Clock, Fingerprint};
-use crate::id::{DocId, StoreId};
+use crate::id::{DocId, StoreId, Topic};
 use crate::limits::Limits;
 use crate::peer_record::PeerRecord;
 use crate::proof::ForkProof;
@@ -28,6 +28,11 @@ pub const PROOFS_MAX: usize = 64;
 pub const RUN_BYTES: usize = 512 << 10;
 /// Bytes of one item of a list: with the rest of its message it stays below `message_bytes_max`.
 pub const ITEM_BYTES_MAX: usize = 1 << 20;
+
+/// Topics in one [`Announce`]: 256 spaces on an ordinary day, 128 around midnight. 8 KiB.
+pub const TOPICS_MAX: usize = 256;
+/// Peers in one [`Peers`]: at the largest records some 290 KiB, ordinarily 20.
+pub const PEERS_MAX: usize = 128;
 
 /// Bytes of an entry, at least: the header of a change. Nothing that is shorter takes up a vector of its own.
 const ENTRY_BYTES_MIN: usize = 10;
@@ -86,7 +91,7 @@ pub mod roles {
     pub const RELAY: u64 = 2;
     /// Sends only its own entries and serves nobody.
     pub const LEAF: u64 = 4;
-    /// Introduces peers to one another (a later version).
+    /// Introduces peers to one another.
     pub const TRACKER: u64 = 8;
     /// Speaks HTTP (a later version).
     pub const SHIM: u64 = 16;
@@ -447,6 +452,42 @@ pub struct Bye {
     pub text: String,
 }
 
+/// To a tracker: says where the sender can be dialled, and asks who else announced the same topics.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(map)]
+pub struct Announce {
+    /// The sender's own.
+    #[n(0)]
+    pub record: PeerRecord,
+    /// At most [`TOPICS_MAX`]. They replace those of the sender's last announce.
+    #[cbor(n(1), decode_with = "list::<_, _, TOPICS_MAX>")]
+    pub topics: Vec<Topic>,
+}
+
+/// A tracker's answer.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(map)]
+pub struct Peers {
+    /// Seconds for which the announce counts.
+    #[n(0)]
+    pub ttl_s: u64,
+    /// A random sample of those who announced the same; at most [`PEERS_MAX`].
+    #[cbor(n(1), decode_with = "list::<_, _, PEERS_MAX>")]
+    pub found: Vec<Found>,
+}
+
+/// A peer that announced topics of the asker.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(map)]
+pub struct Found {
+    /// What it says of itself. The asker verifies it.
+    #[n(0)]
+    pub record: PeerRecord,
+    /// Places of those topics in the announce, from 0.
+    #[cbor(n(1), decode_with = "list::<_, _, TOPICS_MAX>")]
+    pub topics: Vec<u32>,
+}
+
 /// A list of small items, of which a message could otherwise hold millions: one byte there is many in memory.
 fn list<'b, C, T: Decode<'b, C>, const MAX: usize>(d: &mut Decoder<'b>, c: &mut C) -> Result<Vec<T>, decode::Error> {
     let count = d.array()?.filter(|count| *count <= MAX as u64);
@@ -597,7 +638,7 @@ macro_rules! messages {
 
 messages! {
     0 Hello, 1 Spaces, 2 GenesisOf, 3 Since, 4 Data, 5 Want, 6 SnapshotPart, 7 Ack, 8 Check, 9 SymbolsWanted, 10 Symbols,
-    11 Difference, 12 Notice, 13 Bye, 14 Gossip,
+    11 Difference, 12 Notice, 13 Bye, 14 Gossip, 15 Announce, 16 Peers,
 }
 
 fn frame(tag: u8, body: Vec<u8>) -> Vec<u8> {
@@ -720,7 +761,7 @@ mod tests {
         #[test]
         fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Message::from_bytes(&bytes, &Limits::default());
-            for tag in 0..15u8 {
+            for tag in 0..17u8 {
                 let mut framed = vec![tag];
                 framed.extend(&bytes);
                 let _ = Message::from_bytes(&framed, &Limits::default());

@@ -20,6 +20,7 @@ mod repair;
 mod rights;
 mod serve;
 mod snapshots;
+mod tracker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -176,6 +177,8 @@ pub struct Peer {
     addresses: Vec<String>,
     /// What this peer says of itself for others to pass on, if it can be dialled.
     own_record: Option<PeerRecord>,
+    /// The only devices that connections are kept with, if not all.
+    allowed: Option<BTreeSet<DeviceId>>,
     limits: Limits,
     now: Now,
     spaces: BTreeMap<SpaceId, Space>,
@@ -263,8 +266,7 @@ impl Peer {
             start.spaces.into_iter().map(|(id, row, rights)| (id, Space::load(id, row, rights))).collect();
         let mut peer = Peer {
             device: DeviceId(start.key.verifying_key().to_bytes()),
-            own_record: (!start.addresses.is_empty())
-                .then(|| PeerRecord::sign(&start.key, start.wall_ms, start.roles, &start.addresses)),
+            own_record: start.record,
             key: start.key,
             store: start.store,
             salt: start.salt,
@@ -273,6 +275,7 @@ impl Peer {
             roles: start.roles,
             agent: start.agent,
             addresses: start.addresses,
+            allowed: None,
             limits: start.limits,
             now: Now(0),
             durable: spaces.iter().map(|(id, s)| (*id, Durable::of(s))).collect(),
@@ -387,9 +390,16 @@ impl Peer {
         self.resident_bytes
     }
 
-    /// Says where this peer can be dialled, from the next hello on.
-    pub fn set_addresses(&mut self, addresses: Vec<String>) {
+    /// Says where this peer can be dialled, from the next hello on, and what others pass on of it.
+    pub fn set_addresses(&mut self, addresses: Vec<String>, record: Option<PeerRecord>) {
         self.addresses = addresses;
+        self.gossip.set_own(record.as_ref());
+        self.own_record = record;
+    }
+
+    /// Says with which devices alone connections are kept, from the next handshake on; `None`: with all.
+    pub fn set_allowed(&mut self, allowed: Option<BTreeSet<DeviceId>>) {
+        self.allowed = allowed;
     }
 
     /// Takes in one thing that happened.
@@ -414,6 +424,8 @@ impl Peer {
             Input::SnapshotMade { space, doc, bytes, heads, ends } => {
                 self.snapshot_made(space, doc, bytes, heads, ends)
             }
+            Input::Announce { conn, announce } => self.send_announce(conn, announce),
+            Input::AnnounceAnswered { conn, answer } => self.answer_announce(conn, answer),
             Input::Close => {
                 self.closing = true;
                 self.connections.ids().into_iter().for_each(|conn| self.close(conn, "bye", "this peer closes", false));

@@ -109,7 +109,6 @@ const have = fields({ 0: bin(32), 1: clock })
 const spaceHello = fields({
   0: u32, 1: u16, 2: bin(16), 3: optional(cursor), 4: bin(32), 5: u64, 6: bool, 7: optional(list(bin(32))), 8: bool,
 })
-
 const peerRecord = tuple(bin(32), u64, u64, list(string, 8), bin(64))
 const records = list(peerRecord, 8)
 const items = (value) => list((item) => bin(16)(item) || u64(item), 512)(value) && value.every((item, at) => (at % 2 ? u64(item) : bin(16)(item)))
@@ -144,6 +143,8 @@ export const MESSAGES = {
   12: ['Notice', fields({ 0: optional(u32), 1: optional(bin(32)), 2: string, 3: string })],
   13: ['Bye', fields({ 0: string, 1: string })],
   14: ['Gossip', fields({ 0: u32, 1: gossip })],
+  15: ['Announce', fields({ 0: peerRecord, 1: list(bin(32), 256) })],
+  16: ['Peers', fields({ 0: u64, 1: list(fields({ 0: peerRecord, 1: list(u32, 256) }), 128) })],
 }
 
 /** Type byte, LZ4 if its high bit is set, CBOR. */
@@ -326,6 +327,17 @@ export const deletedDigest = () => blake3(text('commonhold deleted 1'))
 export function spaceTag(session, fromDialler, space) {
   return blake3(join(text('commonhold space tag 1'), [fromDialler ? 1 : 0], space), { key: session }).subarray(0, 16)
 }
+
+export const topic = (space, day) => blake3(join(text('commonhold topic 1'), space, uint(day, 8)))
+
+/** What a device signs of itself. */
+export const peerBytes = ([device, made, roles, addresses]) =>
+  join(text('commonhold peer 1'), device, uint(made, 8), uint(roles, 8), uint(addresses.length, 1),
+    ...addresses.map((address) => join(uint(text(address).length, 2), text(address))))
+
+/** What it signs of an announce over HTTP. */
+export const announceBytes = (record, topics) =>
+  join(text('commonhold announce 1'), blake3(record), uint(topics.length, 2), ...topics)
 
 export const spacePrefix = (space) => Number(number(blake3(space).subarray(0, 2)))
 

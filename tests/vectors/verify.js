@@ -153,6 +153,24 @@ for (const tag of tags.tags) {
   })
 }
 
+const discovery = read('discovery')
+for (const { day, topic } of discovery.topics) {
+  test(`topic of day ${day}`, () => equal(hex(c.topic(unhex(discovery.space), day)), topic, 'topic'))
+}
+for (const { at_ms, topics } of discovery.around) {
+  test(`topics at ${at_ms}`, () => {
+    const days = [at_ms, at_ms - 7200000, at_ms + 7200000].map((at) => Math.floor(at / 86400000))
+    equal([...new Set(days)].map((day) => hex(c.topic(unhex(discovery.space), day))), topics, 'topics')
+  })
+}
+test('peer record and announce', () => {
+  const { device, made_ms, roles, addresses, record, topics, signature } = discovery.announce
+  const found = c.cbor(unhex(record))
+  equal([hex(found[0]), found[1], found[2], found[3]], [device, made_ms, roles, addresses], 'fields')
+  equal(c.verifies(found[4], c.peerBytes(found), found[0]), true, 'signature of the record')
+  equal(c.verifies(unhex(signature), c.announceBytes(unhex(record), topics.map(unhex)), found[0]), true, 'signature of the announce')
+})
+
 const { messages } = read('messages')
 for (const message of messages) {
   test(`message: ${message.what}`, () => {

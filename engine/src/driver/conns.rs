@@ -1,6 +1,7 @@
 //! The driver's connections: links by id, frames that a link did not take yet, and how much of them is still on its way.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -44,6 +45,8 @@ struct Conn {
     admission: Option<Admission>,
     peer: Option<DeviceId>,
     alive: Option<oneshot::Sender<()>>,
+    remote: Option<IpAddr>,
+    opened: Option<oneshot::Sender<DeviceId>>,
 }
 
 impl Conns {
@@ -65,6 +68,8 @@ impl Conns {
             admission: attach.admission,
             peer: None,
             alive: attach.alive,
+            remote: attach.remote,
+            opened: attach.opened,
         };
         self.conns.insert(ConnId(self.next), conn);
         ConnId(self.next)
@@ -106,13 +111,18 @@ impl Conns {
         id: ConnId,
         peer: DeviceId,
         agent: String,
+        roles: u64,
         addresses: Vec<String>,
     ) -> Option<PeerInfo> {
         let conn = self.conns.get_mut(&id)?;
         conn.admission = None;
         conn.peer = Some(peer);
+        if let Some(opened) = conn.opened.take() {
+            // Whoever gave up waiting is not told.
+            let _ = opened.send(peer);
+        }
         let (address, dialled) = (conn.address.clone(), conn.dialled);
-        Some(PeerInfo { device: peer, agent, address, addresses, since: SystemTime::now(), dialled })
+        Some(PeerInfo { device: peer, agent, address, roles, addresses, since: SystemTime::now(), dialled })
     }
 
     pub(super) fn close(&mut self, id: ConnId, reason: &Reason) {
@@ -133,6 +143,11 @@ impl Conns {
 
     pub(super) fn is_empty(&self) -> bool {
         self.conns.is_empty()
+    }
+
+    /// Where a connection came from.
+    pub(super) fn remote(&self, id: ConnId) -> Option<IpAddr> {
+        self.conns.get(&id)?.remote
     }
 
     pub(super) fn disconnect(&mut self, peer: &DeviceId) {
@@ -195,7 +210,7 @@ mod tests {
         let (link, mut other) = Link::pair(&config);
         let (events, mut links) = mpsc::channel(9);
         let mut conns = Conns::new(events, Arc::new(config));
-        let attach = Attach { link, dialled: true, expected: None, address: None, admission: None, alive: None };
+        let attach = Attach::new(link, true);
         let id = conns.add(attach);
         conns.send(id, vec![1; 100]);
         conns.send(id, vec![2; 250 << 10]);

@@ -7,6 +7,7 @@ use commonhold_sync::peer::{ConnId, Event, Input};
 use tokio::time::Instant;
 
 use super::{Done, Driver, LOOSE_AGAIN, LOOSE_QUIET, answer};
+use crate::discovery::{Heard, wall_ms};
 use crate::shared::{Reply, locked};
 use crate::status::NodeEvent;
 use crate::transport::LinkEvent;
@@ -40,9 +41,12 @@ impl Driver {
 
     pub(super) fn emit(&mut self, event: Event) {
         match event {
-            Event::Opened { conn, peer, agent, addresses } => {
-                if let Some(info) = self.conns.opened(conn, peer, agent, addresses) {
+            Event::Opened { conn, peer, agent, roles, addresses } => {
+                if let Some(info) = self.conns.opened(conn, peer, agent, roles, addresses) {
                     locked(&self.shared.peers).insert(conn.0, info.clone());
+                    let dialled = info.address.as_deref().filter(|_| info.dialled);
+                    locked(&self.shared.book).connected(peer, dialled, &info.addresses, roles, wall_ms());
+                    self.hear(Heard::Opened { conn, roles });
                     self.shared.emit(NodeEvent::Opened(info));
                 }
             }
@@ -51,6 +55,7 @@ impl Driver {
                     self.conns.released(conn);
                 }
                 locked(&self.shared.peers).remove(&conn.0);
+                self.hear(Heard::Closed { conn });
                 if let Some(peer) = peer {
                     let gone = !locked(&self.shared.peers).values().any(|info| info.device == peer);
                     if gone {
@@ -60,6 +65,13 @@ impl Driver {
                 }
                 self.shared.moved();
             }
+            Event::Announced { conn, announce, .. } => {
+                // The machine says so only if this peer plays the role. Its answer is an input of its own.
+                let Some(role) = &self.shared.tracker_role else { return };
+                let answer = role.announce(&announce, self.conns.remote(conn));
+                let _ = self.tell.send((self.run, Done::Announced { conn, answer }));
+            }
+            Event::Introduced { conn, peers, .. } => self.hear(Heard::Introduced { conn, peers }),
             Event::Space { space } => {
                 self.note_space(&space);
                 self.shared.emit(NodeEvent::Space(space));
@@ -118,6 +130,7 @@ impl Driver {
             }
             Event::Shared { peer, space } => {
                 locked(&self.shared.tracker).shares(peer, space);
+                locked(&self.shared.book).shares(&peer, space);
                 self.shared.moved();
             }
             Event::Level { peer, space, whole } => {
@@ -177,6 +190,11 @@ impl Driver {
                 self.loose.entry((space, doc)).or_insert(at);
             }
         }
+    }
+
+    fn hear(&self, heard: Heard) {
+        // What is lost is learnt again at the next announce; a connection that closed is found to be gone.
+        let _ = self.shared.heard.try_send(heard);
     }
 
     fn note_saved(&self, space: SpaceId, doc: Option<DocId>, end: Option<(ChainId, u64)>, reply: &Reply) {

@@ -630,6 +630,8 @@ impl World {
                 self.note(|| format!("{host} is level with {other:?} in {space:?}"));
             }
             Event::Space { .. } | Event::Shared { .. } | Event::Loose { .. } => {}
+            // Nobody announces in here.
+            Event::Announced { .. } | Event::Introduced { .. } => {}
         }
         Ok(())
     }

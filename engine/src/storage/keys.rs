@@ -1,6 +1,6 @@
 //! Keys: ids and numbers joined together. Numbers are big-endian, so that rows lie in their order.
 
-use commonhold_sync::id::{ChainId, DocId, SpaceId};
+use commonhold_sync::id::{ChainId, DeviceId, DocId, SpaceId};
 
 pub(super) fn document(space: &SpaceId, doc: &DocId) -> Vec<u8> {
     [space.0, doc.0].concat()
@@ -34,6 +34,13 @@ pub(super) const INVITE: &[u8] = b"invite:";
 /// `number` counts invites of all spaces, so that rows of a space lie in the order in which they came.
 pub(super) fn invite(space: &SpaceId, number: u64, peer: &[u8]) -> Vec<u8> {
     [INVITE, &space.0, &number.to_be_bytes(), peer].concat()
+}
+
+/// What the keys of the address book begin with; those of cursors are as long as two ids, and these are not.
+pub(super) const PEER: &[u8] = b"peer:";
+
+pub(super) fn peer(device: &DeviceId) -> Vec<u8> {
+    [PEER, &device.0].concat()
 }
 
 /// The keys that begin with a prefix: from here, to before there.

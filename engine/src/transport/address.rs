@@ -2,6 +2,7 @@
 //! bounded, and whatever parses prints back to text that parses to the same address.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// Longest text of an address, in bytes. A host name has at most 253; the rest leaves room for a path.
@@ -44,6 +45,27 @@ pub enum AddressError {
     /// The path has a character outside printable ASCII, or a fragment.
     #[error("{0:?} is not a path")]
     Path(String),
+}
+
+impl Address {
+    /// Whether it leads to this very machine, whoever dials it.
+    pub fn is_of_this_machine(&self) -> bool {
+        match (self, self.ip()) {
+            (_, Some(ip)) => ip.to_canonical().is_loopback() || ip.is_unspecified(),
+            (Address::WebSocket { host, .. }, None) => {
+                host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost")
+            }
+            (Address::Memory(_), None) => true,
+        }
+    }
+
+    /// The address of the network in it, unless it has a name instead.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Address::WebSocket { host, .. } => host.parse().ok(),
+            Address::Memory(_) => None,
+        }
+    }
 }
 
 impl FromStr for Address {
@@ -162,6 +184,24 @@ mod tests {
             assert!(bad.parse::<Address>().is_err(), "{bad:?}");
         }
         assert!(matches!(format!("mem:{}", "a".repeat(600)).parse::<Address>(), Err(AddressError::TooLong(604))));
+    }
+
+    #[test]
+    fn what_leads_to_this_machine_is_recognised() {
+        let local = |text: &str| text.parse::<Address>().unwrap().is_of_this_machine();
+        for text in [
+            "ws://127.9.0.1:1/",
+            "ws://[::1]:1/",
+            "ws://0.0.0.0:1/",
+            "ws://[::ffff:127.0.0.1]:1/",
+            "ws://LocalHost/",
+            "mem:a",
+        ] {
+            assert!(local(text), "{text}");
+        }
+        for text in ["ws://192.0.2.1/", "ws://example.org/", "ws://[2001:db8::1]/"] {
+            assert!(!local(text), "{text}");
+        }
     }
 
     #[test]

@@ -62,6 +62,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<(&'static Key, Settin
 fn texts(key: &Key, value: &Spanned<DeValue<'_>>) -> Option<Vec<String>> {
     match (key.kind, value.get_ref()) {
         (Kind::Number(..), DeValue::Integer(number)) => Some(vec![number.to_string()]),
+        (Kind::Flag, DeValue::Boolean(flag)) => Some(vec![flag.to_string()]),
         (Kind::Path | Kind::Choice(_) | Kind::Filter, DeValue::String(text)) => Some(vec![text.to_string()]),
         (Kind::List(_), DeValue::Array(items)) => items
             .iter()

@@ -1,12 +1,16 @@
 //! The table of keys: names, kinds, defaults, and what each is for.
 
-use commonhold_engine::{Address, DeviceId};
+use std::net::SocketAddr;
+
+use commonhold_engine::{Address, DeviceId, HttpTracker};
 
 /// What a key takes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     /// A folder.
     Path,
+    /// Yes or no.
+    Flag,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A filter of log lines.
@@ -24,6 +28,14 @@ pub(crate) enum Item {
     Address,
     /// `ws://host:port/` or `ws://host:port/#<peer id>`.
     Peer,
+    /// The same, or `http://host:port`.
+    Tracker,
+    /// A peer id.
+    Device,
+    /// The name of a network interface.
+    Interface,
+    /// `address:port`.
+    Socket,
 }
 
 /// One key of the config file.
@@ -73,6 +85,38 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Number(1, 1_000),
         "16",
         "remote changes reach watchers at most this often, milliseconds",
+    ),
+    key_of(
+        "discovery.mode",
+        Kind::Choice(&["on", "off"]),
+        "on",
+        "off is private mode: nothing is announced or looked for, only who is configured or invited is dialled",
+    ),
+    key_of(
+        "discovery.allowed",
+        Kind::List(Item::Device),
+        "",
+        "peer ids of the only peers that connections are kept with, beside those that connect and invites name; empty: all",
+    ),
+    key_of(
+        "discovery.trackers",
+        Kind::List(Item::Tracker),
+        "",
+        "trackers to announce to: http://HOST:PORT, or a peer's ADDRESS or ADDRESS#PEERID",
+    ),
+    key_of("discovery.tracker", Kind::Flag, "false", "whether this peer is a tracker for others"),
+    key_of(
+        "discovery.listen",
+        Kind::List(Item::Socket),
+        "",
+        "where announces over HTTP are taken, such as 0.0.0.0:7341; needs discovery.tracker",
+    ),
+    key_of("discovery.lan", Kind::Flag, "false", "whether to be found, and find others, on the local network (mDNS)"),
+    key_of(
+        "discovery.lan_interfaces",
+        Kind::List(Item::Interface),
+        "",
+        "network interfaces for that; empty: all but loopback",
     ),
     key_of(
         "limits.waiting_mib_per_peer",
@@ -141,6 +185,7 @@ impl Key {
         match self.kind {
             Kind::Path if text.is_empty() => Err("an empty path".into()),
             Kind::Path => Ok(()),
+            Kind::Flag => text.parse::<bool>().map(drop).map_err(|_| "neither true nor false".into()),
             Kind::Choice(words) if words.contains(&text) => Ok(()),
             Kind::Choice(_) => Err("not one of its words".into()),
             Kind::Filter => {
@@ -158,6 +203,11 @@ impl Key {
                 Err(error) => Err(error.to_string()),
             },
             Kind::List(Item::Peer) => peer(text).map(drop),
+            Kind::List(Item::Tracker) => tracker(text).map(drop),
+            Kind::List(Item::Device) => text.parse::<DeviceId>().map(drop).map_err(|error| error.to_string()),
+            Kind::List(Item::Interface) if text.is_empty() => Err("an empty name".into()),
+            Kind::List(Item::Interface) => Ok(()),
+            Kind::List(Item::Socket) => text.parse::<SocketAddr>().map(drop).map_err(|error| error.to_string()),
         }
     }
 }
@@ -167,6 +217,7 @@ impl Kind {
     pub(crate) fn expects(&self) -> String {
         match self {
             Kind::Path => "the path of a folder".into(),
+            Kind::Flag => "true or false".into(),
             Kind::Choice(words) => format!("one of: {}", words.join(", ")),
             Kind::Filter => {
                 "one of: off, error, warn, info, debug, trace; or a filter such as commonhold_engine=debug".into()
@@ -176,7 +227,26 @@ impl Kind {
             Kind::List(Item::Peer) => {
                 "addresses such as ws://example.org:7340/ or ws://example.org:7340/#PEERID".into()
             }
+            Kind::List(Item::Tracker) => {
+                "trackers such as http://example.org:7341 or ws://example.org:7340/#PEERID".into()
+            }
+            Kind::List(Item::Device) => "peer ids of 64 hex digits".into(),
+            Kind::List(Item::Interface) => "names of network interfaces such as eth0".into(),
+            Kind::List(Item::Socket) => "addresses with a port such as 127.0.0.1:7341".into(),
         }
+    }
+}
+
+/// A tracker: reached over HTTP, or a peer to stay connected to.
+pub(crate) enum Tracker {
+    Http(HttpTracker),
+    Peer(Address, Option<DeviceId>),
+}
+
+pub(crate) fn tracker(text: &str) -> Result<Tracker, String> {
+    match text.starts_with("http") {
+        true => text.parse().map(Tracker::Http).map_err(|error: commonhold_engine::HttpTrackerError| error.to_string()),
+        false => peer(text).map(|(address, device)| Tracker::Peer(address, device)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Spaces, peers, and being level with them.
+//! Spaces, and being level with peers in them.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::failure;
 use crate::args::{RightArg, WritersArg};
 use crate::failure::{Exit, Failure};
-use crate::request::{Answered, Checked, Invite as InviteReply, Joined, Level, Peer, Reply, Space};
+use crate::request::{Answered, Checked, Invite as InviteReply, Joined, Level, Reply, Space};
 
 /// How often a condition is looked at that has no event of its own.
 const LOOK: Duration = Duration::from_millis(25);
@@ -29,19 +29,6 @@ fn writers_of(writers: Writers) -> WritersArg {
         Writers::Anyone => WritersArg::Anyone,
         Writers::Granted => WritersArg::Granted,
     }
-}
-
-pub(super) fn peers(node: &Node) -> Vec<Peer> {
-    let peers = node.peers().into_iter();
-    peers
-        .map(|peer| Peer {
-            peer: peer.device.to_string(),
-            address: peer.address.or_else(|| peer.addresses.first().cloned()),
-            agent: peer.agent,
-            dialled: peer.dialled,
-            seconds: peer.since.elapsed().map_or(0, |since| since.as_secs()),
-        })
-        .collect()
 }
 
 pub(super) async fn create(node: &Node, writers: WritersArg) -> Answered {
@@ -78,20 +65,20 @@ pub(super) async fn join(node: &Node, text: &str, wait: Duration) -> Answered {
     })?;
     let space = node.join(&invite).await.map_err(|error| failure(&error))?;
     let level = match invite.peer {
-        Some(peer) if !wait.is_zero() && peer != node.device() => {
+        Some(peer) if peer == node.device() => true,
+        _ if wait.is_zero() => false,
+        // Whoever holds the space will do: the peer that invited may be gone.
+        _ => {
             within(wait, async {
-                // Fails for as long as that peer is not connected.
-                while node.wait_level(space, peer).await.is_err() {
+                while !node.sharing(space).is_ok_and(|sharing| sharing.iter().any(|(_, level)| *level)) {
                     tokio::time::sleep(LOOK).await;
                 }
             })
             .await
         }
-        Some(peer) => peer == node.device(),
-        None => false,
     };
     if !level && !wait.is_zero() {
-        let shown: Vec<_> = invite.addresses.iter().map(String::as_str).collect();
+        let shown: Vec<_> = invite.addresses.iter().chain(invite.others()).map(String::as_str).collect();
         return Err(Failure::new(
             Exit::Unreachable,
             "not_level",

@@ -141,10 +141,16 @@ impl Home {
 
     /// Starts a serving process and waits until it is ready.
     pub(crate) fn serve(&self, arguments: &[&str]) -> Served {
+        let mut command = self.command();
+        command.args(arguments);
+        self.serve_as(command)
+    }
+
+    /// The same of a command that takes flags of `serve`.
+    pub(crate) fn serve_as(&self, mut command: Command) -> Served {
         let ready = self.path("ready.json");
         let _ = fs::remove_file(&ready);
-        let mut command = self.command();
-        command.args(arguments).arg("--ready-file").arg(&ready);
+        command.arg("--ready-file").arg(&ready);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let facts = until("a ready file", || {
             assert_eq!(child.try_wait().unwrap(), None, "it ended: {}", rest(&mut child).1);

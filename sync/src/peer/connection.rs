@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::repair::Repair;
+use super::tracker::Introductions;
 use super::{ConnId, Event, Now, Output, Peer, Reason};
 use crate::chain::{Opening, Segment};
 use crate::clock::{Clock, Fingerprint};
@@ -69,6 +70,7 @@ pub(super) struct Connection {
     /// A snapshot for it is being read.
     pub(super) reading_snapshot: bool,
     pub(super) bucket: Bucket,
+    pub(super) introductions: Introductions,
 }
 
 /// A data message of which a part has been taken in; the rest needs the inside of a snapshot.
@@ -380,6 +382,7 @@ impl Peer {
             queued: 0,
             reading_snapshot: false,
             bucket: Bucket::new(self.now, &self.limits),
+            introductions: Introductions::default(),
         };
         self.connections.insert(conn, connection);
     }
@@ -398,6 +401,14 @@ impl Peer {
         }
         if connection.peer.is_none() {
             connection.peer = connection.channel.peer();
+            if connection.peer.is_some_and(|peer| self.allowed.as_ref().is_some_and(|all| !all.contains(&peer))) {
+                return self.close(
+                    conn,
+                    "not-allowed",
+                    "this peer keeps connections with devices that it knows only",
+                    false,
+                );
+            }
         }
         if !connection.hello_sent && connection.channel.session_hash().is_some() {
             // The dialler's hello leaves with its last handshake flight; the acceptor's once it knows who asks.
@@ -513,7 +524,10 @@ impl Peer {
             Message::Notice(notice) => {
                 let space = notice.space.and_then(|handle| connection.space_of(handle).ok());
                 self.notice(connection.peer, space, notice.doc, &notice.code, &notice.text);
+                self.note_refusal(conn, &notice.code);
             }
+            Message::Announce(announce) => self.on_announce(conn, announce)?,
+            Message::Peers(peers) => self.on_peers(conn, peers)?,
             Message::Bye(bye) => {
                 // In good order: nothing that anybody need be told.
                 if bye.code != "bye" && bye.code != RELEASED {

@@ -100,6 +100,10 @@ impl Gossip {
         Gossip { seed: blake3::derive_key("commonhold overlay 1 random choices", seed), ..Gossip::default() }
     }
 
+    pub(super) fn set_own(&mut self, record: Option<&PeerRecord>) {
+        self.overlays.values_mut().for_each(|overlay| overlay.set_own(record.cloned()));
+    }
+
     /// What is said of this space's overlay in `status`.
     pub(super) fn overlay(&self, space: &SpaceId) -> Option<&Overlay> {
         self.overlays.get(space)
@@ -323,7 +327,9 @@ impl Peer {
 
     /// Somebody told of a peer: an invite, a tracker, the network around, the address book. `space` is what it is said to share.
     pub(super) fn met(&mut self, space: SpaceId, record: PeerRecord) {
-        if !self.spaces.contains_key(&space) || record.device == self.device {
+        // Who takes a part of a space has no neighbours in it.
+        let whole = self.spaces.get(&space).is_some_and(|space| space.filter.is_none());
+        if !whole || record.device == self.device {
             return;
         }
         let wanted = self.gossip.overlays.get(&space).is_none_or(|o| o.wants(&record.device, record.made_ms));

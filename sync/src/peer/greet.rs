@@ -221,7 +221,7 @@ impl Peer {
         // Somebody else's, or a false one, is no record of this peer; nothing hangs on it.
         connection.record = hello.record.filter(|record| record.device == peer && record.verify().is_ok());
         let named = connection.dialled && connection.expected.is_none();
-        let (agent, addresses) = (hello.agent, hello.addresses);
+        let (agent, roles, addresses) = (hello.agent, hello.roles, hello.addresses);
         if named {
             for spaces in self.all_space_hellos(conn) {
                 if let Some(connection) = self.connections.get_mut(&conn) {
@@ -230,7 +230,7 @@ impl Peer {
             }
         }
         self.dialled(peer);
-        self.emit(Event::Opened { conn, peer, agent, addresses });
+        self.emit(Event::Opened { conn, peer, agent, roles, addresses });
         self.match_spaces(conn, hello.spaces);
         // What the other side did not name, it does not send either, unless it names it later.
         let unshared = |c: &Connection| c.handles.iter().filter(|s| !c.links.contains_key(s)).copied().collect();

@@ -9,10 +9,11 @@ use crate::chain::Opening;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use crate::limits::Limits;
 use crate::log::{DeepEntry, Header, Image, StoredSegment};
-use crate::message::Cursor;
+use crate::message::{Announce, Cursor, Peers};
 use crate::peer_record::PeerRecord;
 use crate::record::{Genesis, Record};
 use crate::space::{RightRow, SpaceRow};
+use crate::tracker::TrackerRefusal;
 
 /// A moment, in milliseconds since the driver's epoch. Never compared between peers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -143,6 +144,21 @@ pub enum Input {
         heads: Vec<EntryId>,
         /// How many changes of each actor it holds.
         ends: Vec<(Vec<u8>, u64)>,
+    },
+    /// Announce to a peer that plays the role of a tracker. Answered by [`Event::Introduced`], or by a notice whose code begins
+    /// with `tracker-`.
+    Announce {
+        /// Where.
+        conn: ConnId,
+        /// What; the record is this device's own.
+        announce: Announce,
+    },
+    /// The answer to [`Event::Announced`].
+    AnnounceAnswered {
+        /// Where.
+        conn: ConnId,
+        /// What [`Tracker::announce`](crate::tracker::Tracker::announce) said.
+        answer: Result<Peers, TrackerRefusal>,
     },
     /// The peer is about to be dropped: every other side is told goodbye, and what rides with the next commit is stored now.
     Close,
@@ -499,8 +515,29 @@ pub enum Event {
         peer: DeviceId,
         /// What program it says it is.
         agent: String,
+        /// Bits of [`crate::message::roles`].
+        roles: u64,
         /// Where it says it can be dialled.
         addresses: Vec<String>,
+    },
+    /// A peer announces to this one, which plays the role of a tracker. Answer with [`Input::AnnounceAnswered`]; until then no other
+    /// announce of this connection is told.
+    Announced {
+        /// Connection.
+        conn: ConnId,
+        /// Who; the record is of this device, and not verified yet.
+        peer: DeviceId,
+        /// What.
+        announce: Announce,
+    },
+    /// A tracker's answer. Its records are not verified yet.
+    Introduced {
+        /// Connection.
+        conn: ConnId,
+        /// Which tracker.
+        peer: DeviceId,
+        /// What it answered.
+        peers: Peers,
     },
     /// A connection is gone.
     Closed {
@@ -727,8 +764,8 @@ pub struct Start {
     pub agent: String,
     /// Where this peer can be dialled.
     pub addresses: Vec<String>,
-    /// The wall clock, milliseconds since 1970: of two records of this peer the newer counts.
-    pub wall_ms: u64,
+    /// What it says of itself for others to pass on, if it can be dialled.
+    pub record: Option<PeerRecord>,
     /// Bounds.
     pub limits: Limits,
     /// The spaces held, with their rights records.
@@ -748,7 +785,7 @@ impl Start {
             roles: 0,
             agent: String::new(),
             addresses: Vec::new(),
-            wall_ms: 0,
+            record: None,
             limits: Limits::default(),
             spaces: Vec::new(),
             cursors: Vec::new(),

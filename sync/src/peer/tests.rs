@@ -12,6 +12,7 @@ mod forks;
 mod identities;
 #[allow(clippy::disallowed_methods, reason = "tests that run as many seeds as asked")]
 mod rights;
+mod tracker;
 use crate::log::Image;
 use crate::message::Data;
 use crate::record::{Genesis, Privacy, Record, Right, Writers};

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use commonhold_sync::limits::{Limits, Rules};
+use commonhold_sync::tracker::TrackerLimits;
 
 use super::wire;
 
@@ -124,6 +125,7 @@ fn value(expression: &str) -> Option<u64> {
 fn the_text_names_every_limit_with_its_value() {
     let mut made = shown(&format!("{:?}", Limits::default()));
     made.extend(shown(&format!("{:?}", Rules::V1)));
+    made.extend(shown(&format!("{:?}", TrackerLimits::default())));
     let source = sources("sync/src");
     let mut constants: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
     for line in source.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("const ")) {

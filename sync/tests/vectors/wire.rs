@@ -3,15 +3,18 @@
 use blake3::derive_key;
 use commonhold_sync::chain::Tip;
 use commonhold_sync::clock::{Clock, Fingerprint};
-use commonhold_sync::id::{ChainId, DocId, EntryId, StoreId};
+use commonhold_sync::id::{ChainId, DocId, EntryId, StoreId, Topic};
 use commonhold_sync::limits::Limits;
 use commonhold_sync::merkle::Head;
 use commonhold_sync::message::{
-    Ack, Bye, Check, Covered, Cursor, Data, Difference, DocRef, GenesisOf, Have, Hello, Message, Notice, OpeningRef,
-    Proofs, Since, SnapshotPart, SpaceHello, Spaces, Symbols, SymbolsWanted, Want, WireSegment,
+    Ack, Announce, Bye, Check, Covered, Cursor, Data, Difference, DocRef, Found, GenesisOf, Have, Hello, Message,
+    Notice, OpeningRef, Peers, Proofs, Since, SnapshotPart, SpaceHello, Spaces, Symbols, SymbolsWanted, Want,
+    WireSegment,
 };
+use commonhold_sync::peer_record::PeerRecord;
 use commonhold_sync::proof::{ForkProof, Side};
 use commonhold_sync::secure::Channel;
+use commonhold_sync::tracker::sign_announce;
 use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -103,6 +106,17 @@ pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
         let (first, second) = (side_json(&proof.first), side_json(&proof.second));
         json!([bytes(doc().0), opening_json(), null, bytes(proof.shared.to_bytes()), first, second])
     };
+    let record =
+        PeerRecord::sign(&SigningKey::from_bytes(&[7; 32]), 1_700_000_000_000, 3, &["ws://192.0.2.1:7777/".into()]);
+    let encoded = minicbor::to_vec(&record).unwrap();
+    let record_json = json!([
+        bytes(record.device.0),
+        record.made_ms,
+        3,
+        ["ws://192.0.2.1:7777/"],
+        bytes(&encoded[encoded.len() - 64..]),
+    ]);
+    let topics = [19_675, 19_676].map(|day| Topic::of(&super::space(), day));
     let long = vec![vec![0x61; 700]];
     let part = SnapshotPart {
         space: 3,
@@ -230,6 +244,16 @@ pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
             Message::Bye(Bye { code: "T2.tip".into(), text: "the tip does not verify over the entries".into() }),
             json!({ "0": "T2.tip", "1": "the tip does not verify over the entries" }),
         ),
+        (
+            "Announce",
+            Message::Announce(Announce { record: record.clone(), topics: topics.to_vec() }),
+            json!({ "0": record_json, "1": topics.map(|topic| bytes(topic.0)) }),
+        ),
+        (
+            "Peers",
+            Message::Peers(Peers { ttl_s: 1_800, found: vec![Found { record, topics: vec![0, 1] }] }),
+            json!({ "0": 1_800, "1": [{ "0": record_json, "1": [0, 1] }] }),
+        ),
     ]
     .into_iter()
     .chain(gossip())
@@ -274,6 +298,31 @@ fn messages_match_the_vectors() {
         json!({ "what": what, "type": bytes[0] & 0x7f, "bytes": hex(&bytes), "fields": fields })
     };
     check("messages", &json!({ "messages": messages().into_iter().map(one).collect::<Vec<_>>() }));
+}
+
+#[test]
+fn what_trackers_are_told_matches_the_vectors() {
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let addresses = ["ws://192.0.2.1:7777/".to_owned(), "ws://[2001:db8::1]:7777/".to_owned()];
+    let record = PeerRecord::sign(&key, 1_700_000_000_000, 3, &addresses);
+    let topics = [19_675, 19_676].map(|day| Topic::of(&super::space(), day));
+    let signature = sign_announce(&key, &record, &topics);
+    let around = |at: u64| Topic::around(&super::space(), at).map(|topic| hex(topic.0)).collect::<Vec<_>>();
+    let midnight = 19_676 * 86_400_000u64;
+    let days = [19_675, 19_676].map(|day| json!({ "day": day, "topic": hex(Topic::of(&super::space(), day).0) }));
+    let moments = [midnight - 7_200_001, midnight - 1, midnight, midnight + 7_200_001]
+        .map(|at| json!({ "at_ms": at, "topics": around(at) }));
+    let vectors = json!({
+        "space": hex(super::space().0),
+        "topics": days,
+        "around": moments,
+        "announce": {
+            "device": hex(record.device.0), "made_ms": record.made_ms, "roles": record.roles, "addresses": addresses,
+            "record": hex(minicbor::to_vec(&record).unwrap()),
+            "topics": topics.map(|topic| hex(topic.0)), "signature": hex(signature),
+        },
+    });
+    check("discovery", &vectors);
 }
 
 /// The keys of one side of the session, from the seed that its peer drew first.
