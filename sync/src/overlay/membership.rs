@@ -242,8 +242,10 @@ impl Overlay {
 
     pub(super) fn on_request(&mut self, now: Now, from: DeviceId, urgent: bool, join: bool) {
         let (may, shunned) = (!self.is_leaf(), self.shunned(now, &from));
-        let neighbour = may && !shunned && self.accepts(now, &from, urgent);
-        let accepted = neighbour || may && self.attaches(&from, shunned);
+        let attaches = may && self.attaches(&from, shunned);
+        // Nobody loses a place for who does as well with another.
+        let neighbour = may && !shunned && self.accepts(now, &from, urgent && !attaches);
+        let accepted = neighbour || attaches;
         // A newcomer hears of as many as fit, one with neighbours of a few.
         let count = if urgent || !accepted { RECORDS_MAX } else { SHUFFLED };
         let others = self.sample(count, &from);

@@ -381,3 +381,23 @@ fn a_neighbour_that_announces_what_it_does_not_give_is_asked_so_often_and_no_mor
     overlay.receive(Now(now), liar.device, Message::Neighbour { urgent: true }).unwrap();
     assert!(!overlay.is_neighbour(&liar.device) && overlay.leaves().any(|leaf| *leaf == liar.device));
 }
+
+/// Bench fanout: subscribers of one origin took each other's places, and heard nothing for ten seconds.
+#[test]
+fn peers_that_cannot_be_dialled_are_attached_rather_than_take_each_others_places() {
+    let mut overlay = Overlay::new(record(1, FULL, true).device, FULL, [0; 32], &OverlayLimits::default());
+    for n in 2..40 {
+        let peer = record(n, FULL, false);
+        overlay.link_up(Now(0), peer.device, Some(peer.clone()), FULL, false);
+        overlay.receive(Now(0), peer.device, Message::Join).unwrap();
+    }
+    let said: Vec<Message> = core::iter::from_fn(|| overlay.poll())
+        .filter_map(|effect| match effect {
+            Effect::Send { message, .. } => Some(message),
+            _ => None,
+        })
+        .collect();
+    let accepted = said.iter().filter(|said| matches!(said, Message::Answer { accepted: true, .. })).count();
+    assert_eq!((accepted, overlay.neighbours().count() + overlay.leaves().count()), (38, 38));
+    assert!(!said.iter().any(|said| matches!(said, Message::Leave { .. })), "{said:?}");
+}

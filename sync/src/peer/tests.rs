@@ -397,6 +397,41 @@ fn reconnecting_by_cursor_sends_the_difference_both_ways_and_little_else() {
 }
 
 #[test]
+fn peers_that_were_apart_hold_the_same_after_one_round_trip_and_a_half() {
+    let mut world = World::new(2);
+    let (space, _) = world.space(0, Writers::Anyone);
+    let docs: Vec<DocId> = (0..20).map(|n| world.create(0, space, n)).collect();
+    docs.iter().for_each(|doc| world.edit(0, space, *doc, "x", 1));
+    world.join(1, space);
+    let conn = world.connect(1, 0);
+    world.settle();
+    world.cut(0, 1, conn);
+    docs[..10].iter().for_each(|doc| world.edit(0, space, *doc, "x", 2));
+    docs[10..].iter().for_each(|doc| world.edit(1, space, *doc, "x", 3));
+    world.hosts.iter_mut().for_each(|host| host.events.clear());
+    world.connect(1, 0);
+    // When each side first knows the other, and that both are level. Whatever the overlays say meanwhile, nothing waits for it.
+    let mut first: BTreeMap<(usize, &str), usize> = BTreeMap::new();
+    for flight in 1..10 {
+        for (to, conn, bytes) in world.wires.drain(..).collect::<Vec<_>>() {
+            world.input(to, Input::Frame { conn, bytes });
+        }
+        for host in 0..2 {
+            if world.events(host, |e| matches!(e, Event::Opened { .. })) > 0 {
+                first.entry((host, "opened")).or_insert(flight);
+            }
+            if world.events(host, |e| matches!(e, Event::Level { .. })) > 0 {
+                first.entry((host, "level")).or_insert(flight);
+            }
+        }
+    }
+    // Two flights of handshake; with the third the dialler's hello, with the fourth the acceptor's and what the dialler lacks, with the
+    // fifth what the acceptor lacks, with the sixth the word that it is stored.
+    let expected = [((0, "level"), 5), ((0, "opened"), 3), ((1, "level"), 6), ((1, "opened"), 4)];
+    assert_eq!(first, BTreeMap::from(expected));
+}
+
+#[test]
 fn a_signature_is_checked_for_each_tip_and_not_for_each_change() {
     const FLUSHES: u64 = 20;
     const EACH: usize = 50;
