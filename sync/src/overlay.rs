@@ -279,13 +279,14 @@ impl Overlay {
     pub fn delivered(&mut self, now: Now, item: Item, from: Option<DeviceId>, duplicate: bool) {
         match from {
             Some(from) => self.tree.delivered(&mut cx!(self, now), item, from, duplicate),
-            None => self.tree.found(&mut cx!(self, now), item),
+            None => self.tree.found(&mut cx!(self, now), item, None),
         }
     }
 
-    /// A peer sent something new that others follow, in answer to a comparison: its pushes may be held up behind that.
-    pub fn heard(&mut self, now: Now, from: &DeviceId) {
+    /// A peer sent something new in answer to a comparison: its pushes may be held up behind that. It need not be told of it.
+    pub fn found(&mut self, now: Now, item: Item, from: &DeviceId) {
         self.tree.heard(now, from);
+        self.tree.found(&mut cx!(self, now), item, Some(from));
     }
 
     /// A payload came that is not taken: it waits for others, or (`done`) is of no use here. That is no fault of who pushed it.

@@ -185,14 +185,17 @@ impl Tree {
     }
 
     /// Found by comparing. Whoever lacks it is likely to find it the same way, so it is only announced.
-    pub(super) fn found(&mut self, cx: &mut Context<'_>, item: Item) {
+    pub(super) fn found(&mut self, cx: &mut Context<'_>, item: Item, from: Option<&DeviceId>) {
         if self.seen.holds(&item) {
             return;
         }
         self.close_missing(&item);
         let held = Held { n: item.n, at: cx.now, from: None, asked: false };
         self.seen.insert(item.chain, held, cx.limits.seen, cx.limits.seen_ms);
-        for branch in self.branches.values_mut() {
+        for (peer, branch) in &mut self.branches {
+            if Some(peer) == from {
+                continue;
+            }
             branch.silent = branch.silent.saturating_add(1);
             if !self.leaf {
                 branch.announce(cx.now, item, cx.limits);

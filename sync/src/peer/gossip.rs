@@ -219,10 +219,10 @@ impl Peer {
         self.with_overlay(space, Some((&shared, from)), |overlay, now| match came {
             Came::Made => overlay.publish(now, item),
             Came::Pushed(_) => overlay.delivered(now, item, from, false),
-            Came::Found(_) => {
-                from.iter().for_each(|from| overlay.heard(now, from));
-                overlay.delivered(now, item, None, false);
-            }
+            Came::Found(_) => match &from {
+                Some(from) => overlay.found(now, item, from),
+                None => overlay.delivered(now, item, None, false),
+            },
         });
         self.note_untold(space, stored.seq, except);
     }
