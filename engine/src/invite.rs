@@ -90,7 +90,7 @@ impl Invite {
         Invite { space, genesis: genesis.map(|g| g.to_bytes().into()), peer, addresses, grant: None, others: None }
     }
 
-    /// With addresses at which others hold the space, the first [`OTHERS_MAX`] of these.
+    /// With addresses at which others hold the space, the first 4 of these.
     pub fn with_others(self, others: impl IntoIterator<Item = String>) -> Invite {
         let others: Vec<String> = others.into_iter().take(OTHERS_MAX).collect();
         Invite { others: (!others.is_empty()).then_some(others), ..self }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use minicbor::{Decode, Encode};
+use minicbor::{Decode, Decoder, Encode, decode};
 
 use crate::chain::{Opening, Segment, Tip};
 use crate::clock::{Clock, Ends};
@@ -123,7 +123,7 @@ pub struct Line {
     #[n(0)]
     pub opening: Opening,
     /// At least one. The first may be empty: then all that is known of the chain is that it is closed.
-    #[n(1)]
+    #[cbor(n(1), decode_with = "some_branches")]
     pub branches: Vec<Branch>,
     /// The proof that closes it earliest, if its device signed two histories.
     #[n(2)]
@@ -131,6 +131,15 @@ pub struct Line {
     /// The last entry that the rights of its device cover, if not all are covered.
     #[n(3)]
     pub cut: Option<u64>,
+}
+
+/// A stored row may be damaged in a way that its checksum covers, and the first branch is looked at everywhere.
+fn some_branches<'b, C>(decoder: &mut Decoder<'b>, cx: &mut C) -> Result<Vec<Branch>, decode::Error> {
+    let branches: Vec<Branch> = decoder.decode_with(cx)?;
+    match branches.is_empty() {
+        true => Err(decode::Error::message("a chain without a branch")),
+        false => Ok(branches),
+    }
 }
 
 impl Line {

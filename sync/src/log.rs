@@ -20,6 +20,7 @@ use crate::lines::{Closing, Line, Lines, Place};
 use crate::proof::ForkProof;
 use crate::violation::Violation;
 
+use self::image::comparable;
 use self::image::concerns;
 pub use self::image::{Covered, CoveredHead, DeepEntry, Header, Image, StoredSegment, digest_of};
 use self::past::{Follows, Graph, Past, Spot};
@@ -223,7 +224,7 @@ impl Log {
 
     /// What stands for the log in fingerprints.
     pub fn digest(&self) -> Option<[u8; 32]> {
-        digest_of(self.deleted, || self.clock())
+        digest_of(self.deleted, || comparable(self.clock(), self.unfounded))
     }
 
     /// The chains.

@@ -176,4 +176,11 @@ mod found {
     fn a_deletion_outlasts_a_restart() {
         AMONG_LIARS.passes(72);
     }
+
+    /// A header that a revocation cut before others had it, and in its document a liar's chain that is closed at its first entry: who
+    /// held the two could not hand them on, and stayed apart from all others.
+    #[test]
+    fn what_closes_a_chain_in_a_document_that_nobody_need_hold_sets_nobody_apart() {
+        AMONG_LIARS.passes(528);
+    }
 }

@@ -99,7 +99,16 @@ impl Image {
 
     /// What stands for the document in fingerprints; `None` if there is nothing to compare.
     pub fn digest(&self, space: &SpaceId, doc: &DocId) -> Option<[u8; 32]> {
-        digest_of(self.deleted, || self.clock(space, doc))
+        digest_of(self.deleted, || comparable(self.clock(space, doc), self.unfounded))
+    }
+}
+
+/// What of a clock can be compared. A document whose creator had no right to it and in which nothing counts is not held by everybody:
+/// nor is what closes chains in it.
+pub(super) fn comparable(clock: Clock, unfounded: bool) -> Clock {
+    match unfounded && clock.0.values().all(|ends| ends.heads.is_empty()) {
+        true => Clock::default(),
+        false => clock,
     }
 }
 
