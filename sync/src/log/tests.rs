@@ -358,7 +358,7 @@ fn a_log_with_as_many_chains_as_are_held_takes_no_other_and_goes_on_with_those()
 #[test]
 fn a_stored_chain_without_a_branch_is_not_read() {
     let opening = Opening { device: DeviceId([1; 32]), salt: [1; 8], kind: Kind::Own };
-    let line = crate::lines::Line { opening, branches: Vec::new(), closed: None, cut: None };
+    let line = Line { opening, branches: Vec::new(), closed: None, cut: None };
     let bytes = minicbor::to_vec(&line).unwrap();
-    assert!(minicbor::decode::<crate::lines::Line>(&bytes).is_err());
+    assert!(minicbor::decode::<Line>(&bytes).is_err());
 }
