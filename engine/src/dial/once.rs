@@ -99,6 +99,10 @@ impl Dialler {
             }
         }
         drop(underway);
+        // Reached for another reason meanwhile.
+        if matches!(&whom, Whom::Device(device) if shared.is_connected(device)) {
+            return Dialled::Already;
+        }
         locked(&self.state).failed(&whom, Instant::now(), random());
         if let Whom::Device(device) = &whom {
             shared.note_failed(device);

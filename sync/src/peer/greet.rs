@@ -2,9 +2,9 @@
 //!
 //! A space that is being caught up with over one connection is not named on others until that is done: each would send the same.
 
-use super::connection::{Connection, Link};
+use super::connection::{Connection, Link, RELEASED};
 use super::{ConnId, Event, Now, Peer};
-use crate::id::{DocId, SpaceId};
+use crate::id::{DeviceId, DocId, SpaceId};
 use crate::message::{GenesisOf, Hello, LIST_MAX, Message, SPACES_MAX, SpaceHello, Spaces, runs};
 use crate::record::Genesis;
 use crate::space::Space;
@@ -217,6 +217,11 @@ impl Peer {
         if !spaces_fit(&hello.spaces) || !addresses_fit || hello.agent.len() > TEXT_MAX {
             return Err(Violation::ListTooLong);
         }
+        if connection.dialled && self.has_dialled(peer, conn) {
+            self.close(conn, RELEASED, "this peer is connected already", false);
+            return Ok(());
+        }
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
         connection.roles = hello.roles;
         // Somebody else's, or a false one, is no record of this peer; nothing hangs on it.
         connection.record = hello.record.filter(|record| record.device == peer && record.verify().is_ok());
@@ -237,6 +242,14 @@ impl Peer {
         let unshared: Vec<SpaceId> = self.connections.get(&conn).map(unshared).unwrap_or_default();
         unshared.into_iter().for_each(|space| self.caught_up(conn, space));
         Ok(())
+    }
+
+    /// Whether a peer was reached before on another connection, which this side would know to have ended. Who is dialled for two reasons
+    /// at once would be sent everything twice.
+    fn has_dialled(&self, peer: DeviceId, not: ConnId) -> bool {
+        let others = self.connections.ids().into_iter().filter(|conn| *conn != not);
+        let mut others = others.filter_map(|conn| self.connections.get(&conn));
+        others.any(|other| other.dialled && other.store.is_some() && other.peer == Some(peer))
     }
 
     pub(super) fn on_spaces(&mut self, conn: ConnId, spaces: Spaces) -> Result<(), Violation> {

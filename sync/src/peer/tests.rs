@@ -351,6 +351,27 @@ fn an_empty_peer_gets_everything_and_silence_follows() {
     assert_eq!(world.hosts[0].sent_bytes + world.hosts[1].sent_bytes, before, "silence");
 }
 
+/// A started peer dialled the origin for its invite and for its address book, and kept both connections.
+#[test]
+fn of_two_connections_that_a_peer_made_to_another_the_first_stays() {
+    let mut world = World::new(2);
+    let (space, _) = world.space(0, Writers::Anyone);
+    world.join(1, space);
+    let first = world.connect(1, 0);
+    world.connect(1, 0);
+    world.settle();
+    for host in &world.hosts {
+        assert_eq!(host.peer.connections.ids(), [first]);
+    }
+    assert_eq!(world.events(1, |e| matches!(e, Event::Closed { released: true, .. })), 1);
+    let doc = world.create(0, space, 1);
+    world.settle();
+    world.edit(1, space, doc, "a", 1);
+    world.settle();
+    world.assert_level(space);
+    world.assert_no_complaints();
+}
+
 #[test]
 fn a_deletion_is_not_lost_when_its_document_must_be_read_and_the_header_comes_with_it_again() {
     let mut world = World::new(3);
