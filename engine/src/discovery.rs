@@ -310,9 +310,6 @@ impl Discovery {
     }
 
     fn dial(&self, whom: Whom, addresses: Vec<Address>) {
-        if addresses.is_empty() {
-            return;
-        }
         let (shared, config) = (self.shared.clone(), self.transport.clone());
         tokio::spawn(async move { shared.dialler.dial_peer(&shared, &config, whom, &addresses).await });
     }

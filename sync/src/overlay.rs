@@ -275,18 +275,15 @@ impl Overlay {
         self.tree.publish(&mut cx!(self, now), item);
     }
 
-    /// A payload came: new and verified, or a duplicate. `from` is who pushed it, or nobody if it was found by comparing.
-    pub fn delivered(&mut self, now: Now, item: Item, from: Option<DeviceId>, duplicate: bool) {
-        match from {
-            Some(from) => self.tree.delivered(&mut cx!(self, now), item, from, duplicate),
-            None => self.tree.found(&mut cx!(self, now), item, None),
-        }
+    /// A payload was pushed here: new and verified, or a duplicate.
+    pub fn delivered(&mut self, now: Now, item: Item, from: DeviceId, duplicate: bool) {
+        self.tree.delivered(&mut cx!(self, now), item, from, duplicate);
     }
 
-    /// A peer sent something new in answer to a comparison: its pushes may be held up behind that. It need not be told of it.
-    pub fn found(&mut self, now: Now, item: Item, from: &DeviceId) {
-        self.tree.heard(now, from);
-        self.tree.found(&mut cx!(self, now), item, Some(from));
+    /// A payload that is new came in answer to a comparison. Who sent it need not be told of it, and is not silent: its pushes may be
+    /// held up behind such answers.
+    pub fn found(&mut self, now: Now, item: Item, from: Option<&DeviceId>) {
+        self.tree.found(&mut cx!(self, now), item, from);
     }
 
     /// A payload came that is not taken: it waits for others, or (`done`) is of no use here. That is no fault of who pushed it.

@@ -82,6 +82,9 @@ impl Dialler {
         if matches!(&whom, Whom::Device(device) if *device == shared.device || shared.is_connected(device)) {
             return Dialled::Already;
         }
+        if addresses.is_empty() {
+            return Dialled::Failed;
+        }
         if let Err(why) = locked(&self.state).begin(&whom, Instant::now()) {
             return why;
         }

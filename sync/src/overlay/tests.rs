@@ -126,7 +126,7 @@ impl Net {
                 let duplicate = *held >= item.n;
                 *held = item.n.max(*held);
                 self.pushes += 1;
-                self.overlays[to].delivered(Now(self.now), item, Some(device), duplicate);
+                self.overlays[to].delivered(Now(self.now), item, device, duplicate);
             }
         }
         self.drain(to);
@@ -288,7 +288,7 @@ proptest! {
                     net.drain(a);
                 }
                 Step::Found(at, chain, n) => {
-                    net.overlays[at].delivered(Now(net.now), item(chain, n), None, false);
+                    net.overlays[at].found(Now(net.now), item(chain, n), None);
                     net.drain(at);
                 }
             }

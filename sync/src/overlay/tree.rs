@@ -186,6 +186,7 @@ impl Tree {
 
     /// Found by comparing. Whoever lacks it is likely to find it the same way, so it is only announced.
     pub(super) fn found(&mut self, cx: &mut Context<'_>, item: Item, from: Option<&DeviceId>) {
+        from.iter().for_each(|from| self.heard(cx.now, from));
         if self.seen.holds(&item) {
             return;
         }
@@ -401,7 +402,7 @@ impl Tree {
         }
     }
 
-    pub(super) fn heard(&mut self, now: Now, from: &DeviceId) {
+    fn heard(&mut self, now: Now, from: &DeviceId) {
         if let Some(branch) = self.branches.get_mut(from) {
             branch.heard(now);
         }

@@ -216,13 +216,11 @@ impl Peer {
         let chain = stored.segment.opening.chain(&space, &stored.segment.doc);
         let item = Item { chain, n: stored.segment.tip.n };
         self.gossip.recent.keep(space, item, &shared);
-        self.with_overlay(space, Some((&shared, from)), |overlay, now| match came {
-            Came::Made => overlay.publish(now, item),
-            Came::Pushed(_) => overlay.delivered(now, item, from, false),
-            Came::Found(_) => match &from {
-                Some(from) => overlay.found(now, item, from),
-                None => overlay.delivered(now, item, None, false),
-            },
+        self.with_overlay(space, Some((&shared, from)), |overlay, now| match (came, from) {
+            (Came::Made, _) => overlay.publish(now, item),
+            (Came::Pushed(_), Some(from)) => overlay.delivered(now, item, from, false),
+            // Whose connection has ended is no neighbour any more.
+            (Came::Pushed(_) | Came::Found(_), from) => overlay.found(now, item, from.as_ref()),
         });
         self.note_untold(space, stored.seq, except);
     }
@@ -262,7 +260,7 @@ impl Peer {
     pub(super) fn note_duplicate(&mut self, space: SpaceId, item: Item, from: From) {
         if !from.asked {
             self.gossip.traffic.duplicates += 1;
-            self.with_overlay(space, None, |overlay, now| overlay.delivered(now, item, Some(from.peer), true));
+            self.with_overlay(space, None, |overlay, now| overlay.delivered(now, item, from.peer, true));
         }
     }
 

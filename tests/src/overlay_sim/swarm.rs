@@ -256,8 +256,8 @@ impl Swarm {
                 self.ledger.arrived(now.0, writer_of(&item.chain), item.n, to, repair);
                 match repair {
                     true if duplicate => {}
-                    true => self.nodes[to].overlay.delivered(now, item, None, false),
-                    false => self.nodes[to].overlay.delivered(now, item, Some(device), duplicate),
+                    true => self.nodes[to].overlay.found(now, item, None),
+                    false => self.nodes[to].overlay.delivered(now, item, device, duplicate),
                 }
                 if !duplicate {
                     self.changed(to);
