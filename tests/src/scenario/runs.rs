@@ -410,6 +410,39 @@ pub(super) async fn subscriber(
     Ok(node)
 }
 
+/// Peers in two processes that watch the first document of an origin.
+async fn watching(
+    built: &Built,
+    (device, at): (DeviceId, SocketAddr),
+    count: usize,
+    listen: bool,
+) -> Result<Vec<Child>> {
+    let mut children = Vec::new();
+    for part in split(count, 2) {
+        let mut child = Child::start()?;
+        let subscribe = ChildCommand::Subscribe {
+            invite: built.invite.to_string(),
+            address: format!("ws://{at}/"),
+            device: device.to_string(),
+            doc: Some(built.docs[0].to_string()),
+            count: part,
+            listen,
+        };
+        child.call::<bool>(&subscribe).await?;
+        children.push(child);
+    }
+    Ok(children)
+}
+
+/// Milliseconds from each of so many edits to each of the peers that watch.
+async fn latencies(children: &mut [Child], edits: usize) -> Result<Vec<f64>> {
+    let mut latencies = Vec::new();
+    for child in children {
+        latencies.extend(child.call::<Vec<f64>>(&ChildCommand::Latencies { edits }).await?);
+    }
+    Ok(latencies)
+}
+
 async fn fanout(subscribers: usize) -> Result<Report> {
     let built = build_many(1).await?;
     let (origin, device, at) = built.origin().await?;
@@ -420,20 +453,7 @@ async fn fanout(subscribers: usize) -> Result<Report> {
     writer.wait_level(built.space, device).await?;
     let document = writer.open_document(built.space, built.docs[0]).await?;
 
-    let mut children = Vec::new();
-    for part in split(subscribers, 2) {
-        let mut child = Child::start()?;
-        let subscribe = ChildCommand::Subscribe {
-            invite: built.invite.to_string(),
-            address: format!("ws://{at}/"),
-            device: device.to_string(),
-            doc: Some(built.docs[0].to_string()),
-            count: part,
-            listen: false,
-        };
-        child.call::<bool>(&subscribe).await?;
-        children.push(child);
-    }
+    let mut children = watching(&built, (device, at), subscribers, false).await?;
     // One more subscriber, through the counter: what a delivery costs on the wire.
     let (count, mut counted) = tokio::sync::mpsc::unbounded_channel();
     let through =
@@ -446,10 +466,7 @@ async fn fanout(subscribers: usize) -> Result<Report> {
     for _ in 0..edits {
         counted.recv().await.ok_or("no subscriber")?;
     }
-    let mut latencies = Vec::new();
-    for child in &mut children {
-        latencies.extend(child.call::<Vec<f64>>(&ChildCommand::Latencies { edits }).await?);
-    }
+    let latencies = latencies(&mut children, edits).await?;
     let seconds = begun.elapsed().as_secs_f64();
     let mut report = Report { size: subscribers as u64, seconds: Some(seconds), ..Report::default() };
     report.origin_cpu_s = Some((origin.cpu_s()? - cpu) * 10.0 / seconds);
@@ -498,20 +515,7 @@ async fn swarm(peers: usize) -> Result<Report> {
     writer.connect(address(at)?, Some(device));
     writer.wait_level(built.space, device).await?;
     let document = writer.open_document(built.space, built.docs[0]).await?;
-    let mut children = Vec::new();
-    for part in split(peers, 2) {
-        let mut child = Child::start()?;
-        let subscribe = ChildCommand::Subscribe {
-            invite: built.invite.to_string(),
-            address: format!("ws://{at}/"),
-            device: device.to_string(),
-            doc: Some(built.docs[0].to_string()),
-            count: part,
-            listen: true,
-        };
-        child.call::<bool>(&subscribe).await?;
-        children.push(child);
-    }
+    let mut children = watching(&built, (device, at), peers, true).await?;
     tokio::time::sleep(SWARM_SETTLES).await;
     let edits = (FANOUT_PER_S * FANOUT_SECONDS) as usize;
     let before = traffic(&mut children).await?;
@@ -519,10 +523,7 @@ async fn swarm(peers: usize) -> Result<Report> {
     let cpu = origin.cpu_s()?;
     let begun = Instant::now();
     write(&document, edits).await?;
-    let mut latencies = Vec::new();
-    for child in &mut children {
-        latencies.extend(child.call::<Vec<f64>>(&ChildCommand::Latencies { edits }).await?);
-    }
+    let latencies = latencies(&mut children, edits).await?;
     let seconds = begun.elapsed().as_secs_f64();
     let after = traffic(&mut children).await?;
     let (sent_after, ..) = origin.call::<(u64, u64, u64)>(&ChildCommand::Traffic).await?;
