@@ -142,8 +142,9 @@ async fn announce(
     for address in &me.addresses {
         text += &format!("listens  {address}\n");
     }
+    let off = if node.announced().is_none() { " (refuses all: set discovery.tracker to true)" } else { "" };
     for address in announces {
-        text += &format!("tracker  http://{address}\n");
+        text += &format!("tracker  http://{address}{off}\n");
     }
     if let Some(invite) = &invite {
         text += &format!("invite   {}\n", invite.invite);

@@ -244,10 +244,13 @@ pub(crate) enum Tracker {
 }
 
 pub(crate) fn tracker(text: &str) -> Result<Tracker, String> {
-    match text.starts_with("http") {
-        true => text.parse().map(Tracker::Http).map_err(|error: commonhold_engine::HttpTrackerError| error.to_string()),
-        false => peer(text).map(|(address, device)| Tracker::Peer(address, device)),
+    if text.starts_with("http") {
+        return text.parse().map(Tracker::Http).map_err(|error: commonhold_engine::HttpTrackerError| error.to_string());
     }
+    if !text.starts_with("ws://") {
+        return Err(format!("expected http://HOST:PORT or an address that begins with ws://, found {text:?}"));
+    }
+    peer(text).map(|(address, device)| Tracker::Peer(address, device))
 }
 
 /// `ADDRESS` or `ADDRESS#PEERID`; addresses have no fragment of their own.
