@@ -379,12 +379,11 @@ impl Lines {
         branch.counts = head.map(|head| Counts { n, head }).or(branch.counts);
     }
 
-    /// The last entry of a chain that the rights of its device cover. True if that changes what counts.
-    pub fn cut(&mut self, line: usize, cut: Option<u64>) -> bool {
-        let Some(line) = self.lines.get_mut(line) else { return false };
-        let changed = line.cut != cut;
-        line.cut = cut;
-        changed
+    /// Sets the last entry of a chain that the rights of its device cover.
+    pub fn cut(&mut self, line: usize, cut: Option<u64>) {
+        if let Some(line) = self.lines.get_mut(line) {
+            line.cut = cut;
+        }
     }
 
     /// Puts the ids of the entries up to the base of each first branch, as a snapshot has them, where they fit.

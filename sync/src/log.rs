@@ -111,6 +111,17 @@ pub enum ProofAdmission {
     Refused,
 }
 
+/// What became of the limits of a log's chains.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CutOutcome {
+    /// They were the same.
+    Same,
+    /// They are others: the image of the log is another. True if something is not to be shown any more, or is again.
+    Set(bool),
+    /// The index must be deepened first.
+    NeedsDeep,
+}
+
 /// One document's log in memory.
 #[derive(Debug)]
 pub struct Log {
@@ -482,20 +493,19 @@ impl Log {
         }
     }
 
-    /// Sets how far the rights of its device cover each chain, in their order. `Some(true)` if what is to be shown changed;
-    /// `None` if the index must be deepened first.
-    pub fn cut(&mut self, cuts: &[Option<u64>]) -> Option<bool> {
+    /// Sets how far the rights of its device cover each chain, in their order.
+    pub fn cut(&mut self, cuts: &[Option<u64>]) -> CutOutcome {
         let mut lines = self.lines.all().iter().zip(cuts);
+        if lines.clone().all(|(line, cut)| line.cut == *cut) {
+            return CutOutcome::Same;
+        }
         // The end of what counts is known by ids that are inside the snapshot.
         if self.is_shallow() && lines.any(|(line, cut)| cut.is_some_and(|cut| cut < line.branches[0].base.len())) {
-            return None;
+            return CutOutcome::NeedsDeep;
         }
         let before = self.counted();
-        let changes = cuts.iter().enumerate().filter(|(line, cut)| self.lines.cut(*line, **cut));
-        if changes.count() == 0 {
-            return Some(false);
-        }
-        Some(self.recount(&before))
+        cuts.iter().enumerate().for_each(|(line, cut)| self.lines.cut(line, *cut));
+        CutOutcome::Set(self.recount(&before))
     }
 
     /// Whether all of it counts.

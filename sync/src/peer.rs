@@ -237,8 +237,8 @@ pub struct Peer {
     /// Those of which this device can say nothing until it has a right.
     unsigned: BTreeSet<(SpaceId, DocId)>,
     gather: Option<Gather>,
-    /// Documents with entries that wait for their header, and whose devices may write.
-    headers: BTreeSet<(SpaceId, DocId)>,
+    /// Records that entries of devices which may write wait for: headers of their documents, and rights that tips name.
+    missing: BTreeSet<(SpaceId, EntryId)>,
     pushed: BTreeSet<(ConnId, SpaceId)>,
     sealing: BTreeSet<ConnId>,
     /// Cursors that ride with the next commit.
@@ -320,7 +320,7 @@ impl Peer {
             erasing: BTreeSet::new(),
             unsigned: BTreeSet::new(),
             gather: None,
-            headers: BTreeSet::new(),
+            missing: BTreeSet::new(),
             pushed: BTreeSet::new(),
             sealing: BTreeSet::new(),
             late: Vec::new(),

@@ -355,7 +355,7 @@ impl World {
         });
         let given: Vec<EntryId> = given.map(|edge| edge.record).collect();
         let Some(record) = given.get(self.rng.below(given.len().max(1) as u64) as usize) else { return Ok(()) };
-        let keep = if self.rng.below(3) == 0 { Keep::Nothing } else { Keep::Held };
+        let keep = if self.rng.below(2) == 0 { Keep::Nothing } else { Keep::Held };
         let ticket = run.screen.ticket(Asked::Revocation);
         self.report.revocations += 1;
         self.note(|| format!("{host} revokes {record:?}, keeping {keep:?}"));

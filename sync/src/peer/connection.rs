@@ -683,7 +683,7 @@ impl Peer {
     pub(super) fn run_timers(&mut self) {
         self.waiting.expire(self.now.0, &self.limits);
         if self.waiting.is_empty() {
-            self.headers.clear();
+            self.missing.clear();
         }
         // Timers set in this very drain may be due as well.
         self.set_timers();

@@ -262,7 +262,7 @@ impl Peer {
         let headers: BTreeSet<DocId> = created(&space, &segment).into_iter().collect();
         for doc in deleted(&segment).into_iter().filter(|doc| !headers.contains(doc)) {
             if self.log(space, doc).is_none() {
-                self.await_header(space, doc, &segment.opening.device);
+                self.await_record(space, EntryId(doc.0), &segment.opening.device);
                 self.want_records(from, space);
                 self.wait(space, segment, from, Blocker::Entry(EntryId(doc.0)));
                 return Ok(Outcome::Pending);
@@ -270,7 +270,7 @@ impl Peer {
         }
         // What this device said in a copy of its disk is to be said again.
         let own = segment.opening.device == self.device;
-        let awaited = own || self.awaits_header(&space);
+        let awaited = own || self.awaits_records(&space);
         let Some(held) = self.spaces.get_mut(&space) else { return Ok(Outcome::Pending) };
         match held.admit(segment.clone(), &self.limits, awaited) {
             RecordAdmission::Admitted(admitted, records) => {
@@ -300,6 +300,7 @@ impl Peer {
                 Ok(Outcome::Pending)
             }
             RecordAdmission::WaitsForRight => {
+                self.await_rights(space, &segment, from);
                 self.wait(space, segment, from, Blocker::Right);
                 Ok(Outcome::Pending)
             }
@@ -330,7 +331,7 @@ impl Peer {
         let limit = held.limit(&doc, &opening, creator.as_ref());
         let known = held.knows_rights(&segment.tip.rights);
         let Some(log) = self.log(space, doc) else {
-            self.await_header(space, doc, &opening.device);
+            self.await_record(space, EntryId(doc.0), &opening.device);
             self.want_records(from, space);
             self.wait(space, segment, from, Blocker::Header);
             return Ok(Outcome::Pending);
@@ -340,6 +341,7 @@ impl Peer {
         }
         let awaited = self.waiting.awaits_entry(space, doc);
         if (limit == Limit::Unknown || !known) && !awaited {
+            self.await_rights(space, &segment, from);
             self.wait(space, segment, from, Blocker::Right);
             return Ok(Outcome::Pending);
         }
@@ -494,7 +496,19 @@ impl Peer {
         connection.send(&Message::Want(want));
     }
 
-    /// Asks for the records that are not held here, as who brings entries without a header holds them: the digest of the
+    /// A segment waits for rights that its tip names. They may lie behind a cut that came before them.
+    fn await_rights(&mut self, space: SpaceId, segment: &Segment, from: From) {
+        let Some(held) = self.spaces.get(&space) else { return };
+        let unknown = segment.tip.rights.iter().filter(|record| !held.authority().knows(record));
+        let unknown: Vec<EntryId> = unknown.copied().collect();
+        if unknown.is_empty() {
+            return;
+        }
+        unknown.into_iter().for_each(|record| self.await_record(space, record, &segment.opening.device));
+        self.want_records(from, space);
+    }
+
+    /// Asks for the records that are not held here, as who brings entries that need them holds them: the digest of the
     /// authority log does not tell of what lies behind a cut.
     fn want_records(&mut self, from: From, space: SpaceId) {
         let now = self.now;
@@ -581,6 +595,7 @@ impl Peer {
         let mut rights = false;
         for ((n, (id, record)), bytes) in (first..).zip(records).zip(bodies) {
             let at = RecordAt { device, chain, n, id };
+            self.missing.remove(&(space, id));
             match record {
                 Record::Header { kind, name, .. } => {
                     self.take_header(space, &at, Header { creator: device, kind, name });
@@ -616,7 +631,6 @@ impl Peer {
         {
             filter.insert(doc);
         }
-        self.headers.remove(&(space, doc));
         let founded = held.founds(&said);
         if let Some(Slot::Held(slot)) = self.slots.get_mut(&(space, doc)) {
             // Said again, perhaps where it counts, or will when the other does not any more.

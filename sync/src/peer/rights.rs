@@ -11,7 +11,7 @@ use super::{Event, Keep, Load, Local, Now, OpId, Peer, Purpose, Slot, StoreOp, T
 use crate::authority::{RecordAt, RootKeys, revocation};
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::lines::Line;
-use crate::log::{Image, Log};
+use crate::log::{CutOutcome, Image, Log};
 use crate::record::Record;
 use crate::space::Space;
 
@@ -19,9 +19,9 @@ use crate::space::Space;
 const PAGE: usize = 256;
 /// Logs that are read at once to be looked at again.
 const AT_ONCE: usize = 16;
-/// Documents whose header is missing while somebody with the right to write has written in them. More wait for the next
+/// Records that are missing while somebody with the right to write has written what needs them. More wait for the next
 /// comparison.
-const HEADERS_MAX: usize = 1_024;
+const MISSING_MAX: usize = 1_024;
 
 /// A walk over the documents that concern some devices.
 #[derive(Debug, Default)]
@@ -216,20 +216,23 @@ impl Peer {
             // What this device had written in it is not known here any more, and others may have kept it.
             self.lose_chain(space, doc);
         }
-        let reshown = self.change_log(space, doc, |log| log.cut(&cuts));
-        let recut = self.recuts.get_mut(&space);
-        match reshown.flatten() {
-            Some(reshown) => {
-                recut.into_iter().for_each(|recut| _ = recut.deep.remove(&doc));
+        let Some(outcome) = self.change_log(space, doc, |log| log.cut(&cuts)) else { return };
+        if let Some(recut) = self.recuts.get_mut(&space) {
+            _ = match outcome {
+                CutOutcome::NeedsDeep => recut.deep.insert(doc),
+                CutOutcome::Same | CutOutcome::Set(_) => recut.deep.remove(&doc),
+            };
+        }
+        match outcome {
+            CutOutcome::Same => {}
+            CutOutcome::Set(reshown) => {
+                // The next to read it judges what comes by these limits before it looks at it again.
+                self.changed.insert((space, doc));
                 if reshown {
-                    self.changed.insert((space, doc));
                     self.emit(Event::Reshown { space, doc });
                 }
             }
-            None => {
-                recut.into_iter().for_each(|recut| _ = recut.deep.insert(doc));
-                self.deepen(space, doc, true);
-            }
+            CutOutcome::NeedsDeep => self.deepen(space, doc, true),
         }
     }
 
@@ -346,17 +349,18 @@ impl Peer {
         }
     }
 
-    /// Entries wait for the header of their document. What lies behind a cut is not held by everybody, so it is asked for.
-    pub(super) fn await_header(&mut self, space: SpaceId, doc: DocId, device: &DeviceId) {
+    /// What a device wrote waits for a record: the header of its document, or a right that a tip names. What lies behind a cut
+    /// is not held by everybody, so it is asked for.
+    pub(super) fn await_record(&mut self, space: SpaceId, record: EntryId, device: &DeviceId) {
         let may_write = |held: &Space| held.authority().may(device, crate::record::Right::Write, true);
-        if self.spaces.get(&space).is_some_and(may_write) && self.headers.len() < HEADERS_MAX {
-            self.headers.insert((space, doc));
+        if self.spaces.get(&space).is_some_and(may_write) && self.missing.len() < MISSING_MAX {
+            self.missing.insert((space, record));
         }
     }
 
-    /// Whether records behind a cut are held, because they may bring a header that is waited for.
-    pub(super) fn awaits_header(&self, space: &SpaceId) -> bool {
-        self.headers.range((*space, DocId([0; 32]))..).next().is_some_and(|(s, _)| s == space)
+    /// Whether records behind a cut are held, because they may bring one that is waited for.
+    pub(super) fn awaits_records(&self, space: &SpaceId) -> bool {
+        self.missing.range((*space, EntryId([0; 32]))..).next().is_some_and(|(s, _)| s == space)
     }
 
     /// Puts a revocation together, in steps. `None` while reads are under way.
