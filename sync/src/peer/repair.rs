@@ -33,6 +33,8 @@ const FIRST_SYMBOLS: u64 = 64;
 #[derive(Debug, Default)]
 pub(super) struct Repair {
     check_at: Option<Now>,
+    /// A comparison was due while something wanted was on its way: it is for when that has come.
+    put_off: bool,
     /// What the two sides had when they last differed.
     differed: Option<(Fingerprint, Fingerprint)>,
     /// What the other side was told last that this side holds, and what it said last, up to which number of its sequence.
@@ -87,6 +89,11 @@ impl Repair {
     /// Compare at once: everything asked for has come.
     pub(super) fn quiet(&mut self, now: Now) {
         self.check_at = Some(now);
+    }
+
+    /// Whether a comparison was put off.
+    pub(super) fn is_put_off(&self) -> bool {
+        self.put_off
     }
 
     /// Compare element by element at once: there is no common past.
@@ -200,9 +207,11 @@ impl Peer {
         let Some(link) = connection.links.get_mut(&space) else { return };
         link.repair.check_at = None;
         let ready = link.ask != Ask::Paging && link.serve == Serve::Live && link.wanted.is_empty();
+        link.repair.put_off |= !link.wanted.is_empty();
         if !ready || !link.is_whole() || link.repair.session.is_some() {
             return;
         }
+        link.repair.put_off = false;
         if !dialled {
             // The dialler compares when something changes at its side. Of what was not pushed to it, it has to be told.
             if link.gap {

@@ -410,7 +410,8 @@ impl Peer {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let Some((link, peer)) = connection.links.get_mut(&space).zip(connection.peer) else { return };
-        if !link.wanted.is_empty() || link.ask == Ask::Level || link.ask == Ask::Paging {
+        let done = link.ask == Ask::Level && !link.repair.is_put_off();
+        if !link.wanted.is_empty() || done || link.ask == Ask::Paging {
             return;
         }
         if link.is_whole() {
