@@ -177,6 +177,25 @@ mod found {
         FAULTY.passes(470);
     }
 
+    /// Rights came back, which showed nothing else at once, so the log was not stored: read again, it refused what came next.
+    #[test]
+    fn limits_that_show_nothing_else_are_stored() {
+        FAULTY.passes(55);
+    }
+
+    /// A tip named a grant behind a cut, which who had learnt of the cut first had never held, and what it signed waited for ever.
+    #[test]
+    fn a_right_behind_a_cut_that_a_tip_names_is_asked_for() {
+        FAULTY.passes(334);
+    }
+
+    /// All that was wanted came when the two were level: the comparison that had been put off for it was never made, and the
+    /// other side was never told.
+    #[test]
+    fn a_comparison_that_was_put_off_is_made() {
+        FAULTY.passes(897);
+    }
+
     /// The creator of a deleted document lost their rights and got them again: the document was told to be there.
     #[test]
     fn a_deleted_document_stays_so_whatever_becomes_of_its_creator() {
