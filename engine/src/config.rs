@@ -9,6 +9,7 @@ use commonhold_sync::id::DeviceId;
 use commonhold_sync::limits::Limits;
 use commonhold_sync::message::roles;
 
+use crate::blobs::{BlobLimits, BlobStore};
 use crate::store::{Store, StoreError};
 use crate::tracker::http::HttpTracker;
 use crate::transport::Address;
@@ -39,6 +40,10 @@ pub struct Config {
     pub cache_bytes: usize,
     /// Memory for views of documents that nobody holds a handle of any more, bytes (estimated).
     pub view_bytes: usize,
+    /// How much blobs may take, and what goes first.
+    pub blobs: BlobLimits,
+    /// Another place for blobs than the folder `blobs` in `data`, for simulators.
+    pub blob_store: Option<Arc<dyn BlobStore>>,
     /// Bounds of the protocol.
     pub limits: Limits,
     /// Bits of [`roles`]; [`Discovery::tracker`] adds its own.
@@ -111,6 +116,8 @@ impl Default for Config {
             // The cache of the system comes on top of it.
             cache_bytes: 16 << 20,
             view_bytes: 64 << 20,
+            blobs: BlobLimits::default(),
+            blob_store: None,
             limits: Limits::default(),
             roles: roles::STORE | roles::RELAY,
             discovery: Discovery::default(),

@@ -4,6 +4,7 @@
 //! Architecture Invariant: the driver never waits for a document, a link or the disk, but for its last goodbyes. Each input is
 //! followed by all its outputs before the next.
 
+mod blobs;
 mod conns;
 mod events;
 
@@ -61,6 +62,7 @@ enum Done {
     Merged { op: OpId, result: Result<(Vec<u8>, SnapshotContent), String> },
     Compacted { space: SpaceId, doc: DocId, packed: Option<Packed>, reply: Option<oneshot::Sender<()>> },
     Announced { conn: ConnId, answer: Result<Peers, TrackerRefusal> },
+    Blob(blobs::BlobDone),
     Reopened(Result<Box<(Storage, Stored, [u8; 8])>, StoreError>),
 }
 
@@ -235,6 +237,7 @@ impl Driver {
                 Output::Send { conn, bytes } => self.conns.send(conn, bytes),
                 Output::Store { op, ops } => self.store(op, ops),
                 Output::Load { op, load } => self.load(op, load),
+                Output::Blob(output) => self.blob(output),
                 Output::Emit(event) => self.emit(event),
                 Output::Dial { device, addresses } => self.dial(device, &addresses),
                 Output::Disconnect { conn, reason } => self.conns.close(conn, &reason),
@@ -336,6 +339,10 @@ impl Driver {
                     look(held.authority());
                 }
             }
+            Command::Blob(input) => match self.machine.is_some() {
+                true => self.blob_input(input),
+                false => self.shared.blobs.fail_all(&self.shared.no_reply()),
+            },
             Command::Settle(reply) => self.barrier(move || _ = reply.send(())),
             Command::Attach(attach) => {
                 if self.machine.is_some() {
@@ -406,6 +413,7 @@ impl Driver {
                 self.packed();
             }
             Done::Loaded { op, loaded: Err(error) } => self.store_failed(op, error),
+            Done::Blob(done) => self.blob_done(done),
             Done::Checked { op, result } => self.handle(Input::SnapshotChecked { op, result }),
             Done::Merged { op, result } => self.handle(Input::SnapshotsMerged { op, result }),
             Done::Compacted { space, doc, packed, reply } => {
@@ -444,6 +452,7 @@ impl Driver {
         self.shared.emit(NodeEvent::StoreFailed { code, text });
         self.machine = None;
         self.run += 1;
+        self.shared.blobs.fail_all(&self.shared.no_reply());
         self.compacting = false;
         self.packs.clear();
         self.conns.close_all("the store of this peer has failed");
@@ -554,6 +563,7 @@ impl Driver {
             (machine.storage, machine.writer)
         });
         self.shared.mode.send_replace(Mode::Closed);
+        self.shared.blobs.fail_all(&crate::error::Error::Closed);
         *self.shared.storage.write().unwrap_or_else(PoisonError::into_inner) = None;
         std::mem::take(&mut locked(&self.shared.documents).open).into_values().for_each(|open| open.close());
         self.shared.moved();

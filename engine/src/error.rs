@@ -7,6 +7,7 @@ use commonhold_sync::id::{DocId, SpaceId};
 use commonhold_sync::message::LIST_MAX;
 use commonhold_sync::peer::LocalError;
 
+use crate::blobs::BlobError;
 use crate::device::{IdentityError, PrivateFileError};
 use crate::document::EditError;
 use crate::invite::InviteError;
@@ -62,6 +63,9 @@ pub enum Error {
     /// The identity of this device's owner.
     #[error(transparent)]
     Identity(#[from] Arc<IdentityError>),
+    /// A blob that cannot be stored or read.
+    #[error(transparent)]
+    BlobFailed(BlobError),
     /// A bundle or an Automerge file that was not taken.
     #[error("not imported: {0}")]
     Import(String),
@@ -101,6 +105,9 @@ impl Error {
             Error::Edit(_) => "edit_refused",
             Error::Invite(_) => "bad_invite",
             Error::Identity(_) => "identity",
+            Error::BlobFailed(BlobError::Quota { .. }) => "blob_quota",
+            Error::BlobFailed(BlobError::TooLarge) => "blob_too_large",
+            Error::BlobFailed(_) => "blob_damaged",
             Error::Import(_) => "import_refused",
             Error::Export(_) => "export_failed",
             Error::Io(_) => "io",

@@ -5,6 +5,7 @@
 
 mod address_book;
 pub mod backoff;
+pub mod blobs;
 mod bundle;
 mod check;
 mod config;
@@ -48,6 +49,7 @@ pub use commonhold_sync::peer::Keep;
 pub use commonhold_sync::record::{Right, Subject, Writers};
 
 pub use address_book::KnownPeer;
+pub use blobs::{Blob, BlobFetch, BlobLimits, BlobProgress, BlobReader, BlobRef, BlobStore};
 pub use bundle::{ExportReport, ImportReport};
 pub use check::CheckReport;
 pub use config::{Config, Discovery, Lan, OpenStore};

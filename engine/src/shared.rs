@@ -9,12 +9,13 @@ use commonhold_sync::authority::Authority;
 use commonhold_sync::chain::Opening;
 use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
 use commonhold_sync::message::{Announce, roles};
-use commonhold_sync::peer::{ConnId, Local, LocalError};
+use commonhold_sync::peer::{BlobInput, ConnId, Local, LocalError};
 use commonhold_sync::peer_record::PeerRecord;
 use commonhold_sync::record::{Genesis, Right};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::address_book::AddressBook;
+use crate::blobs::Fetches;
 use crate::config::Config;
 use crate::dial::Dialler;
 use crate::discovery::{Heard, OwnRecord};
@@ -47,6 +48,8 @@ pub(crate) enum Command {
     Prepare { space: SpaceId, doc: DocId, reply: oneshot::Sender<Opening> },
     /// Look at who may do what in a space.
     Look { space: SpaceId, look: Look },
+    /// Something about blobs.
+    Blob(BlobInput),
     /// The reply comes when everything so far is on disk.
     Settle(oneshot::Sender<()>),
     /// Take a connection.
@@ -129,6 +132,7 @@ pub(crate) struct Shared {
     /// Absent while the store has failed.
     pub(crate) storage: RwLock<Option<Storage>>,
     pub(crate) documents: Mutex<Documents>,
+    pub(crate) blobs: Fetches,
     pub(crate) spaces: Mutex<BTreeMap<SpaceId, SpaceInfo>>,
     pub(crate) geneses: Mutex<BTreeMap<SpaceId, Genesis>>,
     pub(crate) peers: Mutex<BTreeMap<u64, PeerInfo>>,
@@ -169,6 +173,7 @@ impl Shared {
     pub(crate) fn new(config: Config, parts: Parts) -> (Arc<Shared>, mpsc::Receiver<Command>) {
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
         let shared = Shared {
+            blobs: Fetches::new(&config),
             config,
             device: parts.device,
             store_id: parts.store_id,

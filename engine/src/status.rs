@@ -121,6 +121,13 @@ pub enum NodeEvent {
         /// Which.
         space: SpaceId,
     },
+    /// A blob is here, whole and durable: it was put, or fetched.
+    BlobHeld {
+        /// In which space.
+        space: SpaceId,
+        /// Which.
+        blob: commonhold_sync::blobs::Blob,
+    },
     /// A device signed two histories.
     Forked {
         /// In which space.

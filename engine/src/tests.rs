@@ -1,5 +1,6 @@
 //! What a node promises, with one or two of them in this process. Scenarios with many peers and processes are elsewhere.
 
+mod blobs;
 mod discovery;
 mod disk;
 mod ends;

@@ -36,7 +36,7 @@ fn drive(peer: &mut Peer, storage: &Storage, first: Input) -> Vec<Event> {
                     inputs.push(Input::Loaded { op, loaded });
                 }
                 Output::Emit(event) => events.push(event),
-                Output::Send { .. } | Output::Dial { .. } | Output::Disconnect { .. } => {}
+                Output::Send { .. } | Output::Dial { .. } | Output::Disconnect { .. } | Output::Blob(_) => {}
             }
         }
     }

@@ -134,7 +134,7 @@ pub fn peer_messages(data: &[u8]) {
                     Output::Load { op, load } => inputs.insert(0, Input::Loaded { op, loaded: nothing(load) }),
                     Output::Dial { .. } => {}
                     Output::Disconnect { .. } => ended = true,
-                    Output::Emit(_) => {}
+                    Output::Emit(_) | Output::Blob(_) => {}
                 }
             }
         }

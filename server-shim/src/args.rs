@@ -192,6 +192,9 @@ pub(crate) enum Verb {
         #[command(flatten)]
         space: SpaceRef,
     },
+    /// Blobs of a space: content-addressed attachments, that documents refer to by name
+    #[command(subcommand)]
+    Blob(BlobVerb),
     /// The configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -341,6 +344,41 @@ pub(crate) enum DocVerb {
     Succeed {
         #[command(flatten)]
         doc: DocRef,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BlobVerb {
+    /// Store a file as a blob, and print its name
+    Put {
+        /// Which
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Media type that the name says, such as image/png
+        #[arg(long = "type", default_value = "", value_name = "TYPE")]
+        media_type: String,
+        #[command(flatten)]
+        space: SpaceRef,
+    },
+    /// Write a blob out; what is not here is fetched from the peers that have it
+    Get {
+        /// Name of the blob: blob:…?size=…
+        blob: String,
+        /// Where to [default: standard output]
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        space: SpaceRef,
+    },
+    /// List the blobs that are here
+    List {
+        #[command(flatten)]
+        space: SpaceRef,
+    },
+    /// Remove blobs that no document refers to, a day after they were put or fetched
+    Gc {
+        #[command(flatten)]
+        space: SpaceRef,
     },
 }
 

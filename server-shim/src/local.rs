@@ -43,6 +43,12 @@ async fn serve(
                     Err(failure) => fail(connection, failure).await,
                 };
             }
+            Ok(Request::GetBlob { space, blob }) => {
+                return match operate::get_blob(node, space, &blob).await {
+                    Ok(getting) => stream_blob(getting, connection, draining).await,
+                    Err(failure) => fail(connection, failure).await,
+                };
+            }
             Ok(Request::Export { space, docs }) => return export(node, space, docs, connection).await,
             Ok(Request::Import { space }) => import(node, space, connection, draining).await?,
             Ok(request @ (Request::Level { .. } | Request::Join { .. })) => {
@@ -112,6 +118,26 @@ async fn stream_watch(
             Next::Item(Some(answered)) => connection.item(&answered.map(Reply::Watched)).await?,
             Next::Gone => return Ok(()),
             Next::Item(None) | Next::Draining => return connection.end().await,
+        }
+    }
+}
+
+/// Sends a blob as it is read, and how far its fetch is before that. Who hangs up ends the fetch.
+async fn stream_blob(
+    mut getting: operate::Getting,
+    connection: &mut LocalConnection,
+    draining: &mut watch::Receiver<bool>,
+) -> Result<(), LocalError> {
+    loop {
+        let next = tokio::select! {
+            next = getting.next() => next.transpose(),
+            () = connection.gone() => return Ok(()),
+            _ = draining.wait_for(|draining| *draining) => Some(Err(stopping())),
+        };
+        match next {
+            Some(Ok(reply)) => connection.item(&Answered::Ok(reply)).await?,
+            Some(Err(failure)) => return fail(connection, failure).await,
+            None => return connection.end().await,
         }
     }
 }

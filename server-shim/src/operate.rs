@@ -1,6 +1,7 @@
 //! What the verbs do to an open node. The same code answers the local socket and serves a command that opened the store
 //! itself, so the two cannot differ.
 
+mod blobs;
 mod documents;
 mod errors;
 mod members;
@@ -18,6 +19,7 @@ use crate::names::{self, Named};
 use crate::reach::Dial;
 use crate::request::{Answered, Doc, Exported, Imported, Me, Reply, Request, Watched};
 
+pub(crate) use blobs::{Getting, get as get_blob};
 pub(crate) use errors::{failure, identity_failure, open_failure};
 
 /// The store's file in the data folder.
@@ -127,9 +129,17 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
         Request::History { doc, last } => documents::history(&open(node, &doc).await?, last).await,
         Request::Status(doc) => documents::status(&open(node, &doc).await?).await,
         Request::Check => spaces::check(node).await,
-        Request::Watch(_) | Request::Export { .. } | Request::Import { .. } | Request::Bytes(_) | Request::End => {
-            Err(crate::local::other_version())
+        Request::PutBlob { space, path, media_type } => {
+            blobs::put(node, find_space(node, space.as_deref())?, path, &media_type).await
         }
+        Request::Blobs { space } => blobs::list(node, find_space(node, space.as_deref())?).await,
+        Request::CollectBlobs { space } => blobs::collect(node, find_space(node, space.as_deref())?).await,
+        Request::Watch(_)
+        | Request::Export { .. }
+        | Request::Import { .. }
+        | Request::GetBlob { .. }
+        | Request::Bytes(_)
+        | Request::End => Err(crate::local::other_version()),
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use crate::args::{KeepArg, WritersArg};
 use crate::failure::{Exit, Failure};
-use crate::request::{Change, Checked, Document, Erasure, Member, Peer, Reply, Space, Status, Watched};
+use crate::request::{Blob, Change, Checked, Document, Erasure, Member, Peer, Reply, Space, Status, Watched};
 
 /// Digits of an id that are shown; they name it everywhere a unique prefix does.
 const SHORT: usize = 10;
@@ -125,7 +125,22 @@ fn human(reply: &Reply) -> String {
             count(imported.entries, "change"),
             imported.space.as_deref().map_or("-", short),
         ),
-        Reply::RootKeys(_) | Reply::Bytes(_) | Reply::Ready => String::new(),
+        Reply::Blob(blob) => format!("{}\n", blob.blob),
+        Reply::Blobs(blobs) => {
+            let row = |blob: &Blob| {
+                let age = blob.seconds.map_or_else(String::new, |seconds| format!("{} s", seconds));
+                vec![blob.blob.clone(), bytes(blob.bytes), age]
+            };
+            table(&["BLOB", "SIZE", "SINCE"], blobs.iter().map(row), "no blobs")
+        }
+        Reply::CollectedBlobs(gone) => format!(
+            "removed {} of {}, {}; {} read\n",
+            gone.removed.len(),
+            count(gone.blobs, "blob"),
+            bytes(gone.bytes),
+            count(gone.documents, "document"),
+        ),
+        Reply::BlobProgress(_) | Reply::RootKeys(_) | Reply::Bytes(_) | Reply::Ready => String::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::local::{CHUNK, hex, other_version, unhex};
 use crate::operate::{self, Watching};
-use crate::request::{Answered, Doc, Envelope, Reply, Request, VERSION, Watched};
+use crate::request::{Answered, BlobProgress, Doc, Envelope, Reply, Request, VERSION, Watched};
 
 /// How long a command waits for another command that has the store open. A guess: far more than one edit takes, and short enough for a
 /// person to wait.
@@ -141,6 +141,53 @@ impl Reach {
         }
     }
 
+    /// Fetches a blob, if it is not here, and writes it. `progress` is told how far it is.
+    pub(crate) async fn get_blob(
+        self,
+        space: Option<String>,
+        blob: String,
+        to: &mut (dyn Write + Send),
+        mut progress: impl FnMut(&BlobProgress),
+    ) -> Answered {
+        let mut write = |reply: Reply| -> Result<Option<Reply>, Failure> {
+            match reply {
+                Reply::BlobProgress(far) => progress(&far),
+                Reply::Bytes(digits) => {
+                    let bytes = unhex(&digits).ok_or_else(other_version)?;
+                    to.write_all(&bytes).map_err(cannot_write_blob)?;
+                }
+                reply => return to.flush().map(|()| Some(reply)).map_err(cannot_write_blob),
+            }
+            Ok(None)
+        };
+        match self {
+            Reach::Served(client) => {
+                let envelope = Envelope { version: VERSION, request: Request::GetBlob { space, blob } };
+                let mut stream = client.stream(&envelope).await.map_err(call_failure)?;
+                while let Some(answered) = stream.next::<Answered>().await.map_err(call_failure)? {
+                    if let Some(reply) = write(answered?)? {
+                        return Ok(reply);
+                    }
+                }
+                Err(call_failure(LocalError::BrokenOff))
+            }
+            Reach::Own(node) => {
+                let got = async {
+                    let mut getting = operate::get_blob(&node, space, &blob).await?;
+                    while let Some(reply) = getting.next().await? {
+                        if let Some(reply) = write(reply)? {
+                            return Ok(reply);
+                        }
+                    }
+                    Err(call_failure(LocalError::BrokenOff))
+                };
+                let got: Answered = got.await;
+                let closed = Reach::Own(node).close().await;
+                got.and_then(|reply| closed.map(|()| reply))
+            }
+        }
+    }
+
     /// Reads an export, or another file that can be imported.
     pub(crate) async fn import(
         &mut self,
@@ -203,6 +250,17 @@ impl Watch {
 /// Opens the store in this process.
 pub(crate) async fn open(settings: &Settings, dial: Dial) -> Result<Node, Failure> {
     Node::open(operate::config(settings, dial)?).await.map_err(|error| operate::open_failure(&error, settings))
+}
+
+fn cannot_write_blob(error: std::io::Error) -> Failure {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Failure::hung_up(),
+        _ => Failure::failed(
+            "blob_file",
+            format!("cannot write the blob: {error}"),
+            "check the folder and the free space; the blob itself is held by this peer",
+        ),
+    }
 }
 
 /// Whether the data folder holds a store. One that cannot be looked into is an error, not an absence.

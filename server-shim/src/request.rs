@@ -1,6 +1,8 @@
 //! What a verb asks of the process that owns the store, and what comes back: JSON over the local socket, or plain values
 //! when the verb opens the store itself. The `--json` output of a verb is the inner part of its reply.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -135,6 +137,23 @@ pub(crate) enum Request {
     Import {
         space: Option<String>,
     },
+    /// A file of this machine, by its absolute path: the process that serves is the same person's.
+    PutBlob {
+        space: Option<String>,
+        path: PathBuf,
+        media_type: String,
+    },
+    /// A stream of [`Reply::BlobProgress`], then [`Reply::Bytes`], then [`Reply::Blob`].
+    GetBlob {
+        space: Option<String>,
+        blob: String,
+    },
+    Blobs {
+        space: Option<String>,
+    },
+    CollectBlobs {
+        space: Option<String>,
+    },
     /// Hex digits.
     Bytes(String),
     End,
@@ -171,6 +190,10 @@ pub(crate) enum Reply {
     History(Vec<Change>),
     Status(Status),
     Peers(Vec<Peer>),
+    Blob(Blob),
+    Blobs(Vec<Blob>),
+    BlobProgress(BlobProgress),
+    CollectedBlobs(CollectedBlobs),
     Level(Level),
     Checked(Checked),
     /// Hex digits.
@@ -417,6 +440,37 @@ pub(crate) struct Known {
     pub(crate) sources: Vec<String>,
     /// It says that it introduces peers to one another.
     pub(crate) tracker: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Blob {
+    /// Its name, as documents refer to it.
+    pub(crate) blob: String,
+    /// BLAKE3 of its bytes.
+    pub(crate) hash: String,
+    pub(crate) bytes: u64,
+    /// Since it was put, fetched or pinned, in a list.
+    pub(crate) seconds: Option<u64>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct BlobProgress {
+    /// Stored so far.
+    pub(crate) bytes: u64,
+    pub(crate) of: u64,
+    /// Connected peers that have some of it.
+    pub(crate) sources: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct CollectedBlobs {
+    /// Held before.
+    pub(crate) blobs: u64,
+    /// Read for the names in them.
+    pub(crate) documents: u64,
+    /// Names of what was removed.
+    pub(crate) removed: Vec<String>,
+    pub(crate) bytes: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::CommandFactory;
 use serde_json::{Value as Json, json};
 
-use crate::args::{Cli, ConfigVerb, DeviceVerb, DocRef, DocVerb, SpaceVerb, Verb};
+use crate::args::{BlobVerb, Cli, ConfigVerb, DeviceVerb, DocRef, DocVerb, SpaceVerb, Verb};
 use crate::config::{self, Settings};
 use crate::editor::Draft;
 use crate::failure::Failure;
@@ -55,6 +55,9 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         }
         Some(Verb::Export { file, docs, space }) => export(&settings, &file, docs, space.space, json).await,
         Some(Verb::Import { file, space }) => import(&settings, &file, space.space, json).await,
+        Some(Verb::Blob(BlobVerb::Get { blob, out, space })) => {
+            get_blob(&settings, blob, out.as_deref(), space.space, json).await
+        }
         Some(Verb::Status { doc, space, wait }) => status(&settings, doc, space.space, wait, json).await,
         Some(verb) => {
             let (request, sync) = request_of(verb)?;
@@ -104,6 +107,12 @@ fn request_of(verb: Verb) -> Result<(Request, Option<u64>), Failure> {
         }
         Verb::History { doc, last } => Request::History { doc: named(doc), last },
         Verb::Peers => Request::Peers { known: true },
+        Verb::Blob(BlobVerb::Put { file, media_type, space }) => {
+            let path = std::path::absolute(&file).unwrap_or(file);
+            Request::PutBlob { space: space.space, path, media_type }
+        }
+        Verb::Blob(BlobVerb::List { space }) => Request::Blobs { space: space.space },
+        Verb::Blob(BlobVerb::Gc { space }) => Request::CollectBlobs { space: space.space },
         _ => return Err(Failure::failed("internal", "a verb without a request", "please report it")),
     };
     Ok((request, None))
@@ -281,6 +290,50 @@ async fn export(
         out.sync_all().and_then(|()| std::fs::rename(&partial, file)).map_err(cannot)?;
         Ok(reply)
     });
+    match kept {
+        Ok(reply) => print::reply(&reply, json),
+        Err(failure) => {
+            let _ = std::fs::remove_file(&partial);
+            Err(failure)
+        }
+    }
+}
+
+/// Writes a blob to a file or standard output. How far its fetch is goes to standard error, if a person is there.
+async fn get_blob(
+    settings: &Settings,
+    blob: String,
+    out: Option<&Path>,
+    space: Option<String>,
+    json: bool,
+) -> Result<(), Failure> {
+    let reach = Reach::find(settings, Dial::Out, false).await?;
+    let shown = io::stderr().is_terminal();
+    let progress = |far: &crate::request::BlobProgress| match (json, shown) {
+        (true, _) => eprintln!("{}", json!(far)),
+        (false, true) => {
+            eprint!("\r{} of {} bytes from {} peers ", far.bytes, far.of, far.sources);
+        }
+        (false, false) => {}
+    };
+    let Some(file) = out else {
+        // The reply would end up in the bytes.
+        return reach.get_blob(space, blob, &mut io::stdout(), progress).await.map(drop);
+    };
+    let cannot = |error: io::Error| {
+        let what = format!("cannot write {}: {error}", file.display());
+        Failure::failed("blob_file", what, "check the folder and the free space")
+    };
+    // Under another name until it is whole.
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = file.with_file_name(name);
+    let mut to = match File::create(&partial) {
+        Ok(to) => to,
+        Err(error) => return reach.close().await.and(Err(cannot(error))),
+    };
+    let got = reach.get_blob(space, blob, &mut to, progress).await;
+    let kept = got.and_then(|reply| std::fs::rename(&partial, file).map(|()| reply).map_err(cannot));
     match kept {
         Ok(reply) => print::reply(&reply, json),
         Err(failure) => {

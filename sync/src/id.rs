@@ -104,6 +104,10 @@ id!(
     /// A store: drawn at random when the store is made, and again after a restore, a copy or an import.
     StoreId, 16
 );
+id!(
+    /// The content of a blob: BLAKE3 of its bytes.
+    BlobHash, 32
+);
 
 id!(
     /// What peers of one space announce on one day: a hash of both.

@@ -5,6 +5,7 @@
 //! bytes of a change within bounds, and leaves meaning to `commonhold-engine`.
 
 pub mod authority;
+pub mod blobs;
 pub mod chain;
 pub mod change;
 pub mod clock;

@@ -7,6 +7,7 @@
 //! Durability: what this device made is sent only after [`Input::Stored`]; what others made is forwarded at once and
 //! acknowledged only from [`Input::Stored`].
 
+mod blobs;
 mod connection;
 mod connections;
 mod erasing;
@@ -28,6 +29,8 @@ use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use self::blobs::Blobs;
+pub use self::blobs::{BlobInput, BlobOutput};
 use self::connections::Connections;
 pub use self::gossip::Traffic;
 use self::gossip::{Came, Gossip};
@@ -243,6 +246,7 @@ pub struct Peer {
     sealing: BTreeSet<ConnId>,
     /// Cursors that ride with the next commit.
     late: Vec<(SpaceId, DeviceId, Cursor)>,
+    blobs: Blobs,
     after: Vec<After>,
     stores: BTreeMap<OpId, Vec<After>>,
     /// Highest sequence number of each space that is on its way to disk, by operation.
@@ -324,6 +328,7 @@ impl Peer {
             pushed: BTreeSet::new(),
             sealing: BTreeSet::new(),
             late: Vec::new(),
+            blobs: Blobs::default(),
             after: Vec::new(),
             stores: BTreeMap::new(),
             storing: BTreeMap::new(),
@@ -426,6 +431,7 @@ impl Peer {
             }
             Input::Announce { conn, announce } => self.send_announce(conn, announce),
             Input::AnnounceAnswered { conn, answer } => self.answer_announce(conn, answer),
+            Input::Blob(input) => self.blob_input(input),
             Input::Close => {
                 self.closing = true;
                 self.connections.ids().into_iter().for_each(|conn| self.close(conn, "bye", "this peer closes", false));
@@ -446,6 +452,7 @@ impl Peer {
         self.run_made();
         self.run_offers();
         self.run_held_back();
+        self.run_blobs();
         self.run_timers();
         self.run_gossip();
         self.flush();
@@ -755,6 +762,7 @@ impl Peer {
             .chain(burials)
             .chain(self.gossip.due())
             .chain(held_back)
+            .chain(self.blobs_deadline())
             .min()
     }
 }

@@ -50,6 +50,9 @@ pub enum Violation {
     /// A message came at a time when the protocol has no place for it.
     #[error("{0}")]
     OutOfPlace(&'static str),
+    /// A piece of a blob does not verify.
+    #[error("a piece of a blob does not verify")]
+    BadPiece,
     /// A snapshot does not hold what its tips say.
     #[error("a snapshot does not hold what its tips say: {0}")]
     BadSnapshot(String),
@@ -62,6 +65,7 @@ impl Violation {
             Violation::SegmentShape => "T3.shape",
             Violation::BadTip => "T2.tip",
             Violation::BadProof => "T2.proof",
+            Violation::BadPiece => "T4.piece",
             Violation::Change(fault) => fault.code(),
             Violation::WrongActor => "S4.actor",
             Violation::WrongSeq => "S4.seq",

@@ -3,6 +3,7 @@
 //! The origin is this same program started again as a child; peers are nodes in this process or, where there are many,
 //! in another child. Absolute figures are for a quiet machine: the ratio to the floor of the same run is what counts.
 
+mod blobs;
 mod child;
 mod floor;
 mod proxy;
@@ -10,6 +11,7 @@ mod report;
 mod runs;
 mod trace;
 
+pub use blobs::Manner;
 pub use child::{Child, ChildCommand, serve_child};
 pub use floor::{Floor, floor};
 pub use proxy::Proxy;

@@ -325,7 +325,7 @@ impl Row {
                         inputs.push_back((side, Input::Loaded { op, loaded }));
                     }
                     Output::Emit(Event::Document { doc, .. }) => self.doc = doc,
-                    Output::Emit(_) => {}
+                    Output::Emit(_) | Output::Blob(_) => {}
                     Output::Dial { .. } => {}
                     Output::Disconnect { reason, .. } => panic!("{reason:?}"),
                 }

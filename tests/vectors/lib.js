@@ -145,6 +145,9 @@ export const MESSAGES = {
   14: ['Gossip', fields({ 0: u32, 1: gossip })],
   15: ['Announce', fields({ 0: peerRecord, 1: list(bin(32), 256) })],
   16: ['Peers', fields({ 0: u64, 1: list(fields({ 0: peerRecord, 1: list(u32, 256) }), 128) })],
+  17: ['BlobWant', fields({ 0: u32, 1: bin(32), 2: u64, 3: list(u32, 64), 4: bool, 5: bool })],
+  18: ['BlobHas', fields({ 0: u32, 1: bin(32), 2: u64, 3: optional(bin()) })],
+  19: ['BlobPiece', fields({ 0: u32, 1: bin(32), 2: u64, 3: u32, 4: optional(bin()), 5: bin() })],
 }
 
 /** Type byte, LZ4 if its high bit is set, CBOR. */

@@ -81,6 +81,26 @@ fn json_of(doc: &impl ReadDoc, path: &[Prop], heads: Option<&[am::ChangeHash]>) 
     doc.hydrate(&at.0, heads).ok().map(|value| hydrated_json(&value))
 }
 
+fn strings_of(doc: &impl ReadDoc, each: &mut impl FnMut(&str)) {
+    let mut todo = vec![(am::ROOT, am::ObjType::Map)];
+    while let Some((obj, kind)) = todo.pop() {
+        if kind == am::ObjType::Text {
+            each(&doc.text(&obj).unwrap_or_default());
+            continue;
+        }
+        let props: Vec<am::Prop> = match kind.is_sequence() {
+            true => (0..doc.length(&obj)).map(am::Prop::Seq).collect(),
+            false => doc.keys(&obj).map(am::Prop::Map).collect(),
+        };
+        for (value, made) in props.into_iter().flat_map(|prop| doc.get_all(&obj, prop).unwrap_or_default()) {
+            match value {
+                am::Value::Object(kind) => todo.push((made, kind)),
+                am::Value::Scalar(scalar) => scalar.as_str().into_iter().for_each(&mut *each),
+            }
+        }
+    }
+}
+
 impl View {
     /// The whole document as JSON: texts as strings, bytes as lists of numbers, counters and timestamps as numbers. Pending
     /// edits show.
@@ -91,6 +111,11 @@ impl View {
     /// What stands at a path, as JSON.
     pub fn json_at(&self, path: &[Prop]) -> Option<Json> {
         with_doc!(self, doc => json_of(doc, path, None))
+    }
+
+    /// Every string and text that the document shows, those that lost a conflict included.
+    pub(crate) fn each_string(&self, mut each: impl FnMut(&str)) {
+        with_doc!(self, doc => strings_of(doc, &mut each))
     }
 
     /// The document as it was at a version. None if the view does not hold that version.

@@ -511,6 +511,8 @@ impl World {
                 }
                 self.later(delay, Step::Loaded { host, boot, op, load });
             }
+            // Its peers share no blobs.
+            Output::Blob(_) => {}
             Output::Emit(event) => self.event(host, event)?,
             // Nobody listens.
             Output::Dial { .. } => {}

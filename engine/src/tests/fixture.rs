@@ -117,7 +117,7 @@ impl Machine {
                     }
                     Output::Emit(Event::Failed { why, .. }) => panic!("{why}"),
                     Output::Emit(Event::Forked { .. }) => self.forks += 1,
-                    Output::Emit(_) => {}
+                    Output::Emit(_) | Output::Blob(_) => {}
                     Output::Dial { .. } => {}
                     Output::Disconnect { reason, .. } => panic!("{reason:?}"),
                 }

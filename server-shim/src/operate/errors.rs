@@ -30,6 +30,10 @@ pub(crate) fn failure(error: &Error) -> Failure {
             (Exit::Failed, "change the value and try again")
         }
         Error::Import(_) => (Exit::Failed, "check that the file is a whole export, or an .automerge file"),
+        Error::BlobFailed(_) => (
+            Exit::Failed,
+            "`commonhold blob gc` frees room; a damaged blob is fetched again with `commonhold blob get`",
+        ),
         Error::Closed => (Exit::Failed, "the process is stopping; try again in a moment"),
         _ => (Exit::Failed, "try again; `commonhold doctor` looks at everything"),
     };

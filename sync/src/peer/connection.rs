@@ -439,6 +439,7 @@ impl Peer {
     /// Ends a connection from this side. The driver answers with [`super::Input::Disconnected`].
     pub(super) fn close(&mut self, conn: ConnId, code: &'static str, text: &str, violation: bool) {
         let Some(mut connection) = self.connections.remove(&conn) else { return };
+        self.blobs_closed(conn);
         if connection.peer.is_some() {
             connection.send(&Message::Bye(Bye { code: code.into(), text: text.into() }));
         }
@@ -464,6 +465,7 @@ impl Peer {
 
     /// What else there is to do when a connection is gone.
     fn forget(&mut self, conn: ConnId, connection: &Connection) {
+        self.blobs_closed(conn);
         connection.handles.iter().for_each(|space| self.caught_up(conn, *space));
         if let Some(peer) = connection.peer {
             self.gossip_down(conn, peer, connection.links.keys().copied());
@@ -474,6 +476,7 @@ impl Peer {
         if let Some(connection) = self.connections.get_mut(&conn) {
             connection.queued = pending;
             self.serve_on(conn);
+            self.blobs_drained(conn);
         }
     }
 
@@ -536,6 +539,9 @@ impl Peer {
                 let code = if bye.code == RELEASED { RELEASED } else { "bye" };
                 self.close(conn, code, "the other side said goodbye", false);
             }
+            Message::BlobWant(want) => self.on_blob_want(conn, want)?,
+            Message::BlobHas(has) => self.on_blob_has(conn, has)?,
+            Message::BlobPiece(piece) => self.on_blob_piece(conn, piece)?,
             Message::Unknown(_) => {}
         }
         Ok(None)

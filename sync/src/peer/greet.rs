@@ -296,6 +296,7 @@ impl Peer {
             }
             self.send_genesis(id);
             self.begin_serving(conn, id, &hello);
+            self.blobs_shared(conn, id);
             self.gossip_up(conn, id);
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use ed25519_dalek::SigningKey;
 
+use super::blobs::{BlobInput, BlobOutput};
 use crate::authority::RootKeys;
 use crate::chain::Opening;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
@@ -160,6 +161,8 @@ pub enum Input {
         /// What [`Tracker::announce`](crate::tracker::Tracker::announce) said.
         answer: Result<Peers, TrackerRefusal>,
     },
+    /// Something about blobs.
+    Blob(BlobInput),
     /// The peer is about to be dropped: every other side is told goodbye, and what rides with the next commit is stored now.
     Close,
     /// Time passed.
@@ -268,6 +271,8 @@ pub enum Output {
         /// What.
         load: Load,
     },
+    /// Do something about blobs.
+    Blob(BlobOutput),
     /// Tell the application.
     Emit(Event),
     /// Connect to a peer, once. Followed by [`Input::Connected`] that expects this device, or by [`Input::DialFailed`].

@@ -7,6 +7,7 @@ use automerge::{ActorId, Automerge, Change};
 
 use super::*;
 
+mod blobs;
 mod erasing;
 mod forks;
 mod identities;
@@ -107,6 +108,9 @@ impl ModelStore {
 struct Host {
     peer: Peer,
     store: ModelStore,
+    blobs: blobs::ModelBlobs,
+    /// Its work on blobs is never done.
+    deaf: bool,
     events: Vec<Event>,
     sent_bytes: usize,
 }
@@ -140,7 +144,14 @@ impl World {
     fn new(count: u8) -> World {
         let host = |n| {
             let store = ModelStore::default();
-            Host { peer: Peer::new(start(n, 1, &store)), store, events: vec![], sent_bytes: 0 }
+            Host {
+                peer: Peer::new(start(n, 1, &store)),
+                store,
+                blobs: Default::default(),
+                deaf: false,
+                events: vec![],
+                sent_bytes: 0,
+            }
         };
         World {
             now: 0,
@@ -174,6 +185,8 @@ impl World {
                         let loaded = h.store.load(load);
                         inputs.push_back(Input::Loaded { op, loaded });
                     }
+                    Output::Blob(_) if h.deaf => {}
+                    Output::Blob(output) => inputs.extend(h.blobs.answer(output)),
                     Output::Emit(event) => h.events.push(event),
                     // Nobody listens.
                     Output::Dial { .. } => {}

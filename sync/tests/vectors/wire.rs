@@ -1,15 +1,17 @@
 //! Messages, and a whole session.
 
 use blake3::derive_key;
+use commonhold_sync::blobs::tree::{Tree, leaf};
+use commonhold_sync::blobs::{Blob, PIECE_BYTES};
 use commonhold_sync::chain::Tip;
 use commonhold_sync::clock::{Clock, Fingerprint};
 use commonhold_sync::id::{ChainId, DocId, EntryId, StoreId, Topic};
 use commonhold_sync::limits::Limits;
 use commonhold_sync::merkle::Head;
 use commonhold_sync::message::{
-    Ack, Announce, Bye, Check, Covered, Cursor, Data, Difference, DocRef, Found, GenesisOf, Have, Hello, Message,
-    Notice, OpeningRef, Peers, Proofs, Since, SnapshotPart, SpaceHello, Spaces, Symbols, SymbolsWanted, Want,
-    WireSegment,
+    Ack, Announce, BlobHas, BlobPiece, BlobWant, Bye, Check, Covered, Cursor, Data, Difference, DocRef, Found,
+    GenesisOf, Have, Hello, Message, Notice, OpeningRef, Peers, Proofs, Since, SnapshotPart, SpaceHello, Spaces,
+    Symbols, SymbolsWanted, Want, WireSegment,
 };
 use commonhold_sync::peer_record::PeerRecord;
 use commonhold_sync::proof::{ForkProof, Side};
@@ -118,6 +120,14 @@ pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
     ]);
     let topics = [19_675, 19_676].map(|day| Topic::of(&super::space(), day));
     let long = vec![vec![0x61; 700]];
+    // Three pieces of nothing but zeros, of which the last has three bytes.
+    let content = vec![0; 2 * PIECE_BYTES + 3];
+    let Blob { hash, size } = Blob::of(&content);
+    let leaves = content.chunks(PIECE_BYTES).enumerate().map(|(at, piece)| leaf(at as u32, piece)).collect();
+    let tree = Tree::from_leaves(Blob { hash, size }, leaves).unwrap();
+    let proof_of = |piece| tree.proof(piece).unwrap().concat();
+    let last = vec![0; 3];
+    let none = BlobPiece { space: 3, hash, size, piece: 2, bytes: None, proof: vec![].into() };
     let part = SnapshotPart {
         space: 3,
         doc: doc(),
@@ -253,6 +263,35 @@ pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
             "Peers",
             Message::Peers(Peers { ttl_s: 1_800, found: vec![Found { record, topics: vec![0, 1] }] }),
             json!({ "0": 1_800, "1": [{ "0": record_json, "1": [0, 1] }] }),
+        ),
+        (
+            "BlobWant",
+            Message::BlobWant(BlobWant { space: 3, hash, size, pieces: vec![0, 2], end: false, patient: true }),
+            json!({ "0": 3, "1": bytes(hash.0), "2": size, "3": [0, 2], "4": false, "5": true }),
+        ),
+        (
+            "BlobHas, some of it",
+            Message::BlobHas(BlobHas { space: 3, hash, size, pieces: Some(vec![5].into()) }),
+            json!({ "0": 3, "1": bytes(hash.0), "2": size, "3": bytes([5]) }),
+        ),
+        (
+            "BlobHas, all of it",
+            Message::BlobHas(BlobHas { space: 3, hash, size, pieces: None }),
+            json!({ "0": 3, "1": bytes(hash.0), "2": size }),
+        ),
+        (
+            "BlobPiece",
+            Message::BlobPiece(BlobPiece {
+                bytes: Some(last.clone().into()),
+                proof: proof_of(2).into(),
+                ..none.clone()
+            }),
+            json!({ "0": 3, "1": bytes(hash.0), "2": size, "3": 2, "4": bytes(&last), "5": bytes(proof_of(2)) }),
+        ),
+        (
+            "BlobPiece, held no more",
+            Message::BlobPiece(none),
+            json!({ "0": 3, "1": bytes(hash.0), "2": size, "3": 2, "5": bytes([]) }),
         ),
     ]
     .into_iter()

@@ -9,7 +9,7 @@ use commonhold_tests::scenario::{Result, Sizes, run, serve_child};
 /// Measures one scenario with real processes over loopback.
 #[derive(Parser)]
 struct Args {
-    /// cold-big, cold-many, reconnect, fanout, idle, ingest, swarm or many.
+    /// cold-big, cold-many, reconnect, fanout, idle, ingest, swarm, blobs or many.
     name: String,
     /// Print one line of JSON instead of a table.
     #[arg(long)]
@@ -29,6 +29,9 @@ struct Args {
     /// Peers that find one another (swarm).
     #[arg(long, default_value_t = 200)]
     peers: usize,
+    /// Size of the blob (blobs); the swarm's has an eighth of it.
+    #[arg(long, default_value_t = 256)]
+    mib: u64,
     /// A recorded session, gzipped JSON (cold-big); one is made up without it.
     #[arg(long)]
     trace: Option<PathBuf>,
@@ -46,6 +49,7 @@ async fn main() -> ExitCode {
         subscribers: args.subscribers,
         connections: args.connections,
         peers: args.peers,
+        mib: args.mib,
         trace: args.trace,
     };
     finish(measure(&args.name, &sizes, args.json).await)

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
-use super::Result;
+use super::{Manner, Result, blobs};
 
 /// What a child is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,6 +71,28 @@ pub enum ChildCommand {
     },
     /// Answer with what went over the network: bytes sent, live segments that were new, and live segments held already.
     Traffic,
+    /// Hold a blob: found a space or join one, store the file, listen; answer with address, device, invite and name.
+    HoldBlob {
+        /// Where.
+        folder: PathBuf,
+        /// To which space, if not to a new one.
+        invite: Option<String>,
+        /// The content.
+        file: PathBuf,
+        /// How to serve it.
+        manner: Manner,
+    },
+    /// Fetch a blob from these peers; answer now and then with how far it is, and at last with the seconds.
+    FetchBlob {
+        /// Where.
+        folder: PathBuf,
+        /// To which space.
+        invite: String,
+        /// Address and device of each.
+        peers: Vec<(String, String)>,
+        /// Its name.
+        blob: String,
+    },
     /// Answer with the latencies (ms) seen by the subscribers, once each has seen this many edits.
     Latencies {
         /// Edits that each must have seen.
@@ -182,6 +204,18 @@ pub async fn serve_child() -> Result<()> {
                 let answer = (opened.device().to_string(), opened.listening().first().cloned().unwrap_or_default());
                 node = Some(opened);
                 serde_json::to_string(&answer)?
+            }
+            ChildCommand::HoldBlob { folder, invite, file, manner } => {
+                let (opened, invite, name) = blobs::hold(&folder, invite.as_deref(), &file, manner).await?;
+                let address = opened.listening().first().cloned().unwrap_or_default();
+                let answer = (address, opened.device().to_string(), invite, name);
+                node = Some(opened);
+                serde_json::to_string(&answer)?
+            }
+            ChildCommand::FetchBlob { folder, invite, peers, blob } => {
+                let (opened, seconds) = blobs::fetch(&folder, &invite, &peers, &blob).await?;
+                node = Some(opened);
+                serde_json::to_string(&blobs::Far::Done(seconds))?
             }
             ChildCommand::Edit { space, docs } => {
                 let node = node.as_ref().ok_or("not serving")?;

@@ -26,7 +26,8 @@ pub fn floor(work: Floor) -> Result<f64> {
     Ok(wire(work.wire_bytes)? + signatures(work.signatures) + commit(work.stored_bytes)?)
 }
 
-fn wire(bytes: u64) -> Result<f64> {
+/// Seconds for so many bytes over one TCP stream on loopback.
+pub(super) fn wire(bytes: u64) -> Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     let sender = std::thread::spawn(move || -> std::io::Result<()> {

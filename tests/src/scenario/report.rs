@@ -72,6 +72,21 @@ pub struct Report {
     /// Acknowledged changes that a kill -9 lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost_after_kill: Option<u64>,
+    /// Time of the same bytes over one plain TCP stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_seconds: Option<f64>,
+    /// Throughput, for what one peer alone gives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throughput_ratio: Option<f64>,
+    /// What of the bytes that had come before a kill -9 was there after it (a little more, where pieces came in between).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumed_share: Option<f64>,
+    /// Pieces that the origin sent to a swarm, for those of one copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin_copies: Option<f64>,
+    /// Time until the last of the swarm had it all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swarm_seconds: Option<f64>,
     /// Time from start to ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_seconds: Option<f64>,

@@ -30,6 +30,8 @@ pub struct Sizes {
     pub connections: usize,
     /// Peers in a swarm.
     pub peers: usize,
+    /// Size of the blob.
+    pub mib: u64,
     /// A recorded session.
     pub trace: Option<PathBuf>,
 }
@@ -53,9 +55,10 @@ pub async fn run(name: &str, sizes: &Sizes) -> Result<Report> {
             "idle" => idle(sizes.connections).await,
             "ingest" => ingest().await,
             "swarm" => swarm(sizes.peers).await,
+            "blobs" => super::blobs::run(sizes.mib).await,
             "many" => many(sizes.docs.unwrap_or(1_000_000)).await,
             other => Err(format!(
-                "there is no scenario {other:?}; there are cold-big, cold-many, reconnect, fanout, idle, ingest, swarm and many"
+                "there is no scenario {other:?}; there are cold-big, cold-many, reconnect, fanout, idle, ingest, swarm, blobs and many"
             )
             .into()),
         }

@@ -276,6 +276,7 @@ impl World {
                     Output::Emit(event) => inputs.extend(h.event(event)),
                     // Nobody listens.
                     Output::Dial { .. } => {}
+                    Output::Blob(_) => {}
                     Output::Disconnect { conn, reason } => {
                         h.ended.insert(conn, reason);
                         self.links.remove(&(host, conn));

@@ -137,7 +137,7 @@ impl Host {
                     Output::Load { op, load } => inputs.push_back(Input::Loaded { op, loaded: self.load(load) }),
                     Output::Emit(Event::Entries { entries, from: Some(_), .. }) => self.admitted += entries.len(),
                     Output::Emit(Event::Level { .. }) => self.level += 1,
-                    Output::Emit(_) | Output::Dial { .. } | Output::Disconnect { .. } => {}
+                    Output::Emit(_) | Output::Blob(_) | Output::Dial { .. } | Output::Disconnect { .. } => {}
                 }
             }
         }
