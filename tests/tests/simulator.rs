@@ -189,6 +189,12 @@ mod found {
         FAULTY.passes(334);
     }
 
+    /// The two turned out level between two pages, the next was never asked for, and who serves them waited with what is new.
+    #[test]
+    fn pages_are_read_to_their_end() {
+        FAULTY.passes(1_200);
+    }
+
     /// All that was wanted came when the two were level: the comparison that had been put off for it was never made, and the
     /// other side was never told.
     #[test]

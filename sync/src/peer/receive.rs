@@ -774,11 +774,13 @@ impl Peer {
         absent.iter().for_each(|doc| {
             link.wanted.remove(doc);
         });
-        if !asked || link.ask == Ask::Level {
+        if !asked {
             return;
         }
+        // The two may have turned out level while pages were on their way. They are read to their end all the same: until then
+        // the other side pushes nothing.
         match (upto, fingerprint) {
-            (Some(upto), Some(theirs)) => {
+            (Some(upto), Some(theirs)) if link.ask != Ask::Level || theirs != ours => {
                 link.ask = Ask::Fetching;
                 link.reached = Some(upto);
                 link.repair.hears(theirs, upto);
