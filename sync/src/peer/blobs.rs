@@ -270,8 +270,8 @@ impl Peer {
         match (message.end, message.pieces.is_empty()) {
             (true, whole) => {
                 of.asks.drop(&key.0, &key.1, &message.pieces);
-                let dropped = |ask: &Ask| (ask.space, ask.blob) == key && message.pieces.contains(&ask.piece);
-                of.ready.retain(|(ask, _)| !(whole && (ask.space, ask.blob) == key) && !dropped(ask));
+                let stays = |ask: &Ask| (ask.space, ask.blob) != key || !(whole || message.pieces.contains(&ask.piece));
+                of.ready.retain(|(ask, _)| stays(ask));
                 if whole && of.watches.remove(&key).is_some() {
                     self.blobs.unwatch(conn, key);
                 }
