@@ -23,6 +23,7 @@ pub mod reconcile;
 pub mod record;
 pub mod secure;
 pub mod space;
+pub mod spending;
 pub mod tracker;
 pub mod violation;
 pub mod waiting;

@@ -159,6 +159,14 @@ impl Overlay {
         self.own = record;
     }
 
+    /// This peer does something else from here on; it has no links now.
+    pub fn set_roles(&mut self, roles: u64) {
+        debug_assert!(self.links.is_empty(), "links began under other roles");
+        self.roles = roles;
+        self.tree = Tree::new(roles & roles::LEAF != 0);
+        self.joined = false;
+    }
+
     /// There is a connection to a peer, on which both named the space. `record` is what it says of itself, verified. The overlay may
     /// refuse it ([`Effect::Release`]). `dialled` is true if this side dialled, for whatever reason.
     pub fn link_up(&mut self, now: Now, peer: DeviceId, record: Option<PeerRecord>, roles: u64, dialled: bool) {

@@ -21,6 +21,7 @@ mod repair;
 mod rights;
 mod serve;
 mod snapshots;
+mod spending;
 mod tracker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -51,6 +52,7 @@ use crate::message::{Cursor, Since};
 use crate::peer_record::PeerRecord;
 use crate::proof::ForkProof;
 use crate::space::Space;
+use crate::spending::{Spending, Spent};
 use crate::waiting::{Waiter, Waiting};
 
 #[derive(Debug)]
@@ -247,6 +249,9 @@ pub struct Peer {
     /// Cursors that ride with the next commit.
     late: Vec<(SpaceId, DeviceId, Cursor)>,
     blobs: Blobs,
+    spending: Spending,
+    /// What this peer last told others that it does: bits of [`roles`](crate::message::roles).
+    roles_told: u64,
     after: Vec<After>,
     stores: BTreeMap<OpId, Vec<After>>,
     /// Highest sequence number of each space that is on its way to disk, by operation.
@@ -329,6 +334,8 @@ impl Peer {
             sealing: BTreeSet::new(),
             late: Vec::new(),
             blobs: Blobs::default(),
+            spending: Spending::default(),
+            roles_told: start.roles,
             after: Vec::new(),
             stores: BTreeMap::new(),
             storing: BTreeMap::new(),
@@ -356,6 +363,16 @@ impl Peer {
     /// What live news cost so far.
     pub fn traffic(&self) -> Traffic {
         self.gossip.traffic
+    }
+
+    /// What it has spent of the network so far.
+    pub fn spent(&self) -> Spent {
+        self.spending.spent()
+    }
+
+    /// What it does at present: bits of [`roles`](crate::message::roles).
+    pub fn roles(&self) -> u64 {
+        self.roles_now()
     }
 
     /// The peers with which this one exchanges news of a space, and those attached to it.
@@ -432,6 +449,7 @@ impl Peer {
             Input::Announce { conn, announce } => self.send_announce(conn, announce),
             Input::AnnounceAnswered { conn, answer } => self.answer_announce(conn, answer),
             Input::Blob(input) => self.blob_input(input),
+            Input::Allow(allowance) => self.spending.allow(allowance),
             Input::Close => {
                 self.closing = true;
                 self.connections.ids().into_iter().for_each(|conn| self.close(conn, "bye", "this peer closes", false));
@@ -626,9 +644,11 @@ impl Peer {
     /// Ends a drain: what changed becomes one store operation, pushes become messages, messages become frames.
     fn flush(&mut self) {
         self.flush_pushes();
+        self.run_roles();
         self.flush_store();
         self.run_deepening();
         self.flush_frames();
+        self.run_spending();
         self.evict();
     }
 

@@ -21,6 +21,8 @@ use crate::violation::Violation;
 const BLOB_QUEUE_HIGH: usize = 512 << 10;
 /// Pieces that are read for a connection before there is room for them: 1 MiB, a disk's latency at the speed of a fast link.
 const READ_AHEAD: usize = 4;
+/// Bytes of a piece's message beside its own, at most: the proof, the name of the blob, the keys.
+const PIECE_OVERHEAD: usize = 32 * PROOF_NODES_MAX + 256;
 /// Time between two messages that say what one has of a blob: at least that, and a millisecond for each 64 bytes of the set.
 const NEWS_MS: u64 = 30;
 /// How often a fetch looks for peers that are late, when nothing comes.
@@ -348,15 +350,19 @@ impl Peer {
             && let Some((ask, piece)) = of.ready.pop_front()
         {
             let Some(theirs) = connection.links.get(&ask.space).map(|link| link.theirs) else { continue };
-            let (bytes, proof) = piece.map_or((None, Vec::new()), |(bytes, proof)| (Some(bytes.into()), proof));
-            connection.send(&Message::BlobPiece(BlobPiece {
+            let (bytes, proof) = piece.map_or((None, Vec::new()), |(bytes, proof)| (Some(bytes), proof));
+            if !self.spending.may_serve(bytes.as_ref().map_or(0, Vec::len) + PIECE_OVERHEAD) {
+                return;
+            }
+            let sent = connection.send_counted(&Message::BlobPiece(BlobPiece {
                 space: theirs,
                 hash: ask.blob.hash,
                 size: ask.blob.size,
                 piece: ask.piece,
-                bytes,
+                bytes: bytes.map(Into::into),
                 proof: proof.concat().into(),
             }));
+            self.spending.served(sent);
         }
         let mut chosen = Vec::new();
         while of.reading + of.ready.len() < READ_AHEAD {

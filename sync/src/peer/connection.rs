@@ -332,7 +332,14 @@ impl Connection {
     }
 
     pub(super) fn send(&mut self, message: &Message) {
-        self.channel.send(&message.to_bytes());
+        self.send_counted(message);
+    }
+
+    /// The same, and gives the bytes that it takes.
+    pub(super) fn send_counted(&mut self, message: &Message) -> usize {
+        let bytes = message.to_bytes();
+        self.channel.send(&bytes);
+        bytes.len()
     }
 
     /// Counts a data message that is sent, and remembers whose ends in it are this device's own.
@@ -390,6 +397,9 @@ impl Peer {
     pub(super) fn frame(&mut self, conn: ConnId, bytes: &[u8]) {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if !self.spending.frame(bytes.len()) {
+            return;
+        }
         connection.note_round_trip(now);
         let mut messages = Vec::new();
         let result = connection.channel.receive(bytes, &self.limits);
@@ -439,11 +449,12 @@ impl Peer {
     /// Ends a connection from this side. The driver answers with [`super::Input::Disconnected`].
     pub(super) fn close(&mut self, conn: ConnId, code: &'static str, text: &str, violation: bool) {
         let Some(mut connection) = self.connections.remove(&conn) else { return };
-        self.blobs_closed(conn);
         if connection.peer.is_some() {
             connection.send(&Message::Bye(Bye { code: code.into(), text: text.into() }));
         }
-        while let Some(bytes) = connection.channel.poll_frame() {
+        while let Some(bytes) = connection.channel.poll_frame()
+            && self.spending.frame(bytes.len())
+        {
             self.outputs.push_back(Output::Send { conn, bytes });
         }
         let reason = Reason { code, text: text.into(), violation };
@@ -718,7 +729,9 @@ impl Peer {
         self.set_timers();
         for conn in core::mem::take(&mut self.sealing) {
             let Some(connection) = self.connections.get_mut(&conn) else { continue };
-            while let Some(bytes) = connection.channel.poll_frame() {
+            while let Some(bytes) = connection.channel.poll_frame()
+                && self.spending.frame(bytes.len())
+            {
                 connection.queued += bytes.len();
                 self.outputs.push_back(Output::Send { conn, bytes });
             }

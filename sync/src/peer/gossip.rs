@@ -10,7 +10,7 @@ use super::receive::From;
 use super::{ConnId, Now, Output, Peer};
 use crate::id::{ChainId, DeviceId, SpaceId};
 use crate::log::StoredSegment;
-use crate::message::{Gossip as GossipMessage, Message, roles};
+use crate::message::{Gossip as GossipMessage, Message};
 use crate::overlay::{Effect, Item, Overlay, OverlayLimits};
 use crate::peer_record::PeerRecord;
 use crate::violation::Violation;
@@ -104,6 +104,10 @@ impl Gossip {
         self.overlays.values_mut().for_each(|overlay| overlay.set_own(record.cloned()));
     }
 
+    pub(super) fn set_roles(&mut self, roles: u64) {
+        self.overlays.values_mut().for_each(|overlay| overlay.set_roles(roles));
+    }
+
     /// What is said of this space's overlay in `status`.
     pub(super) fn overlay(&self, space: &SpaceId) -> Option<&Overlay> {
         self.overlays.get(space)
@@ -140,7 +144,7 @@ impl Peer {
         at_hand: Option<(&Arc<StoredSegment>, Option<DeviceId>)>,
         act: impl FnOnce(&mut Overlay, Now),
     ) {
-        let (me, own_roles, now) = (self.device, self.roles, self.now);
+        let (me, own_roles, now) = (self.device, self.roles_told, self.now);
         if !self.gossip.overlays.contains_key(&space) {
             let seed = blake3::keyed_hash(&self.gossip.seed, &space.0);
             let mut overlay = Overlay::new(me, own_roles, *seed.as_bytes(), &OverlayLimits::default());
@@ -408,10 +412,5 @@ impl Peer {
                 self.with_overlay(space, None, Overlay::tick);
             }
         }
-    }
-
-    /// Whether this peer sends others nothing but what it made itself.
-    pub(super) fn is_leaf(&self) -> bool {
-        self.roles & roles::LEAF != 0
     }
 }

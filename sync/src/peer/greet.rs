@@ -77,12 +77,13 @@ impl Peer {
         let mut spaces = if known { self.all_space_hellos(conn) } else { Vec::new() }.into_iter();
         let hello = Hello {
             features: 0,
-            roles: self.roles,
+            roles: self.roles_now(),
             store: self.store,
             agent: self.agent.clone(),
             addresses: self.addresses.clone(),
             spaces: spaces.next().unwrap_or_default(),
-            record: self.own_record.clone(),
+            // A leaf has nothing that others could come for.
+            record: self.own_record.clone().filter(|_| !self.is_leaf()),
         };
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         connection.hello_sent = true;

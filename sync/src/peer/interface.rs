@@ -14,6 +14,7 @@ use crate::message::{Announce, Cursor, Peers};
 use crate::peer_record::PeerRecord;
 use crate::record::{Genesis, Record};
 use crate::space::{RightRow, SpaceRow};
+use crate::spending::Allowance;
 use crate::tracker::TrackerRefusal;
 
 /// A moment, in milliseconds since the driver's epoch. Never compared between peers.
@@ -163,6 +164,9 @@ pub enum Input {
     },
     /// Something about blobs.
     Blob(BlobInput),
+    /// What may be spent of the network from here on. Whether this peer serves others follows from it: where that changes,
+    /// connections begin anew, so that the other sides learn of it.
+    Allow(Allowance),
     /// The peer is about to be dropped: every other side is told goodbye, and what rides with the next commit is stored now.
     Close,
     /// Time passed.

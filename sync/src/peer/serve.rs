@@ -16,10 +16,13 @@ use crate::message::{
     Covered, Data, Have, ITEM_BYTES_MAX, LIST_MAX, Message, Proofs, Since, SnapshotPart, SpaceHello, Want, runs,
 };
 use crate::proof::ForkProof;
+use crate::spending::Spending;
 use crate::violation::Violation;
 
 /// Bytes of bodies in one data message.
 const MESSAGE_BODIES: usize = 512 << 10;
+/// Bytes of a message of data, beside its segments or its piece of a snapshot, at most: type, keys, lengths, handles.
+const DATA_OVERHEAD: usize = 128;
 /// Rows of the sequence in one page.
 const PAGE_ROWS: usize = 4_096;
 /// Bytes queued on a connection above which nothing more is read for it.
@@ -185,11 +188,13 @@ impl Peer {
                 _ => {}
             }
         }
-        send_segments(connection, &limits, device, &space, theirs, segments.all, haves, true);
+        let spending = &mut self.spending;
+        send_segments(connection, spending, &limits, device, &space, theirs, segments.all, haves, true);
         send_proofs(connection, theirs, proofs, true);
         for (doc, image, snapshot) in snapshots {
             bytes += snapshot.len();
-            send_snapshot(connection, device, &space, theirs, doc, &image, &snapshot);
+            let paid = Some(&mut *spending).filter(|_| !leaf);
+            send_snapshot(connection, paid, device, &space, theirs, doc, &image, &snapshot);
         }
         let ride = ride.saturating_sub(bytes.max(1) as u64);
         let Some(link) = connection.links.get_mut(&space) else { return };
@@ -296,7 +301,8 @@ impl Peer {
             lacking.into_iter().for_each(|stored| segments.push(stored));
         }
         send_proofs(connection, theirs, proofs, true);
-        send_segments(connection, &limits, device, &space, theirs, segments.all, Vec::new(), true);
+        let spending = &mut self.spending;
+        send_segments(connection, spending, &limits, device, &space, theirs, segments.all, Vec::new(), true);
         if !absent.is_empty() {
             connection.send(&Message::Data(Data { absent, ..empty(theirs, true) }));
         }
@@ -328,11 +334,12 @@ impl Peer {
             self.load(space, Load::Snapshot { space, doc }, Purpose::SnapshotFor { conn, doc });
             return;
         }
-        let device = self.device;
+        let (device, leaf) = (self.device, self.is_leaf());
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         connection.reading_snapshot = false;
         let Some(theirs) = connection.links.get(&space).map(|l| l.theirs) else { return };
-        send_snapshot(connection, device, &space, theirs, doc, &image, &bytes);
+        let paid = Some(&mut self.spending).filter(|_| !leaf);
+        send_snapshot(connection, paid, device, &space, theirs, doc, &image, &bytes);
         self.serve_on(conn);
     }
 
@@ -366,7 +373,8 @@ impl Peer {
             send_proofs(connection, theirs, proofs, false);
             let mut segments = Joined::default();
             pushes.iter().for_each(|stored| segments.push(StoredSegment::clone(stored)));
-            send_segments(connection, &limits, device, &space, theirs, segments.all, Vec::new(), false);
+            let spending = &mut self.spending;
+            send_segments(connection, spending, &limits, device, &space, theirs, segments.all, Vec::new(), false);
         }
     }
 
@@ -516,9 +524,11 @@ fn covers(segments: &[StoredSegment], space: &SpaceId, chain: &ChainId, have: u6
     at >= end
 }
 
+/// Nothing, if what others made in it may not be paid for.
 #[allow(clippy::too_many_arguments, reason = "one message, spelled out")]
 fn send_segments(
     connection: &mut Connection,
+    spending: &mut Spending,
     limits: &Limits,
     device: DeviceId,
     space: &SpaceId,
@@ -527,8 +537,14 @@ fn send_segments(
     haves: Vec<Have>,
     asked: bool,
 ) {
+    let is_own = |segment: &Segment| segment.opening.device == device;
+    let bytes_max: usize = segments.iter().map(|segment| segment.wire_bytes_max() + DATA_OVERHEAD).sum();
+    if !segments.iter().all(is_own) && !spending.may_serve(bytes_max) {
+        return;
+    }
     let mut rest = segments.into_iter().peekable();
     while rest.peek().is_some() {
+        let mut others = false;
         let (mut wires, mut headers, mut own) = (Vec::new(), Headers::default(), Vec::new());
         let mut bytes = 0;
         while let Some(segment) = rest.next_if(|s| bytes == 0 || bytes + s.wire_bytes_max() <= MESSAGE_BODIES) {
@@ -537,13 +553,17 @@ fn send_segments(
             if segment.doc == space.authority() {
                 headers.note(space, &segment);
             }
-            if segment.opening.device == device {
+            others |= !is_own(&segment);
+            if is_own(&segment) {
                 let chain = segment.opening.chain(space, &segment.doc);
                 own.push((*space, segment.doc, chain, segment.tip.n));
             }
         }
         connection.count_data(own);
-        connection.send(&Message::Data(Data { segments: wires, ..empty(theirs, asked) }));
+        let bytes = connection.send_counted(&Message::Data(Data { segments: wires, ..empty(theirs, asked) }));
+        if others {
+            spending.served(bytes);
+        }
     }
     for haves in runs(haves, LIST_MAX) {
         connection.send(&Message::Data(Data { haves, ..empty(theirs, asked) }));
@@ -567,8 +587,11 @@ impl Headers {
     }
 }
 
+/// `spending` pays for it, unless it is sent for what this device made in it.
+#[allow(clippy::too_many_arguments, reason = "one snapshot, spelled out")]
 fn send_snapshot(
     connection: &mut Connection,
+    mut spending: Option<&mut Spending>,
     device: DeviceId,
     space: &SpaceId,
     theirs: u32,
@@ -587,6 +610,10 @@ fn send_snapshot(
         // More chains than a message names. Who asked is not left waiting.
         return connection.send(&Message::Data(Data { absent: vec![doc], ..empty(theirs, true) }));
     }
+    let parts = bytes.len() / SNAPSHOT_PIECE + 2;
+    if spending.as_mut().is_some_and(|spending| !spending.may_serve(bytes.len() + signed + parts * DATA_OVERHEAD)) {
+        return;
+    }
     let own = chains.iter().filter(|c| c.opening.device == device);
     let own = own.map(|c| (*space, doc, c.opening.chain(space, &doc), c.tip.n));
     connection.count_data(own.collect());
@@ -596,7 +623,7 @@ fn send_snapshot(
     let mut offset = 0;
     let mut chains = Some(chains);
     for piece in core::iter::once(first).chain(rest.chunks(SNAPSHOT_PIECE)) {
-        connection.send(&Message::SnapshotPart(SnapshotPart {
+        let sent = connection.send_counted(&Message::SnapshotPart(SnapshotPart {
             space: theirs,
             doc,
             offset,
@@ -604,6 +631,7 @@ fn send_snapshot(
             bytes: piece.to_vec().into(),
             chains: chains.take().unwrap_or_default(),
         }));
+        spending.iter_mut().for_each(|spending| spending.served(sent));
         offset += piece.len() as u64;
     }
 }

@@ -13,6 +13,7 @@ mod forks;
 mod identities;
 #[allow(clippy::disallowed_methods, reason = "tests that run as many seeds as asked")]
 mod rights;
+mod spending;
 mod tracker;
 use crate::log::Image;
 use crate::message::Data;

@@ -11,7 +11,7 @@ type Key = (SpaceId, Blob);
 /// Blobs in memory, whole or in part.
 #[derive(Default)]
 pub(super) struct ModelBlobs {
-    kept: BTreeMap<Key, (Tree, BTreeMap<u32, Vec<u8>>)>,
+    pub(super) kept: BTreeMap<Key, (Tree, BTreeMap<u32, Vec<u8>>)>,
     finished: BTreeSet<Key>,
     refused: BTreeSet<Key>,
     /// Pieces read, which is what leaves.
@@ -27,7 +27,7 @@ fn pieces_of(kept: &BTreeMap<u32, Vec<u8>>, blob: &Blob) -> Pieces {
 }
 
 impl ModelBlobs {
-    fn put(&mut self, space: SpaceId, bytes: &[u8]) -> Blob {
+    pub(super) fn put(&mut self, space: SpaceId, bytes: &[u8]) -> Blob {
         let blob = Blob::of(bytes);
         let cut: BTreeMap<u32, Vec<u8>> =
             bytes.chunks(PIECE_BYTES).map(<[u8]>::to_vec).enumerate().map(|(n, b)| (n as u32, b)).collect();
@@ -74,7 +74,7 @@ impl ModelBlobs {
     }
 }
 
-fn content(seed: u8, pieces: usize) -> Vec<u8> {
+pub(super) fn content(seed: u8, pieces: usize) -> Vec<u8> {
     let mut out = vec![0; pieces * PIECE_BYTES - 9];
     blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut out);
     out
@@ -93,14 +93,14 @@ impl World {
         (world, space)
     }
 
-    fn fetch(&mut self, host: usize, space: SpaceId, blob: Blob) {
+    pub(super) fn fetch(&mut self, host: usize, space: SpaceId, blob: Blob) {
         let have = self.hosts[host].blobs.kept.get(&(space, blob)).map(|(_, kept)| pieces_of(kept, &blob));
         let have = have.unwrap_or_else(|| Pieces::none(blob.pieces().unwrap()));
         self.input(host, Input::Blob(BlobInput::Fetch { space, blob, have }));
     }
 
     /// So many flights of 5 ms each.
-    fn fly(&mut self, flights: usize) {
+    pub(super) fn fly(&mut self, flights: usize) {
         for _ in 0..flights {
             self.now += 5;
             for (to, conn, bytes) in core::mem::take(&mut self.wires) {
@@ -218,7 +218,7 @@ fn what_is_cancelled_is_not_sent_any_more() {
 fn a_leaf_serves_nobody_and_a_stranger_to_the_space_gets_nothing() {
     let (mut world, space) = World::meshed(2);
     let bytes = content(5, 2);
-    world.hosts[0].peer.roles = roles::LEAF;
+    (world.hosts[0].peer.roles, world.hosts[0].peer.roles_told) = (roles::LEAF, roles::LEAF);
     let blob = world.hosts[0].blobs.put(space, &bytes);
     world.fetch(1, space, blob);
     world.fly(100);
