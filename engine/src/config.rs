@@ -10,6 +10,7 @@ use commonhold_sync::limits::Limits;
 use commonhold_sync::message::roles;
 
 use crate::blobs::{BlobLimits, BlobStore};
+use crate::budget::Budgets;
 use crate::store::{Store, StoreError};
 use crate::tracker::http::HttpTracker;
 use crate::transport::Address;
@@ -46,7 +47,11 @@ pub struct Config {
     pub blob_store: Option<Arc<dyn BlobStore>>,
     /// Bounds of the protocol.
     pub limits: Limits,
-    /// Bits of [`roles`]; [`Discovery::tracker`] adds its own.
+    /// What the network may cost.
+    pub budgets: Budgets,
+    /// Whether the network costs something at the start ([`Node::set_metered`](crate::Node::set_metered) changes it).
+    pub metered: bool,
+    /// Bits of [`roles`]; [`Discovery::tracker`] and [`Budgets::serving`] add theirs.
     pub roles: u64,
     /// How it finds others and lets itself be found.
     pub discovery: Discovery,
@@ -90,7 +95,7 @@ impl Default for Discovery {
 impl Config {
     /// Bits of [`roles`] that others are told.
     pub(crate) fn roles(&self) -> u64 {
-        self.roles | if self.discovery.tracker { roles::TRACKER } else { 0 }
+        self.roles | self.budgets.roles() | if self.discovery.tracker { roles::TRACKER } else { 0 }
     }
 
     /// The devices that connections are kept with, as far as the configuration names them.
@@ -119,6 +124,8 @@ impl Default for Config {
             blobs: BlobLimits::default(),
             blob_store: None,
             limits: Limits::default(),
+            budgets: Budgets::default(),
+            metered: false,
             roles: roles::STORE | roles::RELAY,
             discovery: Discovery::default(),
             agent: concat!("commonhold/", env!("CARGO_PKG_VERSION")).to_owned(),

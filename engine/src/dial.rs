@@ -42,6 +42,7 @@ async fn dial_again_and_again(
     let mut backoff = Backoff::default();
     let mut away = false;
     loop {
+        shared.until_affordable().await;
         let wanted = *expected.borrow_and_update();
         match dial(address, config).await {
             Ok(link) => {

@@ -180,6 +180,9 @@ impl Discovery {
             let Some(client) = self.trackers.get_mut(&at) else { continue };
             client.next = now + UNANSWERED;
             client.asked = spaces;
+            if !self.shared.budget.borrow().connects {
+                continue;
+            }
             if client.asked.is_empty() {
                 // Nothing to be found by. A space that is joined hurries it.
                 continue;

@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use commonhold_sync::id::{DeviceId, DocId, SpaceId};
-use commonhold_sync::message::Peers;
+use commonhold_sync::message::{Peers, roles};
 use commonhold_sync::peer::{
     ConnId, Input, Load, Loaded, LocalError, Now, OpId, Output, Peer, SnapshotContent, SnapshotFault, Start, StoreOp,
     Ticket,
@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
+use crate::budget::{self, Purse};
 use crate::dial::{Dialled, Whom};
 use crate::discovery::Heard;
 use crate::shared::{Command, Mode, Reply, Shared, locked};
@@ -94,6 +95,7 @@ pub(crate) struct Driver {
     reopening: Backoff,
     /// The only devices that connections are kept with, if not all.
     allowed: Option<BTreeSet<DeviceId>>,
+    purse: Purse,
 }
 
 struct Machine {
@@ -118,6 +120,8 @@ impl Driver {
         let (tell, done) = mpsc::unbounded_channel();
         let transport = Arc::new(TransportConfig::new(&shared.config.limits));
         let allowed = shared.config.allowed();
+        let (budgets, metered) = (shared.config.budgets.clone(), shared.config.metered);
+        let purse = Purse::new(budgets, metered, storage.spent()?, budget::today());
         let mut driver = Driver {
             shared,
             key,
@@ -140,6 +144,7 @@ impl Driver {
             heavy: Arc::new(Semaphore::new(HEAVY)),
             reopening: Backoff::new(REOPEN[0], REOPEN[1], REOPEN[2]),
             allowed,
+            purse,
         };
         driver.start_machine(storage, stored, salt)?;
         Ok(driver)
@@ -170,7 +175,14 @@ impl Driver {
         let ids: Vec<SpaceId> = machine.peer.spaces().map(|space| space.id()).collect();
         self.machine = Some(machine);
         ids.iter().for_each(|id| self.note_space(id));
+        self.purse.begin();
+        self.allow();
         Ok(())
+    }
+
+    /// Tells the machine what it may spend.
+    fn allow(&mut self) {
+        self.handle(Input::Allow(self.purse.allowance()));
     }
 
     fn now(&self) -> Now {
@@ -183,7 +195,8 @@ impl Driver {
             let timeout = self.machine.as_ref().and_then(|m| m.peer.poll_timeout());
             let due = timeout.map(|now| self.epoch + Duration::from_millis(now.0));
             let pack = self.loose.values().min().copied().filter(|_| !self.compacting && self.machine.is_some());
-            let wake = due.into_iter().chain(pack).min();
+            let tomorrow = self.purse.is_bounded().then(|| Instant::now() + budget::until_tomorrow());
+            let wake = due.into_iter().chain(pack).chain(tomorrow).min();
             let busy = self.machine.as_ref().is_some_and(|m| m.storing_bytes > STORING_MAX);
             tokio::select! {
                 command = self.commands.recv() => match command {
@@ -204,6 +217,9 @@ impl Driver {
         if due.is_some_and(|due| due <= Instant::now()) {
             self.handle(Input::Tick);
         }
+        if self.purse.is_bounded() && self.purse.turn(budget::today()) {
+            self.allow();
+        }
         self.compact_loose();
     }
 
@@ -220,6 +236,23 @@ impl Driver {
             self.drain();
         }
         self.note_traffic();
+        self.note_spent();
+    }
+
+    /// What was spent is kept, over restarts, and shown.
+    fn note_spent(&mut self) {
+        let Some(machine) = &mut self.machine else { return };
+        self.purse.note(machine.peer.spent());
+        let info = self.purse.info(machine.peer.roles() & roles::LEAF == 0, !machine.peer.is_spent());
+        self.shared.budget.send_if_modified(|shown| std::mem::replace(shown, info) != info);
+        if let Some(row) = self.purse.to_store() {
+            let storage = machine.storage.clone();
+            self.barrier(move || {
+                if let Err(error) = storage.put_spent(&row) {
+                    tracing::warn!(%error, "what was spent of the network today may be forgotten by a restart");
+                }
+            });
+        }
     }
 
     /// What the machine and the links count is for whoever asks how much goes over the network.
@@ -365,6 +398,11 @@ impl Driver {
                     allowed.extend(devices);
                     let allowed = Some(allowed.clone());
                     self.machine.iter_mut().for_each(|machine| machine.peer.set_allowed(allowed.clone()));
+                }
+            }
+            Command::Metered(metered) => {
+                if self.purse.set_metered(metered) {
+                    self.allow();
                 }
             }
             Command::Disconnect(peer) => self.conns.disconnect(&peer),
@@ -558,6 +596,10 @@ impl Driver {
     async fn close(mut self, reply: Option<oneshot::Sender<Option<Storage>>>) {
         self.handle(Input::Close);
         self.conns.close_all("this peer closes");
+        if let (Some(row), Some(machine)) = (self.purse.last(), &self.machine) {
+            let storage = machine.storage.clone();
+            self.barrier(move || _ = storage.put_spent(&row));
+        }
         let storage = self.machine.take().map(|machine| {
             // Everything given is written before the thread ends; that wait is not the runtime's.
             (machine.storage, machine.writer)

@@ -6,6 +6,7 @@
 mod address_book;
 pub mod backoff;
 pub mod blobs;
+mod budget;
 mod bundle;
 mod check;
 mod config;
@@ -50,6 +51,7 @@ pub use commonhold_sync::record::{Right, Subject, Writers};
 
 pub use address_book::KnownPeer;
 pub use blobs::{Blob, BlobFetch, BlobLimits, BlobProgress, BlobReader, BlobRef, BlobStore};
+pub use budget::{BudgetInfo, Budgets, Serving};
 pub use bundle::{ExportReport, ImportReport};
 pub use check::CheckReport;
 pub use config::{Config, Discovery, Lan, OpenStore};

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::address_book::{KnownPeer, Source};
+use crate::budget::BudgetInfo;
 use crate::bundle::{self, ExportReport, ImportReport};
 use crate::check::{CheckReport, check};
 use crate::config::Config;
@@ -348,6 +349,16 @@ impl Node {
     /// What went over the network since the node was opened.
     pub fn traffic(&self) -> TrafficInfo {
         *locked(&self.shared().traffic)
+    }
+
+    /// Says whether the network costs something from now on ([`Budgets`](crate::Budgets)): apps learn that from the system.
+    pub async fn set_metered(&self, metered: bool) -> Result<(), Error> {
+        self.shared().command(Command::Metered(metered)).await
+    }
+
+    /// What was spent of the budgets today, and what follows from it. Changes can be waited for.
+    pub fn budget(&self) -> watch::Receiver<BudgetInfo> {
+        self.shared().budget.subscribe()
     }
 
     /// Every peer that this one has heard of, best first: where it can be dialled, and how that went.

@@ -16,6 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::address_book::AddressBook;
 use crate::blobs::Fetches;
+use crate::budget::BudgetInfo;
 use crate::config::Config;
 use crate::dial::Dialler;
 use crate::discovery::{Heard, OwnRecord};
@@ -64,6 +65,8 @@ pub(crate) enum Command {
     Addresses(Vec<String>),
     /// Connections are kept with these devices too.
     Allow(Vec<DeviceId>),
+    /// The network costs something from here on, or does not any more.
+    Metered(bool),
     /// End the connections to a peer.
     Disconnect(DeviceId),
     /// Make snapshots of these documents now.
@@ -151,6 +154,7 @@ pub(crate) struct Shared {
     /// Changes with the tracker and with open documents' progress, for whoever waits.
     pub(crate) progress: watch::Sender<u64>,
     pub(crate) mode: watch::Sender<Mode>,
+    pub(crate) budget: watch::Sender<BudgetInfo>,
     pub(crate) events: broadcast::Sender<NodeEvent>,
     /// Another copy of this device wrote further on a chain than this store knew.
     pub(crate) chain_lost: AtomicBool,
@@ -196,6 +200,7 @@ impl Shared {
             advertised: Mutex::default(),
             progress: watch::Sender::new(0),
             mode: watch::Sender::new(Mode::Running),
+            budget: watch::Sender::new(BudgetInfo { connects: true, ..BudgetInfo::default() }),
             events: broadcast::Sender::new(EVENTS_MAX),
             chain_lost: AtomicBool::new(false),
             damaged_rows: AtomicU64::new(0),
@@ -257,6 +262,12 @@ impl Shared {
     pub(crate) fn emit(&self, event: NodeEvent) {
         // Nobody listening is fine.
         let _ = self.events.send(event);
+    }
+
+    /// Waits until connections may cost something.
+    pub(crate) async fn until_affordable(&self) {
+        // The sender is in self.
+        let _ = self.budget.subscribe().wait_for(|budget| budget.connects).await;
     }
 
     pub(crate) fn moved(&self) {

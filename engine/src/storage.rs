@@ -21,6 +21,7 @@ use commonhold_sync::proof::PROOF_BYTES_MAX;
 use commonhold_sync::space::{RightRow, SpaceRow};
 
 use crate::address_book::{BookRow, ROW_VERSION};
+use crate::budget::SpentRow;
 use crate::store::{Batch, Store, StoreError, Table};
 pub(crate) use copy::Carried;
 use keys::{ends_with, split, under};
@@ -43,6 +44,7 @@ const META_STORE: &[u8] = b"store";
 const META_SALT: &[u8] = b"salt";
 const META_LINEAGE: &[u8] = b"lineage";
 const META_RECORD: &[u8] = b"record";
+const META_SPENT: &[u8] = b"spent";
 /// Invites to one space that are kept: more peers than one asks in turn. A guess.
 const INVITES_MAX: usize = 16;
 
@@ -223,6 +225,18 @@ impl Storage {
         self.walk(Table::Peers, keys::PEER, each, &mut damaged)?;
         let own = self.bytes(Table::Meta, META_RECORD, &mut damaged)?;
         Ok((found, own.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes)))
+    }
+
+    /// Writes what was spent of the network today.
+    pub(crate) fn put_spent(&self, row: &SpentRow) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, META_SPENT, rows::to_vec(row));
+        self.store.commit(batch)
+    }
+
+    /// What was spent of the network on the last day of which that is known. A damaged row counts as none.
+    pub(crate) fn spent(&self) -> Result<Option<SpentRow>, StoreError> {
+        Ok(self.bytes(Table::Meta, META_SPENT, &mut Vec::new())?.and_then(|bytes| rows::from_slice(&bytes)))
     }
 
     /// Whether nothing was ever written.

@@ -370,6 +370,11 @@ impl Peer {
         self.spending.spent()
     }
 
+    /// Whether all of it is spent: no connection is kept.
+    pub fn is_spent(&self) -> bool {
+        self.spending.is_over()
+    }
+
     /// What it does at present: bits of [`roles`](crate::message::roles).
     pub fn roles(&self) -> u64 {
         self.roles_now()

@@ -85,6 +85,9 @@ impl Dialler {
         if addresses.is_empty() {
             return Dialled::Failed;
         }
+        if !shared.budget.borrow().connects {
+            return Dialled::TooSoon;
+        }
         if let Err(why) = locked(&self.state).begin(&whom, Instant::now()) {
             return why;
         }
