@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use commonhold_sync::id::{DeviceId, SpaceId};
+use commonhold_sync::ledger::Account;
 use commonhold_sync::message::roles;
 use commonhold_sync::peer_record::PeerRecord;
 use minicbor::{Decode, Encode};
@@ -72,6 +73,8 @@ pub struct KnownPeer {
     pub sources: Vec<&'static str>,
     /// What it signed of itself, for others.
     pub record: Option<PeerRecord>,
+    /// What was exchanged with it, with its last receipt.
+    pub account: Account,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -86,6 +89,7 @@ struct Entry {
     seen_ms: Option<u64>,
     sources: u8,
     spaces: BTreeSet<SpaceId>,
+    account: Account,
 }
 
 /// Two counters that forget.
@@ -144,6 +148,19 @@ impl AddressBook {
             entry.record = Some(record);
         }
         newer || same
+    }
+
+    /// What was exchanged with a peer.
+    pub(crate) fn exchanged(&mut self, device: DeviceId, account: Account, now_ms: u64) {
+        if let Some(entry) = self.entry(device, now_ms) {
+            entry.account = account;
+        }
+    }
+
+    /// All accounts.
+    pub(crate) fn accounts(&self) -> Vec<(DeviceId, Account)> {
+        let kept = self.entries.iter().filter(|(_, entry)| entry.account != Account::default());
+        kept.map(|(device, entry)| (*device, entry.account)).collect()
     }
 
     /// Where somebody says that a peer is: the configuration or an invite.
@@ -226,6 +243,7 @@ impl AddressBook {
             seen_ms: entry.seen_ms,
             sources: sources.map(|(_, name)| *name).collect(),
             record: entry.record.clone(),
+            account: entry.account,
         })
     }
 
@@ -316,6 +334,8 @@ pub(crate) struct BookRow {
     sources: u8,
     #[n(10)]
     spaces: Vec<SpaceId>,
+    #[n(11)]
+    account: Option<Account>,
 }
 
 /// The version of rows that this program writes and reads.
@@ -335,6 +355,7 @@ impl BookRow {
             seen_ms: entry.seen_ms,
             sources: entry.sources,
             spaces: entry.spaces.iter().copied().collect(),
+            account: Some(entry.account).filter(|account| *account != Account::default()),
         }
     }
 
@@ -349,6 +370,7 @@ impl BookRow {
             seen_ms: self.seen_ms,
             sources: self.sources & !(Source::Configured as u8),
             spaces: self.spaces.into_iter().take(SPACES_MAX).collect(),
+            account: self.account.unwrap_or_default(),
         }
     }
 }

@@ -169,6 +169,7 @@ impl Driver {
             limits: self.shared.config.limits.clone(),
             spaces: stored.spaces,
             cursors: stored.cursors,
+            accounts: locked(&self.shared.book).accounts(),
         });
         peer.set_allowed(self.allowed.clone());
         let machine = Machine { peer, storage, writer, storing: BTreeMap::new(), storing_bytes: 0 };
@@ -596,9 +597,15 @@ impl Driver {
     async fn close(mut self, reply: Option<oneshot::Sender<Option<Storage>>>) {
         self.handle(Input::Close);
         self.conns.close_all("this peer closes");
-        if let (Some(row), Some(machine)) = (self.purse.last(), &self.machine) {
-            let storage = machine.storage.clone();
-            self.barrier(move || _ = storage.put_spent(&row));
+        if let Some(storage) = self.machine.as_ref().map(|machine| machine.storage.clone()) {
+            let (spent, known) = (self.purse.last(), locked(&self.shared.book).take_unwritten());
+            let made_ms = self.shared.own.record().made_ms;
+            self.barrier(move || {
+                let spent = spent.map_or(Ok(()), |row| storage.put_spent(&row));
+                if let Err(error) = spent.and_then(|()| storage.put_peers(known, made_ms)) {
+                    tracing::warn!(%error, "what was exchanged last with others may be forgotten");
+                }
+            });
         }
         let storage = self.machine.take().map(|machine| {
             // Everything given is written before the thread ends; that wait is not the runtime's.

@@ -10,6 +10,7 @@ pub mod chain;
 pub mod change;
 pub mod clock;
 pub mod id;
+pub mod ledger;
 pub mod limits;
 pub mod lines;
 pub mod log;

@@ -10,6 +10,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 use crate::chain::{Opening, Tip};
 use crate::clock::{Clock, Fingerprint};
 use crate::id::{BlobHash, DocId, StoreId, Topic};
+use crate::ledger::Receipt;
 use crate::limits::Limits;
 use crate::peer_record::PeerRecord;
 use crate::proof::ForkProof;
@@ -488,6 +489,15 @@ pub struct Found {
     pub topics: Vec<u32>,
 }
 
+/// How much content came from the receiver of this message, in all.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(map)]
+pub struct Received {
+    /// Signed by the sender.
+    #[n(0)]
+    pub receipt: Receipt,
+}
+
 /// Asks about a blob of a space, for pieces of it, or for nothing of it any more.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 #[cbor(map)]
@@ -705,6 +715,18 @@ macro_rules! messages {
 messages! {
     0 Hello, 1 Spaces, 2 GenesisOf, 3 Since, 4 Data, 5 Want, 6 SnapshotPart, 7 Ack, 8 Check, 9 SymbolsWanted, 10 Symbols,
     11 Difference, 12 Notice, 13 Bye, 14 Gossip, 15 Announce, 16 Peers, 17 BlobWant, 18 BlobHas, 19 BlobPiece,
+    20 Received,
+}
+
+impl Message {
+    /// Whether it carries what is shared: entries, a snapshot, a piece of a blob. Both sides count such bytes ([`crate::ledger`]).
+    pub fn is_content(&self) -> bool {
+        match self {
+            Message::Data(data) => !data.segments.is_empty(),
+            Message::BlobPiece(piece) => piece.bytes.is_some(),
+            message => matches!(message, Message::SnapshotPart(_)),
+        }
+    }
 }
 
 /// The type of a piece of a blob. Attachments are mostly compressed as they are, and looking for more would cost who serves
@@ -831,7 +853,7 @@ mod tests {
         #[test]
         fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Message::from_bytes(&bytes, &Limits::default());
-            for tag in 0..20u8 {
+            for tag in 0..21u8 {
                 let mut framed = vec![tag];
                 framed.extend(&bytes);
                 let _ = Message::from_bytes(&framed, &Limits::default());

@@ -173,6 +173,14 @@ impl Overlay {
         self.linked(now, peer, record, roles, dialled);
     }
 
+    /// How much a linked peer is to be preferred, if one must give way: whether its conduct is bearable, then what it gave beyond
+    /// what it got.
+    pub fn favour(&mut self, peer: &DeviceId, favour: (bool, i64)) {
+        if let Some(link) = self.links.get_mut(peer) {
+            link.favour = favour;
+        }
+    }
+
     /// There is no connection to a peer any more, or none on which both name the space.
     pub fn link_down(&mut self, now: Now, peer: &DeviceId) {
         self.unlinked(now, peer);

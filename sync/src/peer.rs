@@ -7,6 +7,7 @@
 //! Durability: what this device made is sent only after [`Input::Stored`]; what others made is forwarded at once and
 //! acknowledged only from [`Input::Stored`].
 
+mod accounts;
 mod blobs;
 mod connection;
 mod connections;
@@ -45,6 +46,7 @@ use self::rights::{Asker, Burials, Gather, Recut};
 use crate::chain::{Kind, Opening, Tip};
 use crate::clock::Fingerprint;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
+use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::log::{Log, SnapshotOf, StoredSegment};
 use crate::merkle::Frontier;
@@ -250,6 +252,9 @@ pub struct Peer {
     late: Vec<(SpaceId, DeviceId, Cursor)>,
     blobs: Blobs,
     spending: Spending,
+    ledger: Ledger,
+    /// The message at hand brought something that is new.
+    took: bool,
     /// What this peer last told others that it does: bits of [`roles`](crate::message::roles).
     roles_told: u64,
     after: Vec<After>,
@@ -335,6 +340,8 @@ impl Peer {
             late: Vec::new(),
             blobs: Blobs::default(),
             spending: Spending::default(),
+            ledger: Ledger::load(start.accounts),
+            took: false,
             roles_told: start.roles,
             after: Vec::new(),
             stores: BTreeMap::new(),

@@ -180,6 +180,11 @@ for (const message of messages) {
     equal(c.shown(value), message.fields, 'fields')
   })
 }
+test('receipt', () => {
+  const { value } = c.message(unhex(messages.find((m) => m.what === 'Received').bytes))
+  const receipt = value[0] ?? value['0'] ?? value.get?.(0)
+  equal(c.verifies(receipt[3], c.receiptBytes(receipt), receipt[1]), true, 'signature of the receiver')
+})
 test('every type of message has a vector', () => {
   equal([...new Set(messages.map((m) => m.type))].sort((a, b) => a - b), Object.keys(c.MESSAGES).map(Number), 'types')
 })

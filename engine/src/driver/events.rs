@@ -71,6 +71,9 @@ impl Driver {
                 let answer = role.announce(&announce, self.conns.remote(conn));
                 let _ = self.tell.send((self.run, Done::Announced { conn, answer }));
             }
+            Event::Account { device, account } => {
+                locked(&self.shared.book).exchanged(device, account, wall_ms());
+            }
             Event::Introduced { conn, peers, .. } => self.hear(Heard::Introduced { conn, peers }),
             Event::Space { space } => {
                 self.note_space(&space);

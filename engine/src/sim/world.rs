@@ -633,7 +633,7 @@ impl World {
             }
             Event::Space { .. } | Event::Shared { .. } | Event::Loose { .. } => {}
             // Nobody announces in here.
-            Event::Announced { .. } | Event::Introduced { .. } => {}
+            Event::Account { .. } | Event::Announced { .. } | Event::Introduced { .. } => {}
         }
         Ok(())
     }

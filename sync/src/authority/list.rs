@@ -62,6 +62,17 @@ impl Edge {
 }
 
 impl Authority {
+    /// The identity that a device acts for, by a membership in force: of several, the least.
+    pub fn identity_of(&self, device: &DeviceId) -> Option<[u8; 32]> {
+        let of = |id: &EntryId| match &self.edges.get(id)?.what {
+            What::Member { identity, device: member, .. } if member == device => Some((*id, identity.0)),
+            _ => None,
+        };
+        let mut paths = Paths::new(self, false);
+        let members = self.edges.keys().filter_map(of);
+        members.filter(|(id, _)| paths.given(id).is_some()).map(|(_, identity)| identity).min()
+    }
+
     /// All grants, redemptions, members and invites, by record id.
     pub fn edges(&self) -> Vec<Edge> {
         let mut paths = Paths::new(self, false);

@@ -51,6 +51,8 @@ pub(super) struct Link {
     pub(super) not_before: Now,
     pub(super) refusals: u32,
     pub(super) requests: Bucket,
+    /// Who has less gives way first.
+    pub(super) favour: (bool, i64),
 }
 
 impl Link {
@@ -64,6 +66,7 @@ impl Link {
             not_before: Now(0),
             refusals: 0,
             requests: Bucket::new(now, limits.requests_burst, limits.requests_per_s),
+            favour: (true, 0),
         }
     }
 

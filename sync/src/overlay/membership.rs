@@ -289,11 +289,13 @@ impl Overlay {
         let branches = self.tree.branches();
         let useful = |peer: &DeviceId| branches.get(peer).map_or(0, |branch| branch.firsts);
         let young = self.links.iter().filter_map(|(peer, link)| match link.place {
-            Place::Neighbour { since, chosen: false, .. } => Some((useful(peer), core::cmp::Reverse(since), *peer)),
+            Place::Neighbour { since, chosen: false, .. } => {
+                Some((useful(peer), link.favour, core::cmp::Reverse(since), *peer))
+            }
             _ => None,
         });
-        // The one that brought least, and of those the youngest: a crowd of newcomers replaces its own.
-        let Some((0..=2, _, peer)) = young.min() else { return false };
+        // The one that brought least lately, of those the least favoured, and of those the youngest: a crowd of newcomers replaces its own.
+        let Some((0..=2, _, _, peer)) = young.min() else { return false };
         self.evictions.take(now) && {
             self.leave(now, &peer, true);
             true

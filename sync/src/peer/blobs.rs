@@ -236,6 +236,7 @@ impl Peer {
         self.blobs.hungry.insert(key);
         let Some(bytes) = message.bytes.map(Vec::from) else {
             fetch.absent(conn, piece);
+            self.note_failed(conn);
             return Ok(());
         };
         let (proof, rest) = message.proof.as_chunks::<32>();
@@ -245,6 +246,7 @@ impl Peer {
         }
         let (wanted, others) = fetch.came(conn, piece, self.now);
         others.into_iter().for_each(|other| self.leave_out(other, key, vec![piece]));
+        self.took |= wanted;
         if wanted {
             let (space, blob, proof) = (key.0, key.1, proof.to_vec());
             self.blob_output(BlobOutput::Store { space, blob, piece, bytes, proof });
@@ -399,7 +401,11 @@ impl Peer {
         }
         let due: Vec<ConnId> = self.blobs.holds.iter().filter(|(_, due)| **due <= now).map(|(conn, _)| *conn).collect();
         self.blobs.serving.extend(due);
-        core::mem::take(&mut self.blobs.serving).into_iter().for_each(|conn| self.serve_blobs(conn));
+        let mut serving: Vec<ConnId> = core::mem::take(&mut self.blobs.serving).into_iter().collect();
+        // Who gave more than it got comes first.
+        let peer = |conn: &ConnId| self.connections.get(conn).and_then(|c| c.peer);
+        serving.sort_by_cached_key(|conn| core::cmp::Reverse(peer(conn).map(|peer| self.ledger.favour(&peer, now))));
+        serving.into_iter().for_each(|conn| self.serve_blobs(conn));
     }
 
     fn ask_for_pieces(&mut self, key: Key) {

@@ -9,6 +9,7 @@ use super::{ConnId, Event, Now, Output, Peer, Reason};
 use crate::chain::{Opening, Segment};
 use crate::clock::{Clock, Fingerprint};
 use crate::id::{ChainId, DeviceId, DocId, SpaceId, StoreId};
+use crate::ledger::Conduct;
 use crate::limits::Limits;
 use crate::log::StoredSegment;
 use crate::message::{Ack, Bye, Cursor, GenesisOf, LIST_MAX, Message, SnapshotPart, SpaceHello, WireSegment};
@@ -48,9 +49,12 @@ pub(super) struct Connection {
     pub(super) unmatched: Vec<SpaceHello>,
     /// Boxed: a map makes room for eleven at once, and most peers share one or two spaces.
     pub(super) links: BTreeMap<SpaceId, Box<Link>>,
-    pub(super) inbox: VecDeque<(Message, usize)>,
+    /// With the inflated bytes of each, and those on the wire.
+    pub(super) inbox: VecDeque<(Message, usize, usize)>,
     /// Inflated bytes of the messages in it.
     inbox_bytes: usize,
+    /// Bytes of content sent since that was counted.
+    gave: usize,
     openings_out: BTreeMap<Opening, u32>,
     next_opening: u32,
     pub(super) openings_in: BTreeMap<u32, Opening>,
@@ -304,16 +308,16 @@ impl Connection {
         OpeningRef::New(handle, opening.clone())
     }
 
-    fn next_message(&mut self) -> Option<(Message, usize)> {
-        let (message, size) = self.inbox.pop_front()?;
+    fn next_message(&mut self) -> Option<(Message, usize, usize)> {
+        let (message, size, wire) = self.inbox.pop_front()?;
         self.inbox_bytes -= size;
-        Some((message, size))
+        Some((message, size, wire))
     }
 
     /// Takes a genesis out of the inbox, past what came before it.
     pub(super) fn take_genesis(&mut self) -> Option<GenesisOf> {
-        let at = self.inbox.iter().position(|(m, _)| matches!(m, Message::GenesisOf(_)))?;
-        let (message, size) = self.inbox.remove(at)?;
+        let at = self.inbox.iter().position(|(m, ..)| matches!(m, Message::GenesisOf(_)))?;
+        let (message, size, _) = self.inbox.remove(at)?;
         self.inbox_bytes -= size;
         match message {
             Message::GenesisOf(genesis) => Some(genesis),
@@ -338,6 +342,7 @@ impl Connection {
     /// The same, and gives the bytes that it takes.
     pub(super) fn send_counted(&mut self, message: &Message) -> usize {
         let bytes = message.to_bytes();
+        self.gave += if message.is_content() { bytes.len() } else { 0 };
         self.channel.send(&bytes);
         bytes.len()
     }
@@ -374,6 +379,7 @@ impl Peer {
             unmatched: Vec::new(),
             links: BTreeMap::new(),
             inbox: VecDeque::new(),
+            gave: 0,
             inbox_bytes: 0,
             openings_out: BTreeMap::new(),
             next_opening: 0,
@@ -438,7 +444,7 @@ impl Peer {
                         return self.close(conn, "P.flood", "too many messages are waiting", true);
                     }
                     connection.inbox_bytes += size;
-                    connection.inbox.push_back((message, size));
+                    connection.inbox.push_back((message, size, bytes.len()));
                     self.busy.insert(conn);
                 }
                 Err(error) => return self.close(conn, "P.message", &error.to_string(), true),
@@ -464,6 +470,9 @@ impl Peer {
     }
 
     pub(super) fn violated(&mut self, conn: ConnId, violation: &Violation) {
+        if let Some(peer) = self.connections.get(&conn).and_then(|c| c.peer) {
+            self.ledger.note(peer, Conduct::Wrong, self.now);
+        }
         self.close(conn, violation.code(), &violation.to_string(), true);
     }
 
@@ -480,6 +489,7 @@ impl Peer {
         connection.handles.iter().for_each(|space| self.caught_up(conn, *space));
         if let Some(peer) = connection.peer {
             self.gossip_down(conn, peer, connection.links.keys().copied());
+            self.tell_account(peer);
         }
     }
 
@@ -494,13 +504,15 @@ impl Peer {
     /// Processes messages in order until one has to wait for a load.
     pub(super) fn run_inboxes(&mut self) {
         for conn in core::mem::take(&mut self.busy) {
-            while let Some((message, size)) = self.connections.get_mut(&conn).and_then(Connection::next_message) {
+            while let Some((message, size, wire)) = self.connections.get_mut(&conn).and_then(Connection::next_message) {
+                self.took = false;
                 match self.message(conn, message) {
+                    Ok(None) if self.took => self.note_content(conn, wire),
                     Ok(None) => {}
                     Ok(Some(later)) => {
                         if let Some(connection) = self.connections.get_mut(&conn) {
                             connection.inbox_bytes += size;
-                            connection.inbox.push_front((later, size));
+                            connection.inbox.push_front((later, size, wire));
                             self.blocked.insert(conn);
                         }
                         break;
@@ -553,6 +565,7 @@ impl Peer {
             Message::BlobWant(want) => self.on_blob_want(conn, want)?,
             Message::BlobHas(has) => self.on_blob_has(conn, has)?,
             Message::BlobPiece(piece) => self.on_blob_piece(conn, piece)?,
+            Message::Received(received) => self.on_received(conn, received.receipt)?,
             Message::Unknown(_) => {}
         }
         Ok(None)
@@ -734,6 +747,10 @@ impl Peer {
             {
                 connection.queued += bytes.len();
                 self.outputs.push_back(Output::Send { conn, bytes });
+            }
+            let gave = core::mem::take(&mut connection.gave);
+            if let (Some(peer), 1..) = (connection.peer, gave) {
+                self.ledger.gave(peer, gave);
             }
         }
         self.connections.take_touched();

@@ -9,6 +9,7 @@ use super::connection::{Ask, Link, RELEASED, Serve};
 use super::receive::From;
 use super::{ConnId, Now, Output, Peer};
 use crate::id::{ChainId, DeviceId, SpaceId};
+use crate::ledger::Conduct;
 use crate::log::StoredSegment;
 use crate::message::{Gossip as GossipMessage, Message};
 use crate::overlay::{Effect, Item, Overlay, OverlayLimits};
@@ -215,6 +216,7 @@ impl Peer {
         {
             link.progress = Some(self.now);
         }
+        self.took |= !matches!(came, Came::Made);
         self.push_to_parts(space, &shared, except);
         self.gossip.traffic.delivered += u64::from(matches!(came, Came::Pushed(_)));
         let chain = stored.segment.opening.chain(&space, &stored.segment.doc);
@@ -264,6 +266,7 @@ impl Peer {
     pub(super) fn note_duplicate(&mut self, space: SpaceId, item: Item, from: From) {
         if !from.asked {
             self.gossip.traffic.duplicates += 1;
+            self.ledger.note(from.peer, Conduct::Useless, self.now);
             self.with_overlay(space, None, |overlay, now| overlay.delivered(now, item, from.peer, true));
         }
     }
@@ -301,6 +304,8 @@ impl Peer {
         }
         let (record, theirs, dialled) = (connection.record.clone(), connection.roles, connection.dialled);
         let rtt = connection.rtt_ms;
+        self.note_identity(space, peer);
+        let favour = self.ledger.favour(&peer, self.now);
         let conns = self.gossip.conns.entry((space, peer)).or_default();
         conns.insert(conn);
         if conns.len() > 1 {
@@ -308,6 +313,7 @@ impl Peer {
         }
         self.with_overlay(space, None, |overlay, now| {
             overlay.link_up(now, peer, record, theirs, dialled);
+            overlay.favour(&peer, favour);
             if let Some(rtt) = rtt {
                 overlay.rtt(now, &peer, rtt);
             }

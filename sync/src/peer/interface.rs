@@ -8,6 +8,7 @@ use super::blobs::{BlobInput, BlobOutput};
 use crate::authority::RootKeys;
 use crate::chain::Opening;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
+use crate::ledger::Account;
 use crate::limits::Limits;
 use crate::log::{DeepEntry, Header, Image, StoredSegment};
 use crate::message::{Announce, Cursor, Peers};
@@ -539,6 +540,13 @@ pub enum Event {
         /// What.
         announce: Announce,
     },
+    /// What was exchanged with a peer: to be kept, and given back at the next start ([`Start::accounts`]).
+    Account {
+        /// With whom.
+        device: DeviceId,
+        /// All of it.
+        account: Account,
+    },
     /// A tracker's answer. Its records are not verified yet.
     Introduced {
         /// Connection.
@@ -781,6 +789,8 @@ pub struct Start {
     pub spaces: Vec<(SpaceId, SpaceRow, Vec<RightRow>)>,
     /// Cursors over other peers' stores.
     pub cursors: Vec<(SpaceId, DeviceId, Cursor)>,
+    /// What was exchanged with others ([`Event::Account`]).
+    pub accounts: Vec<(DeviceId, Account)>,
 }
 
 impl Start {
@@ -798,6 +808,7 @@ impl Start {
             limits: Limits::default(),
             spaces: Vec::new(),
             cursors: Vec::new(),
+            accounts: Vec::new(),
         }
     }
 }

@@ -59,6 +59,7 @@ impl Peer {
             }
         }
         let Some(incoming) = &link.snapshot else { return Ok(None) };
+        self.took |= incoming.bytes.is_some();
         match incoming.len.cmp(&incoming.first.total) {
             core::cmp::Ordering::Less => return Ok(None),
             core::cmp::Ordering::Greater => return Err(Violation::OutOfPlace("a snapshot longer than it said")),

@@ -7,6 +7,7 @@ use automerge::{ActorId, Automerge, Change};
 
 use super::*;
 
+mod accounts;
 mod blobs;
 mod erasing;
 mod forks;

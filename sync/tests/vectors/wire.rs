@@ -6,12 +6,13 @@ use commonhold_sync::blobs::{Blob, PIECE_BYTES};
 use commonhold_sync::chain::Tip;
 use commonhold_sync::clock::{Clock, Fingerprint};
 use commonhold_sync::id::{ChainId, DocId, EntryId, StoreId, Topic};
+use commonhold_sync::ledger::Receipt;
 use commonhold_sync::limits::Limits;
 use commonhold_sync::merkle::Head;
 use commonhold_sync::message::{
     Ack, Announce, BlobHas, BlobPiece, BlobWant, Bye, Check, Covered, Cursor, Data, Difference, DocRef, Found,
-    GenesisOf, Have, Hello, Message, Notice, OpeningRef, Peers, Proofs, Since, SnapshotPart, SpaceHello, Spaces,
-    Symbols, SymbolsWanted, Want, WireSegment,
+    GenesisOf, Have, Hello, Message, Notice, OpeningRef, Peers, Proofs, Received, Since, SnapshotPart, SpaceHello,
+    Spaces, Symbols, SymbolsWanted, Want, WireSegment,
 };
 use commonhold_sync::peer_record::PeerRecord;
 use commonhold_sync::proof::{ForkProof, Side};
@@ -128,6 +129,10 @@ pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
     let proof_of = |piece| tree.proof(piece).unwrap().concat();
     let last = vec![0; 3];
     let none = BlobPiece { space: 3, hash, size, piece: 2, bytes: None, proof: vec![].into() };
+    let receipt = Receipt::sign(&SigningKey::from_bytes(&[7; 32]), opening().device, 300_000);
+    let encoded = minicbor::to_vec(receipt).unwrap();
+    let signature = &encoded[encoded.len() - 64..];
+    let receipt_json = json!([bytes(receipt.giver.0), bytes(receipt.receiver.0), receipt.bytes, bytes(signature)]);
     let part = SnapshotPart {
         space: 3,
         doc: doc(),
@@ -292,6 +297,11 @@ pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
             "BlobPiece, held no more",
             Message::BlobPiece(none),
             json!({ "0": 3, "1": bytes(hash.0), "2": size, "3": 2, "5": bytes([]) }),
+        ),
+        (
+            "Received",
+            Message::Received(Received { receipt }),
+            json!({ "0": receipt_json }),
         ),
     ]
     .into_iter()

@@ -122,7 +122,7 @@ impl World {
     }
 
     /// A message as a liar would send it.
-    fn send_raw(&mut self, from: usize, conn: ConnId, message: &Message) {
+    pub(super) fn send_raw(&mut self, from: usize, conn: ConnId, message: &Message) {
         self.hosts[from].peer.connections.get_mut(&conn).unwrap().send(message);
         self.input(from, Input::Tick);
     }
