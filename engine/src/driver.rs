@@ -401,6 +401,10 @@ impl Driver {
                     self.machine.iter_mut().for_each(|machine| machine.peer.set_allowed(allowed.clone()));
                 }
             }
+            Command::Accounts(reply) => {
+                let accounts = self.machine.iter().flat_map(|machine| machine.peer.accounts());
+                _ = reply.send(accounts.collect());
+            }
             Command::Metered(metered) => {
                 if self.purse.set_metered(metered) {
                     self.allow();

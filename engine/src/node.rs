@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use commonhold_sync::id::{DeviceId, DocId, EntryId, SpaceId, StoreId};
+use commonhold_sync::ledger::Account;
 use commonhold_sync::message::LIST_MAX;
 use commonhold_sync::peer::Local;
 use commonhold_sync::record::{Genesis, KIND_BYTES_MAX, NAME_BYTES_MAX, Privacy, Record, Writers};
@@ -359,6 +360,13 @@ impl Node {
     /// What was spent of the budgets today, and what follows from it. Changes can be waited for.
     pub fn budget(&self) -> watch::Receiver<BudgetInfo> {
         self.shared().budget.subscribe()
+    }
+
+    /// What was exchanged with each device, as this one counts it, with the receipts of those that got something.
+    pub async fn accounts(&self) -> Result<Vec<(DeviceId, Account)>, Error> {
+        let (reply, accounts) = oneshot::channel();
+        self.shared().command(Command::Accounts(reply)).await?;
+        accounts.await.map_err(|_| Error::Closed)
     }
 
     /// Every peer that this one has heard of, best first: where it can be dialled, and how that went.

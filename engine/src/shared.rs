@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use commonhold_sync::authority::Authority;
 use commonhold_sync::chain::Opening;
 use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
+use commonhold_sync::ledger::Account;
 use commonhold_sync::message::{Announce, roles};
 use commonhold_sync::peer::{BlobInput, ConnId, Local, LocalError};
 use commonhold_sync::peer_record::PeerRecord;
@@ -65,6 +66,8 @@ pub(crate) enum Command {
     Addresses(Vec<String>),
     /// Connections are kept with these devices too.
     Allow(Vec<DeviceId>),
+    /// What was exchanged with whom.
+    Accounts(oneshot::Sender<Vec<(DeviceId, Account)>>),
     /// The network costs something from here on, or does not any more.
     Metered(bool),
     /// End the connections to a peer.

@@ -12,7 +12,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use commonhold_engine::{Address, DeviceId, Discovery, Lan};
+use commonhold_engine::{Address, Budgets, DeviceId, Discovery, Lan, Serving as WhenToServe};
 
 use crate::args::{Global, Serving};
 use crate::failure::Failure;
@@ -126,6 +126,18 @@ impl Settings {
             tracker: self.flag("discovery.tracker"),
             lan: self.flag("discovery.lan").then(lan),
         }
+    }
+
+    /// What the network may cost, and whether it does.
+    pub(crate) fn budgets(&self) -> (Budgets, bool) {
+        let max = |key| Some(self.number(key) << 20).filter(|bytes| *bytes > 0);
+        let serving = match self.text("budget.serving") {
+            "never" => WhenToServe::Never,
+            "metered" => WhenToServe::Metered,
+            _ => WhenToServe::Always,
+        };
+        let budgets = Budgets { metered: max("budget.metered_mib"), background: max("budget.background_mib"), serving };
+        (budgets, self.flag("budget.metered"))
     }
 
     /// Where announces over HTTP are taken.

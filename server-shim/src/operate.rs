@@ -17,7 +17,7 @@ use crate::config::Settings;
 use crate::failure::Failure;
 use crate::names::{self, Named};
 use crate::reach::Dial;
-use crate::request::{Answered, Doc, Exported, Imported, Me, Reply, Request, Watched};
+use crate::request::{Answered, Doc, Exported, Imported, Me, Network, Reply, Request, Watched};
 
 pub(crate) use blobs::{Getting, get as get_blob};
 pub(crate) use errors::{failure, identity_failure, open_failure};
@@ -49,6 +49,7 @@ pub(crate) fn config(settings: &Settings, dial: Dial) -> Result<Config, Failure>
     config.limits.unsolicited_entries_per_s = settings.number("limits.unsolicited_entries_per_s") as u32;
     config.limits.unsolicited_bytes_per_s = (settings.number("limits.unsolicited_kib_per_s") << 10) as u32;
     config.limits.send_queue_bytes_max = (settings.number("limits.send_queue_kib") << 10) as usize;
+    (config.budgets, config.metered) = settings.budgets();
     config.dial_invites = dial != Dial::No;
     let discovery = settings.discovery();
     config.discovery = match dial {
@@ -74,8 +75,8 @@ fn mib(settings: &Settings, key: &'static str) -> usize {
 /// Does one thing. Streams have functions of their own below.
 pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
     match request {
-        Request::Me => Ok(Reply::Me(me(node))),
-        Request::Peers { known } => Ok(Reply::Peers(peers::list(node, known))),
+        Request::Me => Ok(Reply::Me(me(node).await)),
+        Request::Peers { known } => Ok(Reply::Peers(peers::list(node, known).await)),
         Request::Spaces => Ok(Reply::Spaces(node.spaces().iter().map(spaces::row).collect())),
         Request::NewSpace { writers } => spaces::create(node, writers).await,
         Request::Invite { space, grant } => spaces::invite(node, find_space(node, space.as_deref())?, grant).await,
@@ -143,7 +144,7 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
     }
 }
 
-fn me(node: &Node) -> Me {
+async fn me(node: &Node) -> Me {
     let opened = match node.outcome() {
         Outcome::Fresh => "fresh",
         Outcome::Continue => "continue",
@@ -158,6 +159,28 @@ fn me(node: &Node) -> Me {
         addresses: node.listening(),
         opened: opened.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        network: network(node).await,
+    }
+}
+
+async fn network(node: &Node) -> Network {
+    let budget = *node.budget().borrow();
+    let accounts = node.accounts().await.unwrap_or_default();
+    let given = accounts.iter().map(|(_, account)| account.given).sum();
+    let got = accounts.iter().map(|(_, account)| account.got).sum();
+    Network {
+        metered: budget.metered,
+        metered_bytes: budget.metered_bytes,
+        metered_max: budget.metered_max,
+        background_bytes: budget.background_bytes,
+        background_max: budget.background_max,
+        serves: budget.serves,
+        connects: budget.connects,
+        given,
+        got,
+        // Two decimals are what a person reads.
+        share_ratio: (got > 0).then(|| (given as f64 / got as f64 * 100.0).round() / 100.0),
+        signed: accounts.iter().filter_map(|(_, account)| account.receipt).map(|receipt| receipt.bytes).sum(),
     }
 }
 

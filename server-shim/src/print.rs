@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use crate::args::{KeepArg, WritersArg};
 use crate::failure::{Exit, Failure};
-use crate::request::{Blob, Change, Checked, Document, Erasure, Member, Peer, Reply, Space, Status, Watched};
+use crate::request::{Blob, Change, Checked, Document, Erasure, Member, Network, Peer, Reply, Space, Status, Watched};
 
 /// Digits of an id that are shown; they name it everywhere a unique prefix does.
 const SHORT: usize = 10;
@@ -59,11 +59,12 @@ fn human(reply: &Reply) -> String {
     match reply {
         Reply::Me(me) => {
             format!(
-                "peer     {}\nstore    {}\nprocess  {}\nlistens  {}\n",
+                "peer     {}\nstore    {}\nprocess  {}\nlistens  {}\nnetwork  {}\n",
                 me.peer,
                 me.store,
                 me.pid,
-                list(&me.addresses)
+                list(&me.addresses),
+                network(&me.network),
             )
         }
         Reply::Space(space) => format!("{}\n", space.id),
@@ -236,6 +237,25 @@ fn history_table(changes: &[Change]) -> String {
     table(&["CHANGE", "TIME", "AUTHOR", "CHAIN", "OPERATIONS", "MESSAGE"], changes.iter().map(row), "no changes")
 }
 
+/// What the network costs, in a line.
+fn network(network: &Network) -> String {
+    let of = |max: Option<u64>| max.map_or(String::new(), |max| format!(" of {}", bytes(max)));
+    let mut parts = vec![format!("gave {}, got {}", bytes(network.given), bytes(network.got))];
+    parts.extend(network.share_ratio.map(|ratio| format!("share ratio {ratio:.2}")));
+    if network.metered {
+        parts.push(format!("metered: {}{} today", bytes(network.metered_bytes), of(network.metered_max)));
+    }
+    if network.background_max.is_some() {
+        parts.push(format!("for others: {}{} today", bytes(network.background_bytes), of(network.background_max)));
+    }
+    match (network.connects, network.serves) {
+        (false, _) => parts.push("the budget is spent: no connections until tomorrow (UTC)".into()),
+        (true, false) => parts.push("serves nobody".into()),
+        (true, true) => {}
+    }
+    parts.join("; ")
+}
+
 fn peers_table(peers: &[Peer]) -> String {
     let row = |peer: &Peer| {
         let address = peer.address.as_deref().unwrap_or("-");
@@ -249,10 +269,11 @@ fn peers_table(peers: &[Peer]) -> String {
             None => ("-".into(), "-".into()),
         };
         let agent = peer.agent.as_deref().unwrap_or("-");
-        vec![short(&peer.peer).into(), how, plain(address), score, sources, plain(agent)]
+        let exchanged = format!("{} / {}", bytes(peer.given), bytes(peer.got));
+        vec![short(&peer.peer).into(), how, plain(address), score, exchanged, sources, plain(agent)]
     };
     table(
-        &["PEER", "CONNECTION", "ADDRESS", "SCORE", "KNOWN FROM", "PROGRAM"],
+        &["PEER", "CONNECTION", "ADDRESS", "SCORE", "GAVE / GOT", "KNOWN FROM", "PROGRAM"],
         peers.iter().map(row),
         "no peer is known",
     )

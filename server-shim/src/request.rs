@@ -10,7 +10,7 @@ use crate::args::{KeepArg, RightArg, WritersArg};
 use crate::failure::Failure;
 
 /// Raised when a request or reply changes its meaning. Two processes of different numbers do not talk.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 
 /// What travels to the owner.
 #[derive(Debug, Serialize, Deserialize)]
@@ -217,6 +217,29 @@ pub(crate) struct Me {
     /// What the store turned out to be at open: fresh, continue, crashed, restored, copied.
     pub(crate) opened: String,
     pub(crate) version: String,
+    pub(crate) network: Network,
+}
+
+/// What the network may cost and has cost, in bytes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Network {
+    /// It costs something at present.
+    pub(crate) metered: bool,
+    /// Sent and received today while it did, and how much may be; `null`: any amount.
+    pub(crate) metered_bytes: u64,
+    pub(crate) metered_max: Option<u64>,
+    /// Sent today of what others made, and how much may be.
+    pub(crate) background_bytes: u64,
+    pub(crate) background_max: Option<u64>,
+    /// Others are served at present; connections are kept at present.
+    pub(crate) serves: bool,
+    pub(crate) connects: bool,
+    /// Content sent to others and got from them, ever, and the one by the other.
+    pub(crate) given: u64,
+    pub(crate) got: u64,
+    pub(crate) share_ratio: Option<f64>,
+    /// Of what was sent, what its receivers have signed for.
+    pub(crate) signed: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -419,6 +442,10 @@ pub(crate) struct Peer {
     pub(crate) dialled: bool,
     /// Since it is connected.
     pub(crate) seconds: u64,
+    /// Bytes of content sent to it and got from it, ever, and what it signed of the former.
+    pub(crate) given: u64,
+    pub(crate) got: u64,
+    pub(crate) signed: u64,
     /// What the address book says of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) known: Option<Known>,

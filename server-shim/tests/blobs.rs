@@ -88,3 +88,29 @@ fn blobs_are_put_listed_written_out_and_collected() {
         home.run(&["blob", "get", "blob:no"]).fails(2, &["not the name of a blob"]);
     }
 }
+
+#[test]
+fn a_budget_ends_a_fetch_with_a_reason_and_what_came_stays() {
+    let (origin, peer) = (Home::new(), Home::new());
+    let served = origin.serve(&[]);
+    let content = file(&origin, 3);
+    let name = origin.run(&["blob", "put", content.to_str().unwrap()]).text().to_owned();
+    peer.run(&["join", served.invite()]).text();
+    let out = peer.path("out");
+    let get = ["blob", "get", &name, "--out", out.to_str().unwrap()];
+    let metered = [("COMMONHOLD_BUDGET_METERED", "true"), ("COMMONHOLD_BUDGET_METERED_MIB", "1")];
+    for _ in 0..2 {
+        let ended = peer.command().args(get).envs(metered).stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.code() == Some(1) && said.contains("budget.metered_mib"), "{said}");
+    }
+    let status = peer.command().args(["status", "--json"]).envs(metered).output().unwrap();
+    let status: Json = serde_json::from_slice(&status.stdout).unwrap();
+    let network = &status["me"]["network"];
+    assert!(network["metered_bytes"].as_u64().unwrap() <= 1 << 20, "{network}");
+    assert_eq!(network["metered_max"].as_u64(), Some(1 << 20));
+    peer.run(&get).text();
+    assert!(fs::read(&out).unwrap() == fs::read(&content).unwrap());
+    let peers = origin.run(&["peers", "--json"]).json();
+    assert!(peers[0]["given"].as_u64() >= Some(3 << 20) && peers[0]["signed"].as_u64() > Some(1 << 20), "{peers}");
+}

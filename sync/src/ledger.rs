@@ -147,6 +147,10 @@ impl Ledger {
         ledger
     }
 
+    pub(crate) fn all(&self) -> impl Iterator<Item = (DeviceId, Account)> + '_ {
+        self.accounts.iter().map(|(device, account)| (*device, *account))
+    }
+
     pub(crate) fn account(&self, device: &DeviceId) -> Account {
         self.accounts.get(device).copied().unwrap_or_default()
     }

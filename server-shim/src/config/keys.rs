@@ -118,6 +118,25 @@ pub(crate) const KEYS: &[Key] = &[
         "",
         "network interfaces for that; empty: all but loopback",
     ),
+    key_of("budget.metered", Kind::Flag, "false", "whether the network is paid for by the byte"),
+    key_of(
+        "budget.metered_mib",
+        Kind::Number(0, 1 << 20),
+        "0",
+        "what may be sent and received on such a network in a day (UTC), MiB; 0: any amount",
+    ),
+    key_of(
+        "budget.background_mib",
+        Kind::Number(0, 1 << 20),
+        "0",
+        "what may be sent in a day of what others made, MiB; 0: any amount",
+    ),
+    key_of(
+        "budget.serving",
+        Kind::Choice(&["never", "metered", "always"]),
+        "always",
+        "when others are sent what they made: never, not on a metered network (metered), or on any",
+    ),
     key_of(
         "limits.waiting_mib_per_peer",
         Kind::Number(1, 4_096),

@@ -57,12 +57,25 @@ pub(crate) async fn get(node: &Node, space: Option<String>, name: &str) -> Resul
     Ok(Getting { node: node.clone(), space, name, fetch: Some(fetch), reader: None, done: false })
 }
 
+fn spent() -> Failure {
+    Failure::failed(
+        "budget_spent",
+        "what the network may cost today is spent (budget.metered_mib)",
+        "what has come stays; run the command again tomorrow (UTC), or with budget.metered = false on a network that is not metered",
+    )
+}
+
 impl Getting {
     /// The next of [`Reply::BlobProgress`], [`Reply::Bytes`] and, at last, [`Reply::Blob`].
     pub(crate) async fn next(&mut self) -> Result<Option<Reply>, Failure> {
         let failed = |error| failure(&error);
         if let Some(fetch) = &mut self.fetch {
-            if let Some(progress) = fetch.next().await.map_err(failed)? {
+            let mut budget = self.node.budget();
+            let next = tokio::select! {
+                next = fetch.next() => next.map_err(failed)?,
+                Ok(_) = budget.wait_for(|budget| !budget.connects) => return Err(spent()),
+            };
+            if let Some(progress) = next {
                 let (bytes, sources) = (progress.bytes, progress.sources as u64);
                 let size = self.name.blob.size;
                 return Ok(Some(Reply::BlobProgress(BlobProgress { bytes, of: size, sources })));

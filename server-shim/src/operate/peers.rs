@@ -1,14 +1,18 @@
 //! Peers: those that are connected, and those that are known.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use commonhold_engine::{KnownPeer, Node, PeerInfo};
+use commonhold_engine::sync::ledger::Account;
+use commonhold_engine::{DeviceId, KnownPeer, Node, PeerInfo};
 
 use crate::request::{Known, Peer};
 
 /// The connected peers; with `known`, then those that were heard of, best first.
-pub(super) fn list(node: &Node, known: bool) -> Vec<Peer> {
+pub(super) async fn list(node: &Node, known: bool) -> Vec<Peer> {
+    let accounts: BTreeMap<DeviceId, Account> = node.accounts().await.unwrap_or_default().into_iter().collect();
+    let account = |device: &DeviceId| accounts.get(device).copied().unwrap_or_default();
+    let signed = |account: Account| account.receipt.map_or(0, |receipt| receipt.bytes);
     let book = if known { node.known_peers() } else { Vec::new() };
     let connected = node.peers();
     let here: BTreeSet<_> = connected.iter().map(|peer| peer.device).collect();
@@ -22,6 +26,9 @@ pub(super) fn list(node: &Node, known: bool) -> Vec<Peer> {
             agent: Some(peer.agent.clone()),
             dialled: peer.dialled,
             seconds: peer.since.elapsed().map_or(0, |since| since.as_secs()),
+            given: account(&peer.device).given,
+            got: account(&peer.device).got,
+            signed: signed(account(&peer.device)),
             known: of(peer),
         })
         .collect();
@@ -32,6 +39,9 @@ pub(super) fn list(node: &Node, known: bool) -> Vec<Peer> {
         agent: None,
         dialled: false,
         seconds: 0,
+        given: account(&entry.device).given,
+        got: account(&entry.device).got,
+        signed: signed(account(&entry.device)),
         known: Some(known_of(entry)),
     }));
     all

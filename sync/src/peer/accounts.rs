@@ -12,6 +12,11 @@ impl Peer {
         self.ledger.account(device)
     }
 
+    /// All accounts.
+    pub fn accounts(&self) -> impl Iterator<Item = (DeviceId, Account)> + '_ {
+        self.ledger.all()
+    }
+
     /// Content came that was new here. Its sender gets a receipt now and then.
     pub(super) fn note_content(&mut self, conn: ConnId, bytes: usize) {
         let Some(peer) = self.connections.get(&conn).and_then(|c| c.peer) else { return };

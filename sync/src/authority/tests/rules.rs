@@ -146,6 +146,8 @@ fn the_devices_of_an_identity_have_its_right_and_only_a_root_key_adds_them() {
     let authority = talk.authority(root());
     assert_eq!(written(&authority, DOC, writer()), EVER);
     assert_eq!(written(&authority, DOC, device(4)), 0);
+    let acts_for = [writer(), device(4)].map(|device| authority.identity_of(&device));
+    assert_eq!(acts_for, [Some(identity.0), None]);
     assert_eq!(written(&authority, DOC, key_of(1, 0)), 0, "a root key writes records, not documents");
     assert_eq!(written(&authority, SPACE.authority(), key_of(1, 0)), EVER);
 }
