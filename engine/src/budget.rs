@@ -155,7 +155,7 @@ impl Purse {
     }
 
     /// The row to store, if it is time.
-    pub(crate) fn to_store(&mut self) -> Option<SpentRow> {
+    pub(crate) fn take_due(&mut self) -> Option<SpentRow> {
         let ahead = |max: Option<u64>| max.map_or(AHEAD_MIN, |max| (max / AHEAD).max(AHEAD_MIN.min(max)));
         let (metered, background) = (ahead(self.budgets.metered), ahead(self.budgets.background));
         let near = |spent: u64, stored: u64, ahead: u64| spent > 0 && spent + ahead / 2 > stored;
@@ -240,7 +240,7 @@ mod tests {
         while first.allowance().all.is_some_and(|left| left > 1_000) {
             spent.all += 1_000;
             first.note(spent);
-            if let Some(stored) = first.to_store() {
+            if let Some(stored) = first.take_due() {
                 (rows, row) = (rows + 1, Some(stored));
             }
             let crashed = Purse::new(first.budgets.clone(), true, row, 9);

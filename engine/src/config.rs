@@ -95,7 +95,8 @@ impl Default for Discovery {
 impl Config {
     /// Bits of [`roles`] that others are told.
     pub(crate) fn roles(&self) -> u64 {
-        self.roles | self.budgets.roles() | if self.discovery.tracker { roles::TRACKER } else { 0 }
+        let leaf = if self.roles & roles::SAVER != 0 { roles::LEAF } else { 0 };
+        self.roles | leaf | self.budgets.roles() | if self.discovery.tracker { roles::TRACKER } else { 0 }
     }
 
     /// The devices that connections are kept with, as far as the configuration names them.

@@ -246,7 +246,7 @@ impl Driver {
         self.purse.note(machine.peer.spent());
         let info = self.purse.info(machine.peer.roles() & roles::LEAF == 0, !machine.peer.is_spent());
         self.shared.budget.send_if_modified(|shown| std::mem::replace(shown, info) != info);
-        if let Some(row) = self.purse.to_store() {
+        if let Some(row) = self.purse.take_due() {
             let storage = machine.storage.clone();
             self.barrier(move || {
                 if let Err(error) = storage.put_spent(&row) {

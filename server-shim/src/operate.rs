@@ -10,6 +10,7 @@ mod spaces;
 
 use std::time::Duration;
 
+use commonhold_engine::sync::message::roles;
 use commonhold_engine::{Config, Discovery, DocId, Document, DocumentQuery, Node, Outcome, SpaceId, Watch};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -50,6 +51,7 @@ pub(crate) fn config(settings: &Settings, dial: Dial) -> Result<Config, Failure>
     config.limits.unsolicited_bytes_per_s = (settings.number("limits.unsolicited_kib_per_s") << 10) as u32;
     config.limits.send_queue_bytes_max = (settings.number("limits.send_queue_kib") << 10) as usize;
     (config.budgets, config.metered) = settings.budgets();
+    config.roles |= if settings.flag("budget.saver") { roles::SAVER } else { 0 };
     config.dial_invites = dial != Dial::No;
     let discovery = settings.discovery();
     config.discovery = match dial {

@@ -96,6 +96,9 @@ pub mod roles {
     pub const TRACKER: u64 = 8;
     /// Speaks HTTP (a later version).
     pub const SHIM: u64 = 16;
+    /// Sends and wants what is new in bursts, because waking its radio is what costs it. It is a leaf, too: others would wait for what
+    /// it passes on.
+    pub const SAVER: u64 = 32;
 }
 
 /// One space that the sender holds, recognisable only to somebody who knows its id.

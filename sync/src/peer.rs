@@ -50,7 +50,7 @@ use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::log::{Log, SnapshotOf, StoredSegment};
 use crate::merkle::Frontier;
-use crate::message::{Cursor, Since};
+use crate::message::{Cursor, Since, roles};
 use crate::peer_record::PeerRecord;
 use crate::proof::ForkProof;
 use crate::space::Space;
@@ -278,6 +278,7 @@ impl Peer {
     pub fn new(start: Start) -> Peer {
         let spaces: BTreeMap<SpaceId, Space> =
             start.spaces.into_iter().map(|(id, row, rights)| (id, Space::load(id, row, rights))).collect();
+        let roles = start.roles | if start.roles & roles::SAVER != 0 { roles::LEAF } else { 0 };
         let mut peer = Peer {
             device: DeviceId(start.key.verifying_key().to_bytes()),
             own_record: start.record,
@@ -286,7 +287,7 @@ impl Peer {
             salt: start.salt,
             lost: BTreeMap::new(),
             rng: ChaCha20Rng::from_seed(start.seed),
-            roles: start.roles,
+            roles,
             agent: start.agent,
             addresses: start.addresses,
             allowed: None,
@@ -342,7 +343,7 @@ impl Peer {
             spending: Spending::default(),
             ledger: Ledger::load(start.accounts),
             took: false,
-            roles_told: start.roles,
+            roles_told: roles,
             after: Vec::new(),
             stores: BTreeMap::new(),
             storing: BTreeMap::new(),

@@ -138,6 +138,12 @@ pub(crate) const KEYS: &[Key] = &[
         "when others are sent what they made: never, not on a metered network (metered), or on any",
     ),
     key_of(
+        "budget.saver",
+        Kind::Flag,
+        "false",
+        "whether news are sent and taken in bursts, every 15 s, so that a radio can sleep; implies serving = never",
+    ),
+    key_of(
         "limits.waiting_mib_per_peer",
         Kind::Number(1, 4_096),
         "4",

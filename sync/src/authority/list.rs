@@ -64,13 +64,13 @@ impl Edge {
 impl Authority {
     /// The identity that a device acts for, by a membership in force: of several, the least.
     pub fn identity_of(&self, device: &DeviceId) -> Option<[u8; 32]> {
-        let of = |id: &EntryId| match &self.edges.get(id)?.what {
-            What::Member { identity, device: member, .. } if member == device => Some((*id, identity.0)),
-            _ => None,
+        let paths = Paths::new(self, false);
+        let acts = |identity: &&Subject| {
+            let records = self.identities.get(identity).and_then(|of| of.members.get(device));
+            let in_force = |id: &EntryId| paths.membership(identity, id, device) == (true, false);
+            records.is_some_and(|records| records.iter().any(in_force))
         };
-        let mut paths = Paths::new(self, false);
-        let members = self.edges.keys().filter_map(of);
-        members.filter(|(id, _)| paths.given(id).is_some()).map(|(_, identity)| identity).min()
+        self.identities_of(device).filter(acts).map(|identity| identity.0).min()
     }
 
     /// All grants, redemptions, members and invites, by record id.

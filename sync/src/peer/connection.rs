@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::repair::Repair;
+use super::spending::BURST_MS;
 use super::tracker::Introductions;
 use super::{ConnId, Event, Now, Output, Peer, Reason};
 use crate::chain::{Opening, Segment};
@@ -53,6 +54,9 @@ pub(super) struct Connection {
     pub(super) inbox: VecDeque<(Message, usize, usize)>,
     /// Inflated bytes of the messages in it.
     inbox_bytes: usize,
+    /// When what is new for a peer that saves is sent, if there is something.
+    pub(super) burst_at: Option<Now>,
+    pub(super) held_bytes: usize,
     /// Bytes of content sent since that was counted.
     gave: usize,
     openings_out: BTreeMap<Opening, u32>,
@@ -287,7 +291,7 @@ impl Connection {
             return Some(Now(self.opened.0 + limits.handshake_ms));
         }
         let repair = self.links.values().filter_map(|l| l.repair.due());
-        repair.chain(self.ack_due).min()
+        repair.chain(self.ack_due).chain(self.burst_at).min()
     }
 
     pub(super) fn space_of(&self, handle: u32) -> Result<SpaceId, Violation> {
@@ -380,6 +384,8 @@ impl Peer {
             links: BTreeMap::new(),
             inbox: VecDeque::new(),
             gave: 0,
+            burst_at: None,
+            held_bytes: 0,
             inbox_bytes: 0,
             openings_out: BTreeMap::new(),
             next_opening: 0,
@@ -663,7 +669,7 @@ impl Peer {
     /// This store has more on disk: the other sides are told how far they have been sent it.
     pub(super) fn note_durable(&mut self, space: SpaceId) {
         let now = self.now;
-        let due = Now(now.0 + ACK_DELAY_MS);
+        let (due, saves) = (Now(now.0 + ACK_DELAY_MS), self.saves());
         for conn in self.connections.of_space(&space) {
             let Some(connection) = self.connections.get_mut(&conn) else { continue };
             if let Some(link) = connection.links.get_mut(&space) {
@@ -672,7 +678,9 @@ impl Peer {
                     link.repair.touch(now);
                 }
                 let waits = !link.wants.is_empty() || link.serve != Serve::Live;
-                connection.ack_due.get_or_insert(due);
+                // Marks are no news for which a radio need wake.
+                let late = if connection.bursts(saves) { BURST_MS } else { 0 };
+                connection.ack_due.get_or_insert(Now(due.0 + late));
                 if waits {
                     self.serve_on(conn);
                 }
@@ -694,7 +702,8 @@ impl Peer {
             let mut marks = Vec::new();
             for (space, link) in &mut connection.links {
                 let durable = self.durable.get(space).copied().unwrap_or_default().seq;
-                if link.mark_due && link.serve == Serve::Live && !link.gap && durable > link.marked {
+                let told = link.serve == Serve::Live && !link.gap && link.pushes.is_empty();
+                if link.mark_due && told && durable > link.marked {
                     link.marked = durable;
                     marks.push((link.theirs, durable));
                 }
@@ -726,6 +735,7 @@ impl Peer {
                 self.close(*conn, "P.handshake", "the handshake took too long", false);
             }
         }
+        self.run_bursts(&due);
         self.run_repairs(&due);
     }
 

@@ -12,7 +12,7 @@ use crate::id::{ChainId, DeviceId, SpaceId};
 use crate::ledger::Conduct;
 use crate::log::StoredSegment;
 use crate::message::{Gossip as GossipMessage, Message};
-use crate::overlay::{Effect, Item, Overlay, OverlayLimits};
+use crate::overlay::{Effect, Item, Message as Said, Overlay, OverlayLimits};
 use crate::peer_record::PeerRecord;
 use crate::violation::Violation;
 
@@ -174,9 +174,14 @@ impl Peer {
         }
     }
 
-    fn send_gossip(&mut self, space: SpaceId, to: DeviceId, said: crate::overlay::Message) {
+    fn send_gossip(&mut self, space: SpaceId, to: DeviceId, said: Said) {
+        let (now, saves) = (self.now, self.saves());
         let Some(conn) = self.gossip.conn(space, to) else { return };
         let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if matches!(said, Said::IHave { .. }) && connection.burst(saves, now) {
+            // What it is not pushed it finds by comparing, after the burst.
+            return;
+        }
         let Some(link) = connection.links.get(&space) else { return };
         let message = Message::Gossip(GossipMessage { space: link.theirs, said });
         connection.send(&message);
@@ -184,7 +189,7 @@ impl Peer {
 
     /// Pushes a segment to a neighbour. One that lags, or asks for what is not at hand any more, finds it by comparing.
     fn push_to(&mut self, space: SpaceId, to: DeviceId, stored: Option<Arc<StoredSegment>>) {
-        let (now, high) = (self.now, self.limits.send_queue_bytes_max);
+        let (now, high, saves) = (self.now, self.limits.send_queue_bytes_max, self.saves());
         let Some(conn) = self.gossip.conn(space, to) else { return };
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let room = connection.queued + connection.channel.queued_bytes() < high;
@@ -195,8 +200,9 @@ impl Peer {
         }
         if room {
             link.told = stored.seq;
-            link.pushes.push(stored);
-            self.pushed.insert((conn, space));
+            if !connection.hold(space, stored, saves, now) {
+                self.pushed.insert((conn, space));
+            }
             self.gossip.traffic.pushed += 1;
         } else {
             link.lag(stored.seq);
@@ -232,7 +238,7 @@ impl Peer {
     }
 
     fn push_to_parts(&mut self, space: SpaceId, stored: &Arc<StoredSegment>, except: Option<ConnId>) {
-        let high = self.limits.send_queue_bytes_max;
+        let (now, high, saves) = (self.now, self.limits.send_queue_bytes_max, self.saves());
         for conn in self.connections.of_space(&space) {
             let Some(connection) = self.connections.get_mut(&conn) else { continue };
             let room = connection.queued + connection.channel.queued_bytes() < high;
@@ -241,23 +247,28 @@ impl Peer {
                 continue;
             }
             // One that lags reads the entry from the store.
-            if room {
-                link.pushes.push(stored.clone());
-                self.pushed.insert((conn, space));
-            } else {
+            if !room {
                 link.lag(stored.seq);
+            } else if !connection.hold(space, stored.clone(), saves, now) {
+                self.pushed.insert((conn, space));
             }
         }
     }
 
     /// Who was not sent a segment, and did not send it, is not told by a mark that it was.
     fn note_untold(&mut self, space: SpaceId, seq: u64, from: Option<ConnId>) {
-        let now = self.now;
+        let (now, saves) = (self.now, self.saves());
         for conn in self.connections.of_space(&space) {
-            let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) else { continue };
+            let Some(connection) = self.connections.get_mut(&conn) else { continue };
+            let Some(link) = connection.links.get_mut(&space) else { continue };
             if Some(conn) != from && link.serve == Serve::Live && link.is_whole() && link.told != seq {
                 link.gap = true;
-                link.repair.touch(now);
+                // Of who saves, it is compared after the burst.
+                if !connection.burst(saves, now)
+                    && let Some(link) = connection.links.get_mut(&space)
+                {
+                    link.repair.touch(now);
+                }
             }
         }
     }

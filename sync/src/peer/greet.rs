@@ -262,6 +262,7 @@ impl Peer {
     }
 
     fn match_spaces(&mut self, conn: ConnId, hellos: Vec<SpaceHello>) {
+        let saves = self.saves();
         for hello in hellos {
             let Some(connection) = self.connections.get_mut(&conn) else { return };
             let Some(session) = connection.channel.session_hash() else { return };
@@ -286,7 +287,11 @@ impl Peer {
                 continue;
             }
             let partial = self.spaces.get(&id).is_some_and(|space| space.filter.is_some());
-            connection.links.insert(id, Box::new(Link::new(hello.handle, hello.filter.clone(), partial)));
+            let mut link = Box::new(Link::new(hello.handle, hello.filter.clone(), partial));
+            if connection.bursts(saves) {
+                link.repair.set_bursts();
+            }
+            connection.links.insert(id, link);
             self.connections.link(conn, id);
             self.catching.entry(id).or_default().insert(conn);
             if let Some(peer) = self.connections.get(&conn).and_then(|c| c.peer) {

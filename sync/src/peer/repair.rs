@@ -3,6 +3,7 @@
 //! The dialler of a connection drives both, so that the two sides never do the same work twice.
 
 use super::connection::{Ask, Serve};
+use super::spending::BURST_MS;
 use super::{After, ConnId, Durable, Event, Load, Now, Peer, Purpose};
 use crate::clock::Fingerprint;
 use crate::id::{DocId, SpaceId};
@@ -32,6 +33,7 @@ const FIRST_SYMBOLS: u64 = 64;
 /// Where the comparison of one space with one peer stands.
 #[derive(Debug, Default)]
 pub(super) struct Repair {
+    bursts: bool,
     check_at: Option<Now>,
     /// A comparison was due while something wanted was on its way: it is for when that has come.
     put_off: bool,
@@ -82,6 +84,15 @@ enum Session {
 }
 
 impl Repair {
+    /// News come in bursts: between two of them something is always on its way.
+    pub(super) fn set_bursts(&mut self) {
+        self.bursts = true;
+    }
+
+    fn check_after_ms(&self) -> u64 {
+        CHECK_AFTER_MS + if self.bursts { BURST_MS } else { 0 }
+    }
+
     pub(super) fn due(&self) -> Option<Now> {
         self.check_at
     }
@@ -112,12 +123,12 @@ impl Repair {
     /// What is compared is still changing: look again soon, however often it did.
     fn moved(&mut self, now: Now) {
         self.retries = 0;
-        self.check_at = Some(Now(now.0 + CHECK_AFTER_MS));
+        self.check_at = Some(Now(now.0 + self.check_after_ms()));
     }
 
     /// Something changed: compare once it is quiet, however long ago the last comparison found nothing to do.
     pub(super) fn touch(&mut self, now: Now) {
-        let at = Now(now.0 + CHECK_AFTER_MS);
+        let at = Now(now.0 + self.check_after_ms());
         self.check_at = Some(self.check_at.map_or(at, |due| due.min(at)));
     }
 
@@ -133,8 +144,8 @@ impl Repair {
 
     /// Both sides hold the same. Symbols that were asked for may still come, so their session stays.
     fn settled(&mut self) {
-        let Repair { told, heard, made, asked, .. } = *self;
-        *self = Repair { told, heard, made, asked, session: self.session.take(), ..Repair::default() };
+        let Repair { bursts, told, heard, made, asked, .. } = *self;
+        *self = Repair { bursts, told, heard, made, asked, session: self.session.take(), ..Repair::default() };
     }
 }
 

@@ -135,3 +135,75 @@ fn pieces_of_blobs_are_paid_for() {
     world.fly(200);
     assert_eq!(world.hosts[1].blobs.kept[&(space, blob)].1.len(), 12);
 }
+
+/// How often `host`'s radio wakes: frames to or from it, of which those within 3 s are one time.
+fn wakes(world: &mut World, space: SpaceId, doc: DocId, edits: usize) -> usize {
+    let (mut wakes, mut last, mut seen) = (0, None::<u64>, world.hosts[2].sent_bytes);
+    for n in 0..edits as i64 * 20 {
+        if n % 20 == 0 {
+            world.edit((n / 20) as usize % 2, space, doc, "x", n);
+        }
+        world.now += 50;
+        for (to, conn, bytes) in core::mem::take(&mut world.wires) {
+            let stirs = to == 2 || world.hosts[2].sent_bytes != seen;
+            seen = world.hosts[2].sent_bytes;
+            if stirs {
+                wakes += usize::from(last.is_none_or(|last| world.now > last + 3_000));
+                last = Some(world.now);
+            }
+            world.input(to, Input::Frame { conn, bytes });
+        }
+        for host in 0..3 {
+            if world.hosts[host].peer.poll_timeout().is_some_and(|due| due <= Now(world.now)) {
+                world.input(host, Input::Tick);
+            }
+        }
+    }
+    wakes
+}
+
+#[test]
+fn what_is_new_for_a_peer_that_saves_comes_in_bursts_and_all_of_it() {
+    let begin = |role: u64| {
+        let mut world = World::new(2);
+        let store = ModelStore::default();
+        let start = Start { roles: role, ..start(3, 1, &store) };
+        let host = Host {
+            peer: Peer::new(start),
+            store,
+            blobs: Default::default(),
+            deaf: false,
+            events: vec![],
+            sent_bytes: 0,
+        };
+        world.hosts.push(host);
+        let (space, _) = world.space(0, Writers::Anyone);
+        let doc = world.create(0, space, 1);
+        [1, 2].into_iter().for_each(|host| world.join(host, space));
+        [(1, 0), (2, 0), (2, 1)].into_iter().for_each(|(from, to)| _ = world.connect(from, to));
+        world.edit(0, space, doc, "x", -1);
+        world.settle();
+        world.assert_level(space);
+        (world, space, doc)
+    };
+    // An edit a second for two minutes: one radio never sleeps, the other wakes eight times.
+    let (mut world, space, doc) = begin(roles::LEAF);
+    let bytes = |world: &World| world.hosts.iter().map(|host| host.sent_bytes).sum::<usize>();
+    let before = bytes(&world);
+    let always = wakes(&mut world, space, doc, 120);
+    let plain = bytes(&world) - before;
+    let (mut world, space, doc) = begin(roles::SAVER);
+    assert!(world.hosts[2].peer.roles() & roles::LEAF != 0);
+    let before = bytes(&world);
+    let bursts = wakes(&mut world, space, doc, 120);
+    assert!((7..=10).contains(&bursts), "{bursts} bursts in two minutes");
+    assert!(bytes(&world) - before < plain, "and they cost less than {plain} bytes, {}", bytes(&world) - before);
+    assert_eq!(always, 1, "its radio never slept");
+    world.settle();
+    world.assert_level(space);
+    // What it makes itself waits as well, and comes.
+    world.edit(2, space, doc, "mine", 1);
+    world.settle();
+    world.assert_level(space);
+    world.assert_no_complaints();
+}
