@@ -39,16 +39,19 @@ pub(crate) enum Source {
     Lan = 16,
     /// Another peer named it.
     Exchange = 32,
+    /// A space that is held says so.
+    Space = 64,
 }
 
 impl Source {
-    const ALL: [(Source, &'static str); 6] = [
+    const ALL: [(Source, &'static str); 7] = [
         (Source::Configured, "configured"),
         (Source::Invite, "invite"),
         (Source::Connected, "connected"),
         (Source::Tracker, "tracker"),
         (Source::Lan, "lan"),
         (Source::Exchange, "exchange"),
+        (Source::Space, "space"),
     ];
 }
 

@@ -14,11 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use commonhold_sync::authority::Authority;
 use commonhold_sync::id::{DeviceId, SpaceId, Topic};
 use commonhold_sync::message::{self, Announce, Peers, roles};
 use commonhold_sync::peer::ConnId;
 use commonhold_sync::peer_record::PeerRecord;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use crate::address_book::Source;
@@ -43,6 +44,8 @@ const UNANSWERED: Duration = Duration::from_secs(60);
 const TTL_S: (u64, u64) = (60, 86_400);
 /// How often the book is written, and spaces without connections are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Before the look that follows when somebody has gone: it may have been the last who held a space.
+const LOOK_SOON: Duration = Duration::from_secs(1);
 /// Peers of the book that are dialled at one look for one space.
 const BOOK_DIALS: usize = 3;
 /// Of two that find each other on the local network, one waits so long for the other's dial.
@@ -70,6 +73,8 @@ pub(crate) struct Discovery {
     heard: mpsc::Receiver<Heard>,
     trackers: BTreeMap<At, Client>,
     lan: Option<Lan>,
+    /// When spaces that nobody connected holds are looked for.
+    look: Instant,
 }
 
 /// A tracker.
@@ -116,13 +121,12 @@ impl Discovery {
             let started = Lan::start(config, listens);
             started.inspect_err(|error| tracing::warn!(error, "cannot look on the local network")).ok()
         });
-        Discovery { shared, transport, heard, trackers, lan }
+        Discovery { shared, transport, heard, trackers, lan, look: Instant::now() }
     }
 
     /// Runs until the node closes.
     pub(crate) async fn run(mut self) {
         let mut mode = self.shared.mode.subscribe();
-        let mut look = Instant::now();
         self.tell_lan();
         loop {
             let due = self.trackers.values().map(|client| client.next).min();
@@ -135,9 +139,9 @@ impl Discovery {
             };
             tokio::select! {
                 Some(heard) = self.heard.recv() => self.take(heard),
-                () = sleep_until(due.unwrap_or(look)), if due.is_some() => self.announce_due(),
-                () = sleep_until(look) => {
-                    look = Instant::now() + LOOK_EVERY;
+                () = sleep_until(due.unwrap_or(self.look)), if due.is_some() => self.announce_due(),
+                () = sleep_until(self.look) => {
+                    self.look = Instant::now() + LOOK_EVERY;
                     self.tell_lan();
                     self.fill_from_book();
                     self.shared.write_book().await;
@@ -157,7 +161,11 @@ impl Discovery {
                     self.trackers.insert(At::Connected(conn), Client::new());
                 }
             }
-            Heard::Closed { conn } => drop(self.trackers.remove(&At::Connected(conn))),
+            Heard::Closed { conn } => {
+                self.trackers.remove(&At::Connected(conn));
+                // Whoever comes and goes brings a look forward, once in a while.
+                self.look = self.look.min(Instant::now() + LOOK_SOON);
+            }
             Heard::Introduced { conn, peers } => self.answered(&At::Connected(conn), Ok(peers)),
             Heard::Answered { tracker, answer } => self.answered(&At::Http(tracker), answer),
             Heard::Spaces => {
@@ -305,11 +313,36 @@ impl Discovery {
             if !self.shared.config.discovery.on {
                 continue;
             }
+            self.ask_the_space(space);
             let best = locked(&self.shared.book).best(Some(&space), wall_ms());
             for peer in best.into_iter().take(BOOK_DIALS) {
                 self.dial(Whom::Device(peer.device), self.shared.worth_dialling(&peer.addresses));
             }
         }
+    }
+
+    /// Those that said in the space itself where they are: whoever holds it, and be it from a file, finds them without a middleman.
+    fn ask_the_space(&self, space: SpaceId) {
+        let (shared, config) = (self.shared.clone(), self.transport.clone());
+        tokio::spawn(async move {
+            let (reply, told) = oneshot::channel();
+            let look = Box::new(move |authority: &Authority| _ = reply.send(authority.places()));
+            if shared.command(Command::Look { space, look }).await.is_err() {
+                return;
+            }
+            let mut places = told.await.unwrap_or_default();
+            places.retain(|(device, _)| *device != shared.device);
+            places.sort_by_cached_key(|_| random());
+            for (device, addresses) in places.into_iter().take(BOOK_DIALS) {
+                {
+                    let mut book = locked(&shared.book);
+                    addresses.iter().for_each(|address| book.told(device, address, Source::Space, wall_ms()));
+                    book.shares(&device, space);
+                }
+                let addresses = shared.worth_dialling(&addresses);
+                shared.dialler.dial_peer(&shared, &config, Whom::Device(device), &addresses).await;
+            }
+        });
     }
 
     fn dial(&self, whom: Whom, addresses: Vec<Address>) {

@@ -75,6 +75,9 @@ pub enum Error {
     /// Reading or writing what the caller gave failed.
     #[error("reading or writing failed")]
     Io(#[from] Arc<std::io::Error>),
+    /// This node can be dialled nowhere.
+    #[error("this peer listens nowhere, so there is no address to publish")]
+    NoAddress,
     /// What was asked is beyond a limit.
     #[error("{what}: at most {max}")]
     TooMuch {
@@ -94,6 +97,7 @@ impl Error {
         match self {
             Error::Closed => "closed",
             Error::UnknownSpace(_) => "unknown_space",
+            Error::NoAddress => "no_address",
             Error::SpaceNotReady(_) => "space_not_ready",
             Error::UnknownDocument(_) => "unknown_document",
             Error::Deleted(_) => "deleted",

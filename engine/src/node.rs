@@ -10,6 +10,7 @@ use commonhold_sync::id::{DeviceId, DocId, EntryId, SpaceId, StoreId};
 use commonhold_sync::ledger::Account;
 use commonhold_sync::message::LIST_MAX;
 use commonhold_sync::peer::Local;
+use commonhold_sync::peer_record::RECORD_ADDRESSES_MAX;
 use commonhold_sync::record::{Genesis, KIND_BYTES_MAX, NAME_BYTES_MAX, Privacy, Record, Writers};
 use commonhold_sync::tracker::TrackerRefusal;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -352,6 +353,25 @@ impl Node {
         *locked(&self.shared().traffic)
     }
 
+    /// Says in a space where this node can be dialled, and gives that, for all that hold the space, for as long as it has a right there:
+    /// they find it without a middleman. Each time is a record that all keep: for peers whose address stays. With `withdraw`, it
+    /// can be dialled nowhere any more.
+    pub async fn publish_addresses(&self, space: SpaceId, withdraw: bool) -> Result<Vec<String>, Error> {
+        let mut addresses = if withdraw { Vec::new() } else { self.shared().own.record().addresses };
+        addresses.truncate(RECORD_ADDRESSES_MAX);
+        if addresses.is_empty() && !withdraw {
+            return Err(Error::NoAddress);
+        }
+        let place = Record::Place { made_ms: wall_ms(), addresses: addresses.clone() };
+        self.say(space, Local::Records(vec![place])).await?;
+        Ok(addresses)
+    }
+
+    /// Where others said in a space that they can be dialled.
+    pub async fn published_addresses(&self, space: SpaceId) -> Result<Vec<(DeviceId, Vec<String>)>, Error> {
+        self.look(space, |authority| authority.places()).await
+    }
+
     /// Says whether the network costs something from now on ([`Budgets`](crate::Budgets)): apps learn that from the system.
     pub async fn set_metered(&self, metered: bool) -> Result<(), Error> {
         self.shared().command(Command::Metered(metered)).await
@@ -432,7 +452,10 @@ impl Node {
     /// Takes a bundle, checked like what comes from a stranger, or an `.automerge` file, which becomes a new document in
     /// `into`.
     pub async fn import(&self, from: impl AsyncRead + Unpin, into: Option<SpaceId>) -> Result<ImportReport, Error> {
-        bundle::import(self, from, into).await
+        let report = bundle::import(self, from, into).await;
+        // What came may say where others are.
+        self.hear(Heard::Spaces);
+        report
     }
 
     /// Reads every row and checks what can be checked: checksums, ids, the signatures over them.

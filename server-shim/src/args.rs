@@ -244,6 +244,14 @@ pub(crate) enum SpaceVerb {
     },
     /// List spaces
     Ls,
+    /// Say in a space where this peer can be dialled, so that all who hold it find the way by themselves
+    Publish {
+        /// Space [default: the only one]
+        space: Option<String>,
+        /// Say that it can be dialled nowhere any more
+        #[arg(long)]
+        withdraw: bool,
+    },
     /// Print an invite to a space
     Invite {
         /// Space [default: the only one]

@@ -81,6 +81,9 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
         Request::Peers { known } => Ok(Reply::Peers(peers::list(node, known).await)),
         Request::Spaces => Ok(Reply::Spaces(node.spaces().iter().map(spaces::row).collect())),
         Request::NewSpace { writers } => spaces::create(node, writers).await,
+        Request::Publish { space, withdraw } => {
+            spaces::publish(node, find_space(node, space.as_deref())?, withdraw).await
+        }
         Request::Invite { space, grant } => spaces::invite(node, find_space(node, space.as_deref())?, grant).await,
         Request::Members { space, all } => members::list(node, find_space(node, space.as_deref())?, all).await,
         Request::Grant { space, device, right } => {

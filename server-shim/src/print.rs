@@ -70,6 +70,12 @@ fn human(reply: &Reply) -> String {
         Reply::Space(space) => format!("{}\n", space.id),
         Reply::Spaces(spaces) => spaces_table(spaces),
         Reply::Invite(invite) => format!("{}\n", invite.invite),
+        Reply::Published(published) => match &published.addresses[..] {
+            [] => format!("space {} says that this peer can be dialled nowhere\n", short(&published.space)),
+            addresses => {
+                format!("whoever holds space {} finds this peer at {}\n", short(&published.space), list(addresses))
+            }
+        },
         Reply::Granted(granted) => {
             format!("{} may now {} in space {}\n", short(&granted.device), lower(&granted.right), short(&granted.space))
         }

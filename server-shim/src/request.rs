@@ -31,6 +31,10 @@ pub(crate) enum Request {
     NewSpace {
         writers: WritersArg,
     },
+    Publish {
+        space: Option<String>,
+        withdraw: bool,
+    },
     Invite {
         space: Option<String>,
         /// What it brings, and to how many devices.
@@ -174,6 +178,7 @@ pub(crate) enum Reply {
     Space(Space),
     Spaces(Vec<Space>),
     Invite(Invite),
+    Published(Published),
     Members(Vec<Member>),
     DeviceAdded(DeviceAdded),
     Granted(Granted),
@@ -218,6 +223,13 @@ pub(crate) struct Me {
     pub(crate) opened: String,
     pub(crate) version: String,
     pub(crate) network: Network,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Published {
+    pub(crate) space: String,
+    /// Where whoever holds the space now knows that this peer can be dialled.
+    pub(crate) addresses: Vec<String>,
 }
 
 /// What the network may cost and has cost, in bytes.

@@ -82,6 +82,7 @@ fn request_of(verb: Verb) -> Result<(Request, Option<u64>), Failure> {
         Verb::Join { invite, wait } => Request::Join { invite, wait_ms: wait.saturating_mul(1_000) },
         Verb::Space(SpaceVerb::New { writers }) => Request::NewSpace { writers },
         Verb::Space(SpaceVerb::Ls) => Request::Spaces,
+        Verb::Space(SpaceVerb::Publish { space, withdraw }) => Request::Publish { space, withdraw },
         Verb::Space(SpaceVerb::Invite { space, right, uses }) => {
             Request::Invite { space, grant: right.map(|right| (right, uses)) }
         }
@@ -163,10 +164,13 @@ fn level(space: Option<String>, seconds: u64) -> Request {
 }
 
 fn writes(request: &Request) -> bool {
-    use Request::{AddDevice, DeleteDocument, Edit, Grant, NewDocument, NewSpace, Patch, RemoveDevice, Revoke, Set};
+    use Request::{
+        AddDevice, DeleteDocument, Edit, Grant, NewDocument, NewSpace, Patch, Publish, RemoveDevice, Revoke, Set,
+    };
     matches!(
         request,
         NewSpace { .. }
+            | Publish { .. }
             | Grant { .. }
             | Revoke { .. }
             | AddDevice { .. }

@@ -80,3 +80,14 @@ fn what_a_tracker_does_not_take_is_a_problem_with_a_code() {
         http(&at, "POST /v1/announce", &json!({ "record": "", "topics": [], "signature": "" }).to_string());
     assert_eq!((status, body["code"].as_str().unwrap()), (403, "tracker-off"));
 }
+
+#[test]
+fn a_peer_says_in_a_space_where_it_is_while_it_is_somewhere() {
+    let home = Home::new();
+    home.run(&["space", "new"]).text();
+    home.run(&["space", "publish"]).fails(1, &["listens nowhere", "commonhold serve"]);
+    let _serving = home.serve(&[]);
+    let published = home.run(&["space", "publish", "--json"]).json();
+    assert!(published["addresses"][0].as_str().unwrap().starts_with("ws://127.0.0.1:"), "{published}");
+    assert!(home.run(&["space", "publish", "--withdraw"]).text().contains("nowhere"));
+}

@@ -11,6 +11,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
 use crate::chain::SIGNATURE_LEN;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, IdParseError, SpaceId};
+use crate::peer_record::{RECORD_ADDRESS_BYTES_MAX, RECORD_ADDRESSES_MAX};
 
 /// Longest document name, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 256;
@@ -301,6 +302,13 @@ pub enum Record {
         /// By that key, over [`redeem_bytes`].
         signature: [u8; SIGNATURE_LEN],
     },
+    /// Says where the device of the chain can be dialled, to whoever holds the space.
+    Place {
+        /// When, by the device's own clock in milliseconds since 1970: of several, the latest counts.
+        made_ms: u64,
+        /// Best first, at most [`RECORD_ADDRESSES_MAX`]; none: nowhere any more.
+        addresses: Vec<String>,
+    },
     /// A kind that this version does not know.
     Unknown {
         /// Its number.
@@ -322,6 +330,7 @@ const ERASE: u32 = 11;
 const ERASED: u32 = 12;
 const INVITE: u32 = 13;
 const REDEEM: u32 = 14;
+const PLACE: u32 = 15;
 
 /// What the root key before `key` committed to, where `next` is what `key` commits to in turn. As each commitment holds the
 /// one after it, all root keys of an identity are fixed at its founding.
@@ -449,6 +458,10 @@ impl<C> Encode<C> for Record {
                 invite.encode(e, c)?;
                 e.bytes(key)?.bytes(signature)?.ok()
             }
+            Record::Place { made_ms, addresses } => {
+                e.array(3)?.u32(PLACE)?.u64(*made_ms)?.array(addresses.len() as u64)?;
+                addresses.iter().try_for_each(|address| e.str(address)?.ok())
+            }
             Record::Unknown { kind } => e.array(1)?.u32(*kind)?.ok(),
         }
     }
@@ -538,7 +551,14 @@ impl<'b, C> Decode<'b, C> for Record {
                 key: hash(d)?,
                 signature: d.bytes()?.try_into().map_err(|_| fault("a signature has 64 bytes"))?,
             }),
-            (HEADER..=REDEEM, _) => Err(fault("wrong number of fields")),
+            (PLACE, 3) => {
+                let made_ms = d.u64()?;
+                let count = d.array()?.filter(|count| *count <= RECORD_ADDRESSES_MAX as u64);
+                let count = count.ok_or_else(|| fault("a place has at most 8 addresses"))?;
+                let addresses = (0..count).map(|_| text(d, RECORD_ADDRESS_BYTES_MAX)).collect::<Result<_, _>>()?;
+                Ok(Record::Place { made_ms, addresses })
+            }
+            (HEADER..=PLACE, _) => Err(fault("wrong number of fields")),
             (kind, fields) => {
                 for _ in 1..fields {
                     d.skip()?;
@@ -630,6 +650,8 @@ mod tests {
             Record::Erased { request: EntryId([1; 32]) },
             Record::Invite { key: [1; 32], right: Right::Read, uses: 1 },
             Record::Redeem { invite: EntryId([1; 32]), key: [2; 32], signature: [3; 64] },
+            Record::Place { made_ms: 1_700_000_000_000, addresses: vec!["ws://192.0.2.1:7777/".into(), String::new()] },
+            Record::Place { made_ms: 1 << 40, addresses: vec![] },
         ] {
             assert!(record.to_bytes().len() >= 10, "an entry has at least 10 bytes");
             assert_eq!(Record::from_bytes(&record.to_bytes()), Ok(record));

@@ -238,6 +238,7 @@ const RECORDS = {
   12: tuple(u32, hash),
   13: tuple(u32, hash, isUint(2), atLeast1(isUint(16))),
   14: tuple(u32, hash, hash, bin(64)),
+  15: tuple(u32, u64, (value) => list(short(256), 8)(value)),
 }
 
 export function record(bytes) {

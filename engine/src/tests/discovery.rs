@@ -165,3 +165,31 @@ async fn strangers_do_not_send_a_peer_to_its_own_machine() {
     // All that it listens at may be reached from outside.
     assert_eq!(outside.shared().worth_dialling(&said), ["ws://192.0.2.1:1/".parse().unwrap()]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_holds_a_space_from_a_file_finds_those_who_said_in_it_where_they_are() {
+    let one = listening(|_| {}).await;
+    let space = one.create_space(Writers::Anyone).await.unwrap();
+    let here = one.create_document(space, "", "").await.unwrap();
+    here.set("", &json!({ "milk": 1 })).await.unwrap();
+    assert_eq!(one.publish_addresses(space, false).await.unwrap(), one.listening());
+    let mut stick = Vec::new();
+    soon(one.export(space, None, &mut stick)).await.unwrap();
+
+    let other = listening(|_| {}).await;
+    soon(other.import(&stick[..], None)).await.unwrap();
+    meet(&other, &one, space).await;
+    here.set("/eggs", &json!(6)).await.unwrap();
+    shows(&arrives(&other, space, here.id()).await, json!({ "milk": 1, "eggs": 6 })).await;
+    let known = other.known_peers();
+    assert!(known.iter().any(|peer| peer.device == one.device() && peer.sources.contains(&"space")), "{known:?}");
+
+    // Who listens nowhere has nothing to say, and who goes takes it back.
+    let third = soon(Node::open(Config::default())).await.unwrap();
+    soon(third.import(&stick[..], None)).await.unwrap();
+    let nowhere = third.publish_addresses(space, false).await.unwrap_err();
+    assert_eq!(nowhere.code(), "no_address");
+    one.publish_addresses(space, true).await.unwrap();
+    soon(other.wait_level(space, one.device())).await.unwrap();
+    assert_eq!(other.published_addresses(space).await.unwrap(), []);
+}

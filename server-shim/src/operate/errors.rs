@@ -34,6 +34,7 @@ pub(crate) fn failure(error: &Error) -> Failure {
             Exit::Failed,
             "`commonhold blob gc` frees room; a damaged blob is fetched again with `commonhold blob get`",
         ),
+        Error::NoAddress => (Exit::Failed, "run it while `commonhold serve` listens at an address that others reach"),
         Error::Closed => (Exit::Failed, "the process is stopping; try again in a moment"),
         _ => (Exit::Failed, "try again; `commonhold doctor` looks at everything"),
     };

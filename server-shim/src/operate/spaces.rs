@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::failure;
 use crate::args::{RightArg, WritersArg};
 use crate::failure::{Exit, Failure};
-use crate::request::{Answered, Checked, Invite as InviteReply, Joined, Level, Reply, Space};
+use crate::request::{Answered, Checked, Invite as InviteReply, Joined, Level, Published, Reply, Space};
 
 /// How often a condition is looked at that has no event of its own.
 const LOOK: Duration = Duration::from_millis(25);
@@ -56,6 +56,11 @@ pub(super) async fn invite(node: &Node, space: SpaceId, grant: Option<(RightArg,
     let invite = invite.map_err(|error| failure(&error))?;
     let writers = node.spaces().iter().find(|one| one.id == space).and_then(|one| one.writers).map(writers_of);
     Ok(Reply::Invite(InviteReply { space: space.to_string(), invite: invite.to_string(), writers }))
+}
+
+pub(super) async fn publish(node: &Node, space: SpaceId, withdraw: bool) -> Answered {
+    let addresses = node.publish_addresses(space, withdraw).await.map_err(|error| failure(&error))?;
+    Ok(Reply::Published(Published { space: space.to_string(), addresses }))
 }
 
 /// Stores an invite and, if there is time, waits for the space to arrive.

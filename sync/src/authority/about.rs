@@ -28,6 +28,8 @@ pub(super) struct About {
     erased: BTreeMap<EntryId, BTreeMap<DeviceId, BTreeSet<Spot>>>,
     /// By the old document and record: the new one.
     successors: BTreeMap<DocId, BTreeMap<EntryId, Told<DocId>>>,
+    /// Where devices last said that they can be dialled, and when.
+    places: BTreeMap<DeviceId, (u64, EntryId, Told<Vec<String>>)>,
 }
 
 impl About {
@@ -46,6 +48,17 @@ impl About {
             Record::Successor { doc, old } => {
                 let of = self.successors.entry(*old).or_default();
                 of.entry(at.id).or_insert_with(|| Told { by, spots: spots(), what: *doc }).spots.insert(spot);
+            }
+            Record::Place { made_ms, addresses } => {
+                let told = || Told { by, spots: spots(), what: addresses.clone() };
+                let held = self.places.entry(by).or_insert_with(|| (*made_ms, at.id, told()));
+                // Of two of one moment the same counts on every peer.
+                if (held.0, held.1) < (*made_ms, at.id) {
+                    *held = (*made_ms, at.id, told());
+                }
+                if held.1 == at.id {
+                    held.2.spots.insert(spot);
+                }
             }
             _ => {}
         }
@@ -139,6 +152,13 @@ impl Authority {
     pub fn successors(&self) -> Vec<(DocId, DocId, DeviceId)> {
         let all = self.about.successors.iter().flat_map(|(old, of)| of.values().map(move |told| (old, told)));
         all.filter(|(_, told)| self.is_told(told, Right::Write)).map(|(old, told)| (*old, told.what, told.by)).collect()
+    }
+
+    /// Where devices with a right can be dialled, as they last said.
+    pub fn places(&self) -> Vec<(DeviceId, Vec<String>)> {
+        let told = self.about.places.values().map(|(.., told)| told);
+        let told = told.filter(|told| !told.what.is_empty() && self.is_told(told, Right::Relay));
+        told.map(|told| (told.by, told.what.clone())).collect()
     }
 
     fn is_told<T>(&self, told: &Told<T>, needed: Right) -> bool {

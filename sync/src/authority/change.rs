@@ -47,7 +47,9 @@ impl Authority {
                     authority.rotate(identity, &at, (root.0, *first), *next, cuts);
                 });
             }
-            Record::Erase { .. } | Record::Erased { .. } | Record::Successor { .. } => self.about.note(&at, record),
+            Record::Erase { .. } | Record::Erased { .. } | Record::Successor { .. } | Record::Place { .. } => {
+                self.about.note(&at, record);
+            }
             Record::Header { .. } | Record::Tombstone { .. } | Record::Adopt { .. } | Record::Unknown { .. } => {}
         }
     }

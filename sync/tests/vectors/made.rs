@@ -63,6 +63,7 @@ fn records_match_the_vectors() {
         ("request to erase", Record::Erase { doc: doc(), note: "asked by its subject".into() }),
         ("erased", Record::Erased { request: EntryId([3; 32]) }),
         ("invite", invite(&key(), Right::Write, 1)),
+        ("place", Record::Place { made_ms: 1_700_000_000_000, addresses: vec!["ws://192.0.2.1:7777/".into()] }),
         ("redemption", redeem(&key(), &space(), &EntryId([4; 32]), &device())),
     ];
     let record_of = |(what, record): &(&str, Record)| {

@@ -570,6 +570,23 @@ fn a_successor_is_told_by_who_could_write() {
 }
 
 #[test]
+fn where_a_device_can_be_dialled_is_what_it_said_last_while_it_has_a_right() {
+    let mut talk = Talk::default();
+    let grant = talk.grant(root(), writer(), Right::Relay);
+    let place = |made_ms, at: &[&str]| Record::Place { made_ms, addresses: at.iter().map(|at| (*at).into()).collect() };
+    talk.say(writer(), place(5, &["ws://a/"]));
+    talk.say(writer(), place(9, &["ws://b/", "ws://c/"]));
+    talk.say(writer(), place(7, &["ws://d/"]));
+    talk.say(device(9), place(5, &["ws://stranger/"]));
+    talk.say(root(), place(1, &["ws://root/"]));
+    talk.say(root(), place(2, &[]));
+    let places = |talk: &Talk| talk.authority(root()).places();
+    assert_eq!(places(&talk), [(writer(), vec!["ws://b/".to_owned(), "ws://c/".to_owned()])]);
+    talk.revoke(root(), &[grant], &[]);
+    assert_eq!(places(&talk), []);
+}
+
+#[test]
 fn the_chains_that_a_revocation_has_to_list_are_those_of_the_devices_behind_it() {
     let mut talk = Talk::default();
     let grant = talk.grant(root(), ROOTS[1].identity(), Right::Write);
