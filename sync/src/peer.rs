@@ -383,7 +383,7 @@ impl Peer {
         self.spending.is_over()
     }
 
-    /// What it does at present: bits of [`roles`](crate::message::roles).
+    /// What it does at present: bits of [`roles`].
     pub fn roles(&self) -> u64 {
         self.roles_now()
     }

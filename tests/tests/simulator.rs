@@ -37,7 +37,8 @@ fn a_seed_is_replayed_to_the_byte() {
 #[test]
 fn the_seeds_meet_every_kind_of_fault() {
     let reports: Vec<Report> = (0..40).map(|seed| FAULTY.passes(seed)).collect();
-    let of: [(&str, fn(&Report) -> u64); 8] = [
+    let of: [(&str, fn(&Report) -> u64); 9] = [
+        ("allowances", |r| r.allowances),
         ("crashes", |r| r.crashes),
         ("restarts", |r| r.restarts),
         ("breaks", |r| r.breaks),

@@ -1,9 +1,10 @@
 //! What goes wrong, and what apps do meanwhile.
 
 use crate::store::faulty::Rng;
-use commonhold_sync::id::{DocId, EntryId, SpaceId};
+use commonhold_sync::id::{DeviceId, DocId, EntryId, SpaceId};
 use commonhold_sync::peer::{Input, Keep, Local, Peer};
 use commonhold_sync::record::{Record, Right};
+use commonhold_sync::spending::Allowance;
 
 use super::disk::CommitFault;
 use super::plan::{Canary, Chances};
@@ -47,6 +48,9 @@ impl World {
             if self.hosts[host].run.is_none() {
                 continue;
             }
+            if self.plan.spends {
+                self.allow_now_and_then(host)?;
+            }
             if self.hit(chances.crashes) {
                 self.crash(host, true)?;
             } else if self.hit(chances.restarts) {
@@ -54,6 +58,18 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What a peer may send for others runs out, or there is more of it again.
+    fn allow_now_and_then(&mut self, host: usize) -> Result<(), String> {
+        let others = match self.rng.below(400) {
+            0..10 => Some(self.rng.below(20_000)),
+            10..20 => None,
+            _ => return Ok(()),
+        };
+        self.note(|| format!("{host} may send {others:?} for others"));
+        self.report.allowances += 1;
+        self.input(host, Input::Allow(Allowance { all: None, others }))
     }
 
     /// A connection breaks: what is in flight may be lost, and each end hears of it some time later.
@@ -225,6 +241,7 @@ impl World {
                 self.crash(host, true)?;
             }
             self.start(host)?;
+            self.input(host, Input::Allow(Allowance::default()))?;
             for at in 0..self.spaces.len() {
                 self.join(host, at)?;
             }
@@ -279,7 +296,7 @@ impl World {
             }
             (6..8, Some(doc)) => self.delete(host, space, doc),
             (8..14, _) => self.grant(host, space),
-            (14..20, _) if self.plan.revokes => self.revoke(host, space),
+            (14..30, _) if self.plan.revokes => self.revoke(host, space),
             (96..100, Some(doc)) => self.compact(host, space, doc),
             (_, Some(doc)) => {
                 let flush = self.rng.below(4) > 0;
@@ -353,9 +370,13 @@ impl World {
         let given = held.authority().edges().into_iter().filter(|edge| {
             edge.in_force() && edge.subject.device() != own && held.authority().may_revoke(&own, &[edge.record])
         });
-        let given: Vec<EntryId> = given.map(|edge| edge.record).collect();
-        let Some(record) = given.get(self.rng.below(given.len().max(1) as u64) as usize) else { return Ok(()) };
-        let keep = if self.rng.below(2) == 0 { Keep::Nothing } else { Keep::Held };
+        let given: Vec<(EntryId, DeviceId)> = given.map(|edge| (edge.record, edge.subject.device())).collect();
+        // Mostly whoever made the newest document, and all they did: others have not written in it yet, so that it may go.
+        let newest = if self.rng.below(4) > 0 { self.newest.get(&space).copied() } else { None };
+        let any = self.rng.below(given.len().max(1) as u64) as usize;
+        let of_maker = given.iter().find(|(_, device)| Some(*device) == newest);
+        let Some((record, _)) = of_maker.or_else(|| given.get(any)) else { return Ok(()) };
+        let keep = if of_maker.is_some() || self.rng.below(2) == 0 { Keep::Nothing } else { Keep::Held };
         let ticket = run.screen.ticket(Asked::Revocation);
         self.report.revocations += 1;
         self.note(|| format!("{host} revokes {record:?}, keeping {keep:?}"));

@@ -114,6 +114,8 @@ pub struct Plan {
     pub packs: bool,
     /// Whether administrators make others, and take rights back.
     pub revokes: bool,
+    /// Whether what peers may send for others is bounded now and then: who has spent it turns leaf until it is allowed more.
+    pub spends: bool,
 }
 
 impl Plan {
@@ -166,7 +168,7 @@ impl Plan {
         if rng.below(6) == 0 {
             limits.handles_per_connection = 2;
         }
-        let revokes = rng.below(3) == 0;
+        let revokes = rng.below(2) == 0;
         // Where anybody writes there is little to take back.
         let granted = |(writers, root)| (if revokes { Writers::Granted } else { writers }, root);
         let spaces: Vec<(Writers, usize)> = spaces.into_iter().map(granted).collect();
@@ -190,6 +192,7 @@ impl Plan {
             apart_from: None,
             packs: true,
             revokes,
+            spends: seed % 5 == 4,
         }
     }
 

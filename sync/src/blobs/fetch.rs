@@ -1,6 +1,6 @@
 //! One blob that is being fetched: which pieces to ask of whom, and when to ask somebody else.
 //!
-//! Rarest first, from a random place on; as many pieces under way with each peer as it delivers in [`AHEAD_MS`]; what a peer
+//! Rarest first, from a random place on; as many pieces under way with each peer as it delivers in `AHEAD_MS`; what a peer
 //! is late with is asked of another as well, and so is the rest once there is nothing else to ask for (the end-game). Who
 //! sends it first is thanked by telling the others to leave it out.
 

@@ -12,7 +12,7 @@ use crate::id::SpaceId;
 use crate::peer::{ConnId, Now};
 use crate::violation::Violation;
 
-/// How long a piece waits that somebody else was sent, while there is something left of [`REPEATS_SHARE`]. A guess: longer than
+/// How long a piece waits that somebody else was sent, while there is something left of `REPEATS_SHARE`. A guess: longer than
 /// a piece takes on to the next peer but one.
 pub const HOLD_MS: u64 = 1_500;
 /// How long it waits at most. Who gets nothing from anybody asks again sooner, and then not patiently.

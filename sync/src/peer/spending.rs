@@ -97,8 +97,8 @@ impl Peer {
         }
         self.gossip.set_roles(roles);
         let text = match self.spending.serves_nobody() {
-            true => "what may be sent for others is spent: this peer sends only what it made until it is allowed more",
-            false => "this peer serves others",
+            true => "nothing more may be sent for others now: this peer sends only what it made",
+            false => "this peer serves others again",
         };
         self.notice(None, None, None, "budget.others", text);
     }

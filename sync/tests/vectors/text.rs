@@ -128,7 +128,9 @@ fn the_text_names_every_limit_with_its_value() {
     made.extend(shown(&format!("{:?}", TrackerLimits::default())));
     let source = sources("sync/src");
     let mut constants: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
-    for line in source.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("const ")) {
+    let bare = |line: &str| line.trim_start_matches("pub ").trim_start_matches("pub(super) ").to_owned();
+    let lines: Vec<String> = source.lines().map(bare).collect();
+    for line in lines.iter().filter_map(|line| line.strip_prefix("const ")) {
         let (name, rest) = line.split_once(':').unwrap_or_default();
         if let Some(value) = rest.split_once('=').and_then(|(_, rest)| value(rest.trim_end_matches(';'))) {
             constants.entry(name).or_default().insert(value);
