@@ -295,6 +295,11 @@ impl World {
                 self.say(host, space, vec![record])
             }
             (6..8, Some(doc)) => self.delete(host, space, doc),
+            (8..14, _) if self.plan.revokes && self.rng.below(2) == 0 => {
+                // At first only who founded the space has something to give, and what was not given is not taken back.
+                let root = self.spaces.iter().find(|(of, ..)| *of == space).map_or(host, |(.., root)| *root);
+                self.grant(root, space)
+            }
             (8..14, _) => self.grant(host, space),
             (14..30, _) if self.plan.revokes => self.revoke(host, space),
             (96..100, Some(doc)) => self.compact(host, space, doc),

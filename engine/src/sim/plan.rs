@@ -168,7 +168,7 @@ impl Plan {
         if rng.below(6) == 0 {
             limits.handles_per_connection = 2;
         }
-        let revokes = rng.below(2) == 0;
+        let revokes = rng.below(3) > 0;
         // Where anybody writes there is little to take back.
         let granted = |(writers, root)| (if revokes { Writers::Granted } else { writers }, root);
         let spaces: Vec<(Writers, usize)> = spaces.into_iter().map(granted).collect();
