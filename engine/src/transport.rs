@@ -3,7 +3,7 @@
 //!
 //! [`dial`] and [`listen`] give a [`Link`], one connection whose ends both sides can use alike; [`spawn`] gives the link
 //! to a small task and leaves a [`LinkHandle`]. Kinds: WebSocket (either side may dial), any `AsyncRead + AsyncWrite`
-//! ([`Link::over_stream`]), and memory.
+//! ([`Link::over_stream`]), memory, and QUIC with the feature `quic`.
 //!
 //! Not here: TLS (a proxy in front does it), retries ([`crate::backoff`]), who may connect.
 
@@ -11,6 +11,8 @@ mod address;
 mod frame;
 mod link;
 mod listener;
+#[cfg(feature = "quic")]
+mod quic;
 mod task;
 mod websocket;
 
@@ -103,6 +105,15 @@ pub enum TransportError {
     /// The caller sent after closing.
     #[error("the connection is closed")]
     Closed,
+    /// A QUIC endpoint could not be made, or its handshake failed: nobody there, another endpoint, or another protocol.
+    #[error("QUIC failed: {0}")]
+    Quic(String),
+    /// The address has `quic://`, and the feature is off.
+    #[error("this build has no QUIC: build with the feature quic")]
+    NoQuic,
+    /// The form of a QUIC address that says where to listen was dialled, or the other way round.
+    #[error("{0}")]
+    Misplaced(&'static str),
     /// Nobody listens under this name, or somebody already does.
     #[error("{0}")]
     Memory(&'static str),
@@ -113,6 +124,13 @@ pub async fn dial(address: &Address, config: &TransportConfig) -> Result<Link, T
     let connecting = async {
         match address {
             Address::WebSocket { host, port, .. } => websocket::dial(address, host, *port, config).await,
+            #[cfg(feature = "quic")]
+            Address::Quic { endpoint, sockets, relay } => quic::dial(endpoint, sockets, relay.as_deref(), config).await,
+            #[cfg(not(feature = "quic"))]
+            Address::Quic { .. } => Err(TransportError::NoQuic),
+            Address::QuicSocket { .. } => {
+                Err(TransportError::Misplaced("this address says where to listen, not whom to dial"))
+            }
             Address::Memory(name) => listener::dial_memory(name, config).await,
         }
     };
