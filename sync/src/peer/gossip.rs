@@ -313,15 +313,19 @@ impl Peer {
         if connection.links.get(&space).is_none_or(|link| !link.is_whole()) {
             return;
         }
-        let (record, theirs, dialled) = (connection.record.clone(), connection.roles, connection.dialled);
-        let rtt = connection.rtt_ms;
         self.note_identity(space, peer);
-        let favour = self.ledger.favour(&peer, self.now);
         let conns = self.gossip.conns.entry((space, peer)).or_default();
         conns.insert(conn);
-        if conns.len() > 1 {
-            return;
+        if conns.len() == 1 {
+            self.overlay_up(conn, space, peer);
         }
+    }
+
+    fn overlay_up(&mut self, conn: ConnId, space: SpaceId, peer: DeviceId) {
+        let Some(connection) = self.connections.get(&conn) else { return };
+        let (record, theirs, dialled) = (connection.record.clone(), connection.roles, connection.dialled);
+        let rtt = connection.rtt_ms;
+        let favour = self.ledger.favour(&peer, self.now);
         self.with_overlay(space, None, |overlay, now| {
             overlay.link_up(now, peer, record, theirs, dialled);
             overlay.favour(&peer, favour);
@@ -336,10 +340,19 @@ impl Peer {
         for space in spaces {
             self.gossip.released.remove(&conn);
             let Some(conns) = self.gossip.conns.get_mut(&(space, peer)) else { continue };
+            let carried = conns.last() == Some(&conn);
             conns.remove(&conn);
-            if conns.is_empty() {
+            let other = conns.last().copied();
+            if other.is_none() {
                 self.gossip.conns.remove(&(space, peer));
-                self.with_overlay(space, None, |overlay, now| overlay.link_down(now, &peer));
+            }
+            if !carried {
+                continue;
+            }
+            // What was said on it last may not have been heard: on another, the two begin anew.
+            self.with_overlay(space, None, |overlay, now| overlay.link_down(now, &peer));
+            if let Some(other) = other {
+                self.overlay_up(other, space, peer);
             }
         }
     }

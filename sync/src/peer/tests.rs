@@ -737,3 +737,37 @@ fn a_header_that_comes_again_changes_nothing() {
     world.assert_level(space);
     world.assert_no_complaints();
 }
+
+/// Somebody dials twice at once, for two reasons, and one of the connections goes: what the overlays of the two said on it, and the
+/// other never heard, must not leave one a neighbour of the other and not the other way round.
+#[test]
+fn news_go_both_ways_whichever_of_two_connections_stays() {
+    for order in 0..256u32 {
+        let mut world = World::new(2);
+        let (space, _) = world.space(0, Writers::Anyone);
+        let doc = world.create(0, space, 1);
+        world.join(1, space);
+        world.settle();
+        let conns = [world.connect(1, 0), world.connect(1, 0)];
+        // Frames of a connection come in their order, those of the two in any.
+        let mut turns = 0;
+        while !world.wires.is_empty() {
+            let first = conns[(order >> (turns % 8) & 1) as usize];
+            turns += 1;
+            let at = world.wires.iter().position(|(_, conn, _)| *conn == first).unwrap_or(0);
+            let (to, conn, bytes) = world.wires.remove(at).unwrap();
+            world.now += 1;
+            world.input(to, Input::Frame { conn, bytes });
+        }
+        world.fly(40);
+        for (from, to) in [(1, 0), (0, 1)] {
+            world.edit(from, space, doc, "x", i64::from(order) + from as i64 + 10);
+            world.fly(4);
+            assert_eq!(
+                world.fingerprints(space)[from],
+                world.fingerprints(space)[to],
+                "order {order:08b}, from {from}"
+            );
+        }
+    }
+}
