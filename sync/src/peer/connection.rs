@@ -54,7 +54,9 @@ pub(super) struct Connection {
     pub(super) inbox: VecDeque<(Message, usize, usize)>,
     /// Inflated bytes of the messages in it.
     inbox_bytes: usize,
-    /// When what is new for a peer that saves is sent, if there is something.
+    /// One of the two saves: what is new goes in bursts.
+    pub(super) bursts: bool,
+    /// When the next leaves, if there is something.
     pub(super) burst_at: Option<Now>,
     pub(super) held_bytes: usize,
     /// Bytes of content sent since that was counted.
@@ -384,6 +386,7 @@ impl Peer {
             links: BTreeMap::new(),
             inbox: VecDeque::new(),
             gave: 0,
+            bursts: false,
             burst_at: None,
             held_bytes: 0,
             inbox_bytes: 0,
@@ -669,7 +672,7 @@ impl Peer {
     /// This store has more on disk: the other sides are told how far they have been sent it.
     pub(super) fn note_durable(&mut self, space: SpaceId) {
         let now = self.now;
-        let (due, saves) = (Now(now.0 + ACK_DELAY_MS), self.saves());
+        let due = Now(now.0 + ACK_DELAY_MS);
         for conn in self.connections.of_space(&space) {
             let Some(connection) = self.connections.get_mut(&conn) else { continue };
             if let Some(link) = connection.links.get_mut(&space) {
@@ -679,7 +682,7 @@ impl Peer {
                 }
                 let waits = !link.wants.is_empty() || link.serve != Serve::Live;
                 // Marks are no news for which a radio need wake.
-                let late = if connection.bursts(saves) { BURST_MS } else { 0 };
+                let late = if connection.bursts { BURST_MS } else { 0 };
                 connection.ack_due.get_or_insert(Now(due.0 + late));
                 if waits {
                     self.serve_on(conn);

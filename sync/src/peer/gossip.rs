@@ -175,10 +175,10 @@ impl Peer {
     }
 
     fn send_gossip(&mut self, space: SpaceId, to: DeviceId, said: Said) {
-        let (now, saves) = (self.now, self.saves());
+        let now = self.now;
         let Some(conn) = self.gossip.conn(space, to) else { return };
         let Some(connection) = self.connections.get_mut(&conn) else { return };
-        if matches!(said, Said::IHave { .. }) && connection.burst(saves, now) {
+        if matches!(said, Said::IHave { .. }) && connection.burst(now) {
             // What it is not pushed it finds by comparing, after the burst.
             return;
         }
@@ -189,7 +189,7 @@ impl Peer {
 
     /// Pushes a segment to a neighbour. One that lags, or asks for what is not at hand any more, finds it by comparing.
     fn push_to(&mut self, space: SpaceId, to: DeviceId, stored: Option<Arc<StoredSegment>>) {
-        let (now, high, saves) = (self.now, self.limits.send_queue_bytes_max, self.saves());
+        let (now, high) = (self.now, self.limits.send_queue_bytes_max);
         let Some(conn) = self.gossip.conn(space, to) else { return };
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let room = connection.queued + connection.channel.queued_bytes() < high;
@@ -200,7 +200,7 @@ impl Peer {
         }
         if room {
             link.told = stored.seq;
-            if !connection.hold(space, stored, saves, now) {
+            if !connection.hold(space, stored, now) {
                 self.pushed.insert((conn, space));
             }
             self.gossip.traffic.pushed += 1;
@@ -238,7 +238,7 @@ impl Peer {
     }
 
     fn push_to_parts(&mut self, space: SpaceId, stored: &Arc<StoredSegment>, except: Option<ConnId>) {
-        let (now, high, saves) = (self.now, self.limits.send_queue_bytes_max, self.saves());
+        let (now, high) = (self.now, self.limits.send_queue_bytes_max);
         for conn in self.connections.of_space(&space) {
             let Some(connection) = self.connections.get_mut(&conn) else { continue };
             let room = connection.queued + connection.channel.queued_bytes() < high;
@@ -249,7 +249,7 @@ impl Peer {
             // One that lags reads the entry from the store.
             if !room {
                 link.lag(stored.seq);
-            } else if !connection.hold(space, stored.clone(), saves, now) {
+            } else if !connection.hold(space, stored.clone(), now) {
                 self.pushed.insert((conn, space));
             }
         }
@@ -257,14 +257,14 @@ impl Peer {
 
     /// Who was not sent a segment, and did not send it, is not told by a mark that it was.
     fn note_untold(&mut self, space: SpaceId, seq: u64, from: Option<ConnId>) {
-        let (now, saves) = (self.now, self.saves());
+        let now = self.now;
         for conn in self.connections.of_space(&space) {
             let Some(connection) = self.connections.get_mut(&conn) else { continue };
             let Some(link) = connection.links.get_mut(&space) else { continue };
             if Some(conn) != from && link.serve == Serve::Live && link.is_whole() && link.told != seq {
                 link.gap = true;
                 // Of who saves, it is compared after the burst.
-                if !connection.burst(saves, now)
+                if !connection.burst(now)
                     && let Some(link) = connection.links.get_mut(&space)
                 {
                     link.repair.touch(now);

@@ -5,7 +5,7 @@
 use super::connection::{Connection, Link, RELEASED};
 use super::{ConnId, Event, Now, Peer};
 use crate::id::{DeviceId, DocId, SpaceId};
-use crate::message::{GenesisOf, Hello, LIST_MAX, Message, SPACES_MAX, SpaceHello, Spaces, runs};
+use crate::message::{GenesisOf, Hello, LIST_MAX, Message, SPACES_MAX, SpaceHello, Spaces, roles, runs};
 use crate::record::Genesis;
 use crate::space::Space;
 use crate::violation::Violation;
@@ -222,8 +222,9 @@ impl Peer {
             self.close(conn, RELEASED, "this peer is connected already", false);
             return Ok(());
         }
+        let saves = (self.roles | hello.roles) & roles::SAVER != 0;
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
-        connection.roles = hello.roles;
+        (connection.roles, connection.bursts) = (hello.roles, saves);
         // Somebody else's, or a false one, is no record of this peer; nothing hangs on it.
         connection.record = hello.record.filter(|record| record.device == peer && record.verify().is_ok());
         let named = connection.dialled && connection.expected.is_none();
@@ -262,7 +263,6 @@ impl Peer {
     }
 
     fn match_spaces(&mut self, conn: ConnId, hellos: Vec<SpaceHello>) {
-        let saves = self.saves();
         for hello in hellos {
             let Some(connection) = self.connections.get_mut(&conn) else { return };
             let Some(session) = connection.channel.session_hash() else { return };
@@ -288,7 +288,7 @@ impl Peer {
             }
             let partial = self.spaces.get(&id).is_some_and(|space| space.filter.is_some());
             let mut link = Box::new(Link::new(hello.handle, hello.filter.clone(), partial));
-            if connection.bursts(saves) {
+            if connection.bursts {
                 link.repair.set_bursts();
             }
             connection.links.insert(id, link);

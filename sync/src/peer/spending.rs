@@ -16,27 +16,21 @@ pub(super) const BURST_MS: u64 = 15_000;
 const HELD_BYTES_MAX: usize = 256 << 10;
 
 impl Connection {
-    /// Whether one of the two saves.
-    pub(super) fn bursts(&self, saves: bool) -> bool {
-        saves || self.roles & roles::SAVER != 0
-    }
-
-    /// The same, and something is new that waits for a burst.
-    pub(super) fn burst(&mut self, saves: bool, now: Now) -> bool {
-        let bursts = self.bursts(saves);
-        if bursts {
+    /// True if what is new waits for a burst, which is planned now if it was not.
+    pub(super) fn burst(&mut self, now: Now) -> bool {
+        if self.bursts {
             self.burst_at.get_or_insert(Now(now.0 + BURST_MS));
         }
-        bursts
+        self.bursts
     }
 
     /// Puts a segment with those to be pushed. True if they wait for a burst.
-    pub(super) fn hold(&mut self, space: SpaceId, stored: Arc<StoredSegment>, saves: bool, now: Now) -> bool {
+    pub(super) fn hold(&mut self, space: SpaceId, stored: Arc<StoredSegment>, now: Now) -> bool {
         let bytes = stored.segment.wire_bytes_max();
         if let Some(link) = self.links.get_mut(&space) {
             link.pushes.push(stored);
         }
-        if !self.burst(saves, now) {
+        if !self.burst(now) {
             return false;
         }
         self.held_bytes += bytes;
@@ -56,11 +50,6 @@ impl Peer {
     /// Whether this peer sends others nothing but what it made itself.
     pub(super) fn is_leaf(&self) -> bool {
         self.roles_now() & roles::LEAF != 0
-    }
-
-    /// Whether this peer sends what is new in bursts.
-    pub(super) fn saves(&self) -> bool {
-        self.roles & roles::SAVER != 0
     }
 
     /// Bursts whose time it is: what waited for them leaves, and what was not told is compared.
