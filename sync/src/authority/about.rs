@@ -29,7 +29,7 @@ pub(super) struct About {
     /// By the old document and record: the new one.
     successors: BTreeMap<DocId, BTreeMap<EntryId, Told<DocId>>>,
     /// Where devices last said that they can be dialled, and when.
-    places: BTreeMap<DeviceId, (u64, EntryId, Told<Vec<String>>)>,
+    places: BTreeMap<DeviceId, (u64, EntryId, Vec<String>)>,
 }
 
 impl About {
@@ -50,14 +50,10 @@ impl About {
                 of.entry(at.id).or_insert_with(|| Told { by, spots: spots(), what: *doc }).spots.insert(spot);
             }
             Record::Place { made_ms, addresses } => {
-                let told = || Told { by, spots: spots(), what: addresses.clone() };
-                let held = self.places.entry(by).or_insert_with(|| (*made_ms, at.id, told()));
+                let held = self.places.entry(by).or_insert((0, EntryId([0; 32]), Vec::new()));
                 // Of two of one moment the same counts on every peer.
-                if (held.0, held.1) < (*made_ms, at.id) {
-                    *held = (*made_ms, at.id, told());
-                }
-                if held.1 == at.id {
-                    held.2.spots.insert(spot);
+                if (held.0, held.1) <= (*made_ms, at.id) {
+                    *held = (*made_ms, at.id, addresses.clone());
                 }
             }
             _ => {}
@@ -154,11 +150,12 @@ impl Authority {
         all.filter(|(_, told)| self.is_told(told, Right::Write)).map(|(old, told)| (*old, told.what, told.by)).collect()
     }
 
-    /// Where devices with a right can be dialled, as they last said.
+    /// Where devices that have a right now can be dialled, as they last said. What came of the record itself is nothing to the point: it is
+    /// of use as long as there is somebody to dial.
     pub fn places(&self) -> Vec<(DeviceId, Vec<String>)> {
-        let told = self.about.places.values().map(|(.., told)| told);
-        let told = told.filter(|told| !told.what.is_empty() && self.is_told(told, Right::Relay));
-        told.map(|told| (told.by, told.what.clone())).collect()
+        let said = self.about.places.iter().filter(|(_, (.., addresses))| !addresses.is_empty());
+        let said = said.filter(|(device, _)| self.right_of(device).is_some());
+        said.map(|(device, (.., addresses))| (*device, addresses.clone())).collect()
     }
 
     fn is_told<T>(&self, told: &Told<T>, needed: Right) -> bool {

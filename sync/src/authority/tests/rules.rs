@@ -582,7 +582,8 @@ fn where_a_device_can_be_dialled_is_what_it_said_last_while_it_has_a_right() {
     talk.say(root(), place(2, &[]));
     let places = |talk: &Talk| talk.authority(root()).places();
     assert_eq!(places(&talk), [(writer(), vec!["ws://b/".to_owned(), "ws://c/".to_owned()])]);
-    talk.revoke(root(), &[grant], &[]);
+    // What it said stays, and there is nobody any more whom that would lead to.
+    talk.revoke(root(), &[grant], &[end(SPACE.authority(), writer(), 9)]);
     assert_eq!(places(&talk), []);
 }
 
