@@ -117,6 +117,12 @@ struct Host {
     sent_bytes: usize,
 }
 
+impl Host {
+    fn new(start: Start, store: ModelStore) -> Host {
+        Host { peer: Peer::new(start), store, blobs: Default::default(), deaf: false, events: vec![], sent_bytes: 0 }
+    }
+}
+
 struct World {
     now: u64,
     hosts: Vec<Host>,
@@ -146,14 +152,7 @@ impl World {
     fn new(count: u8) -> World {
         let host = |n| {
             let store = ModelStore::default();
-            Host {
-                peer: Peer::new(start(n, 1, &store)),
-                store,
-                blobs: Default::default(),
-                deaf: false,
-                events: vec![],
-                sent_bytes: 0,
-            }
+            Host::new(start(n, 1, &store), store)
         };
         World {
             now: 0,

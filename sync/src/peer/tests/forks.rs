@@ -10,14 +10,7 @@ impl World {
         for (at, key) in keys.iter().enumerate() {
             let store = ModelStore::default();
             let start = Start { store: StoreId([at as u8 + 100; 16]), ..start(*key, 1, &store) };
-            world.hosts.push(Host {
-                peer: Peer::new(start),
-                store,
-                blobs: Default::default(),
-                deaf: false,
-                events: vec![],
-                sent_bytes: 0,
-            });
+            world.hosts.push(Host::new(start, store));
         }
         world
     }

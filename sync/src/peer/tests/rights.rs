@@ -525,14 +525,7 @@ fn who_was_let_in_by_a_forked_admin_counts_as_far_as_others_built_upon_it() {
     let stranger = {
         let store = ModelStore::default();
         let start = Start { store: StoreId([99; 16]), ..start(9, 1, &store) };
-        world.hosts.push(Host {
-            peer: Peer::new(start),
-            store,
-            blobs: Default::default(),
-            deaf: false,
-            events: vec![],
-            sent_bytes: 0,
-        });
+        world.hosts.push(Host::new(start, store));
         world.hosts.len() - 1
     };
     world.join(stranger, space);

@@ -168,15 +168,7 @@ fn what_is_new_for_a_peer_that_saves_comes_in_bursts_and_all_of_it() {
         let mut world = World::new(2);
         let store = ModelStore::default();
         let start = Start { roles: role, ..start(3, 1, &store) };
-        let host = Host {
-            peer: Peer::new(start),
-            store,
-            blobs: Default::default(),
-            deaf: false,
-            events: vec![],
-            sent_bytes: 0,
-        };
-        world.hosts.push(host);
+        world.hosts.push(Host::new(start, store));
         let (space, _) = world.space(0, Writers::Anyone);
         let doc = world.create(0, space, 1);
         [1, 2].into_iter().for_each(|host| world.join(host, space));
