@@ -370,7 +370,7 @@ pub(crate) enum BlobVerb {
     },
     /// Write a blob out; what is not here is fetched from the peers that have it
     Get {
-        /// Name of the blob: blob:…?size=…
+        /// Name of the blob, in quotes: 'blob:…?size=…'
         blob: String,
         /// Where to [default: standard output]
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]

@@ -141,11 +141,16 @@ fn human(reply: &Reply) -> String {
             table(&["BLOB", "SIZE", "SINCE"], blobs.iter().map(row), "no blobs")
         }
         Reply::CollectedBlobs(gone) => format!(
-            "removed {} of {}, {}; {} read\n",
+            "removed {} of {}, {}; {} read{}\n",
             gone.removed.len(),
             count(gone.blobs, "blob"),
             bytes(gone.bytes),
             count(gone.documents, "document"),
+            if gone.removed.len() as u64 == gone.blobs {
+                ""
+            } else {
+                "; what a document refers to stays, and all for a day"
+            },
         ),
         Reply::BlobProgress(_) | Reply::RootKeys(_) | Reply::Bytes(_) | Reply::Ready => String::new(),
     }

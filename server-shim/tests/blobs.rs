@@ -86,6 +86,7 @@ fn blobs_are_put_listed_written_out_and_collected() {
         let gone = home.run(&["blob", "gc", "--json"]).json();
         assert_eq!((gone["blobs"].as_u64(), gone["removed"].as_array().map(Vec::len)), (Some(1), Some(0)), "a day");
         home.run(&["blob", "get", "blob:no"]).fails(2, &["not the name of a blob"]);
+        home.run(&["blob", "put", "nowhere"]).fails(2, &["nowhere", "a file that can be read"]);
     }
 }
 

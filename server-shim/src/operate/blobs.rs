@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use commonhold_engine::{BlobFetch, BlobReader, BlobRef, Node, SpaceId};
+use commonhold_engine::{BlobFetch, BlobReader, BlobRef, Error, Node, SpaceId};
 
 use super::failure;
 use crate::failure::Failure;
@@ -15,7 +15,13 @@ fn row(name: &BlobRef, seconds: Option<u64>) -> Blob {
 
 /// Stores a file of this machine.
 pub(super) async fn put(node: &Node, space: SpaceId, path: PathBuf, media_type: &str) -> Answered {
-    let put = node.put_blob_file(space, path).await.map_err(|error| failure(&error))?;
+    let put = node.put_blob_file(space, &path).await.map_err(|error| match error {
+        Error::Io(source) => {
+            let what = format!("cannot read {}: {source}", path.display());
+            Failure::usage("unreadable", what, "name a file that can be read")
+        }
+        error => failure(&error),
+    })?;
     Ok(Reply::Blob(row(&BlobRef::with_type(put.blob, media_type), None)))
 }
 
@@ -51,7 +57,7 @@ pub(crate) struct Getting {
 pub(crate) async fn get(node: &Node, space: Option<String>, name: &str) -> Result<Getting, Failure> {
     let space = super::find_space(node, space.as_deref())?;
     let name: BlobRef = name.parse().map_err(|error: commonhold_engine::blobs::BlobRefError| {
-        Failure::usage("bad_blob", error, "copy the whole name; `commonhold blob put` prints it")
+        Failure::usage("bad_blob", error, "copy the whole name, in quotes; `commonhold blob put` prints it")
     })?;
     let fetch = node.fetch_blob(space, &name).await.map_err(|error| failure(&error))?;
     Ok(Getting { node: node.clone(), space, name, fetch: Some(fetch), reader: None, done: false })
