@@ -34,7 +34,7 @@ impl Exit {
         (Exit::InUse, "another process has the store, or the port"),
         (Exit::NotFound, "there is no such store, space, document or place in a document"),
         (Exit::Unreachable, "a peer was not reachable, or not level in time"),
-        (Exit::Pipe, "whoever read the output of `export -` or `watch` hung up; nothing is printed"),
+        (Exit::Pipe, "whoever read the output of `export -`, `watch` or `blob get` hung up; nothing is printed"),
     ];
 }
 
