@@ -420,11 +420,11 @@ impl Shared {
     }
 }
 
-/// Host of an address, as it is written there.
+/// Host of an address, as it is written there. The local network announces WebSockets only, so the others have none.
 fn host(address: &Address) -> Option<&str> {
     match address {
         Address::WebSocket { host, .. } => Some(host),
-        Address::Memory(_) => None,
+        Address::Quic { .. } | Address::QuicSocket { .. } | Address::Memory(_) => None,
     }
 }
 

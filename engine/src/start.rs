@@ -21,7 +21,7 @@ use crate::shared::{Parts, Shared, advertised};
 use crate::status::NodeEvent;
 use crate::storage::{Facts, Read, Storage, Stored};
 use crate::store::{MemoryStore, Options, RedbStore, Store, StoreError, Table};
-use crate::transport::{Listener, TransportConfig, listen};
+use crate::transport::{Listener, QuicSeed, TransportConfig, listen};
 
 /// The store in the data folder.
 pub(crate) const STORE_FILE: &str = "store.redb";
@@ -62,7 +62,9 @@ pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
     if let Some(message) = ready.outcome.message() {
         tracing::warn!(store = %ready.store_id, "{message}");
     }
-    let transport = Arc::new(TransportConfig::new(&config.limits));
+    let quic_seed = blake3::derive_key("commonhold quic addresses 1", ready.key.as_bytes());
+    let transport =
+        Arc::new(TransportConfig { quic_seed: Some(QuicSeed(quic_seed)), ..TransportConfig::new(&config.limits) });
     let listeners = match bind(&config, &transport).await {
         Ok(listeners) => listeners,
         Err(error) => {

@@ -11,5 +11,7 @@ mod life;
 mod losses;
 mod partial;
 mod peers;
+#[cfg(feature = "quic")]
+mod quic;
 mod support;
 mod watches;

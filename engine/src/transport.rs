@@ -3,7 +3,7 @@
 //!
 //! [`dial`] and [`listen`] give a [`Link`], one connection whose ends both sides can use alike; [`spawn`] gives the link
 //! to a small task and leaves a [`LinkHandle`]. Kinds: WebSocket (either side may dial), any `AsyncRead + AsyncWrite`
-//! ([`Link::over_stream`]), and memory.
+//! ([`Link::over_stream`]), memory, and QUIC with the feature `quic`.
 //!
 //! Not here: TLS (a proxy in front does it), retries ([`crate::backoff`]), who may connect.
 
@@ -11,9 +11,12 @@ mod address;
 mod frame;
 mod link;
 mod listener;
+#[cfg(feature = "quic")]
+mod quic;
 mod task;
 mod websocket;
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -46,6 +49,18 @@ pub struct TransportConfig {
     pub unauthenticated_per_block: usize,
     /// The same over all blocks. Each costs up to 12 KiB while its upgrade is under way: 12 MiB in all.
     pub unauthenticated_max: usize,
+    /// What the keys of QUIC endpoints that listen are made of, so that their addresses stay; `None`: each key is drawn.
+    pub quic_seed: Option<QuicSeed>,
+}
+
+/// A secret that only decides at which QUIC address a listener is reached: devices are proven by the channel.
+#[derive(Clone, Copy)]
+pub struct QuicSeed(pub [u8; 32]);
+
+impl fmt::Debug for QuicSeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("QuicSeed")
+    }
 }
 
 impl TransportConfig {
@@ -60,6 +75,7 @@ impl TransportConfig {
             close: Duration::from_secs(2),
             unauthenticated_per_block: 64,
             unauthenticated_max: 1_024,
+            quic_seed: None,
         }
     }
 }
@@ -103,6 +119,15 @@ pub enum TransportError {
     /// The caller sent after closing.
     #[error("the connection is closed")]
     Closed,
+    /// A QUIC endpoint could not be made, or its handshake failed: nobody there, another endpoint, or another protocol.
+    #[error("QUIC failed: {0}")]
+    Quic(String),
+    /// The address has `quic://`, and the feature is off.
+    #[error("this build has no QUIC: build with the feature quic")]
+    NoQuic,
+    /// The form of a QUIC address that says where to listen was dialled, or the other way round.
+    #[error("{0}")]
+    Misplaced(&'static str),
     /// Nobody listens under this name, or somebody already does.
     #[error("{0}")]
     Memory(&'static str),
@@ -113,6 +138,13 @@ pub async fn dial(address: &Address, config: &TransportConfig) -> Result<Link, T
     let connecting = async {
         match address {
             Address::WebSocket { host, port, .. } => websocket::dial(address, host, *port, config).await,
+            #[cfg(feature = "quic")]
+            Address::Quic { endpoint, sockets, relay } => quic::dial(endpoint, sockets, relay.as_deref(), config).await,
+            #[cfg(not(feature = "quic"))]
+            Address::Quic { .. } => Err(TransportError::NoQuic),
+            Address::QuicSocket { .. } => {
+                Err(TransportError::Misplaced("this address says where to listen, not whom to dial"))
+            }
             Address::Memory(name) => listener::dial_memory(name, config).await,
         }
     };

@@ -62,7 +62,8 @@ pub(super) fn reachable(listening: &[Address]) -> Option<(IpAddr, u16, String)> 
             let ip: IpAddr = host.parse().ok()?;
             (!ip.is_loopback()).then(|| (ip, *port, path.clone()))
         }
-        Address::Memory(_) => None,
+        // What is announced there has no place for an endpoint's id.
+        Address::Quic { .. } | Address::QuicSocket { .. } | Address::Memory(_) => None,
     })
 }
 

@@ -50,7 +50,8 @@ fn dialable(addresses: &[String]) -> Vec<String> {
         Ok(address @ Address::WebSocket { .. }) => {
             address.ip().is_none_or(|ip| !ip.is_unspecified() && !ip.is_multicast())
         }
-        Ok(Address::Memory(_)) | Err(_) => false,
+        Ok(Address::Quic { .. }) => true,
+        Ok(Address::QuicSocket { .. } | Address::Memory(_)) | Err(_) => false,
     };
     addresses.iter().filter(leads).cloned().collect()
 }

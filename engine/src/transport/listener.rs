@@ -80,6 +80,15 @@ pub async fn listen(address: &Address, config: &TransportConfig) -> Result<Liste
             accepting.spawn(accept_all(socket, path.clone(), *config, sender));
             address
         }
+        #[cfg(feature = "quic")]
+        Address::QuicSocket { socket, relay } => {
+            let (endpoint, address) = super::quic::bind(*socket, relay.clone(), config.quic_seed.as_ref()).await?;
+            accepting.spawn(super::quic::accept_all(endpoint, super::quic::UNPROVEN_MAX, *config, sender));
+            address
+        }
+        #[cfg(not(feature = "quic"))]
+        Address::QuicSocket { .. } => return Err(TransportError::NoQuic),
+        Address::Quic { .. } => return Err(TransportError::Misplaced("to listen over QUIC, name quic://IP:PORT")),
     };
     Ok(Listener { address, ready, _accepting: accepting })
 }
@@ -127,7 +136,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    fn ask(blocks: &Arc<Blocks>, ip: IpAddr, config: &TransportConfig) -> Option<Self> {
+    pub(super) fn ask(blocks: &Arc<Blocks>, ip: IpAddr, config: &TransportConfig) -> Option<Self> {
         let block = block_of(ip);
         let mut counts = locked(&blocks.0);
         let here = counts.of.get(&block).copied().unwrap_or(0);
@@ -155,7 +164,7 @@ impl Drop for Admission {
 }
 
 #[derive(Debug, Default)]
-struct Blocks(Mutex<Counts>);
+pub(super) struct Blocks(Mutex<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {

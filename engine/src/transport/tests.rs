@@ -502,3 +502,13 @@ mod figures {
         });
     }
 }
+
+#[cfg(not(feature = "quic"))]
+#[tokio::test]
+async fn without_the_feature_quic_a_quic_address_says_what_to_do() {
+    let dialled = format!("quic://{}?addr=127.0.0.1:1", "0a".repeat(32)).parse().unwrap();
+    let error = dial(&dialled, &TransportConfig::default()).await.unwrap_err();
+    assert_eq!(error.to_string(), "this build has no QUIC: build with the feature quic");
+    let listened = listen(&"quic://127.0.0.1:0".parse().unwrap(), &TransportConfig::default()).await;
+    assert!(matches!(listened, Err(TransportError::NoQuic)));
+}

@@ -52,7 +52,12 @@ pub(crate) struct Key {
 
 /// Every key. `docs/operating.md` shows this table, and a test compares the two.
 pub(crate) const KEYS: &[Key] = &[
-    key_of("store.data", Kind::Path, "$XDG_DATA_HOME/commonhold", "data folder: the store, its lock, blobs, the local socket"),
+    key_of(
+        "store.data",
+        Kind::Path,
+        "$XDG_DATA_HOME/commonhold",
+        "data folder: the store, its lock, blobs, the local socket",
+    ),
     key_of(
         "store.keys",
         Kind::Path,
