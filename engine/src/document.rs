@@ -7,6 +7,7 @@
 //! (rule M2). Where chains have forked, `naming` and `renaming` stand before the library, so that it sees no fork. The way out for edits: [`View::edit`] → [`View::flush`]. `snapshot` packs a whole view and unpacks it without trust.
 
 mod admit;
+mod base;
 mod compare;
 mod content;
 mod cursor;
@@ -29,6 +30,7 @@ mod snapshot;
 mod tests;
 mod value;
 mod view;
+mod wanted;
 
 pub use admit::Fault;
 pub use content::Content;
@@ -42,3 +44,4 @@ pub use remake::{ReadLog, Reloaded};
 pub use snapshot::{Head, NotNow, SnapshotCaps, SnapshotEntry, SnapshotFault};
 pub use value::{ObjId, ObjKind, Prop, Scalar, Value};
 pub use view::{Applied, Broken, Cost, View};
+pub use wanted::{Element, Wanted};

@@ -136,7 +136,18 @@ impl Document {
     /// ([`Document::flush`] waits for that). If the closure fails, nothing of it stays. Blocks the task for as long as the
     /// closure runs, so it should do nothing else.
     pub async fn edit<T, E>(&self, f: impl FnOnce(&mut Edit<'_>) -> Result<T, E> + Send) -> Result<T, EditFailure<E>> {
-        self.open.edit(f).await
+        self.open.edit(None, f).await
+    }
+
+    /// Edits the document as it was at a version, which the caller has seen: [`Edit::set`] and [`Edit::make_so`] compare with what stood there
+    /// then, and write where the same objects and elements are now, so that what others did since stays.
+    /// [`EditError::UnknownVersion`] if that version is not held.
+    pub async fn edit_at<T, E>(
+        &self,
+        version: &[EntryId],
+        f: impl FnOnce(&mut Edit<'_>) -> Result<T, E> + Send,
+    ) -> Result<T, EditFailure<E>> {
+        self.open.edit(Some(version), f).await
     }
 
     /// Makes what stands at a path equal to a value, by the smallest edits.
@@ -193,6 +204,13 @@ impl Document {
     /// The document as it was at a version; `None` if that version is not held.
     pub async fn json_at_heads(&self, heads: &[EntryId]) -> Result<Option<Json>, Error> {
         self.open.read(|view| view.json_at_heads(heads)).await
+    }
+
+    /// The document as JSON, with the version that shows. Pending edits become a change.
+    pub async fn shown(&self) -> Result<(Json, Version), Error> {
+        let shown = self.open.read_mut(|view| view.commit().map(|()| (view.to_json(), view.heads())));
+        let (json, heads) = shown.await?.map_err(|_| EditError::Broken)?;
+        Ok((json, Version(heads)))
     }
 
     /// The version that the view shows. Pending edits become a change.

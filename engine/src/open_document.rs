@@ -353,6 +353,7 @@ impl OpenDocument {
 
     pub(crate) async fn edit<T, E>(
         &self,
+        at: Option<&[EntryId]>,
         f: impl FnOnce(&mut Edit<'_>) -> Result<T, E> + Send,
     ) -> Result<T, EditFailure<E>> {
         self.shared.running()?;
@@ -362,7 +363,12 @@ impl OpenDocument {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let view = shown.view()?;
         view.set_time(now);
-        let result = view.edit(|edit| f(edit).map_err(EditFailure::App)).inspect_err(|error| {
+        let f = |edit: &mut Edit<'_>| f(edit).map_err(EditFailure::App);
+        let result = match at {
+            None => view.edit(f),
+            Some(version) => view.edit_at(version, f),
+        };
+        let result = result.inspect_err(|error| {
             if matches!(error, EditFailure::Engine(Error::Edit(EditError::Broken))) {
                 self.reload();
             }
