@@ -213,6 +213,12 @@ impl Document {
         Ok((json, Version(heads)))
     }
 
+    /// The document as other Automerge programs read it, with the version that shows.
+    pub async fn automerge_file(&self) -> Result<(Vec<u8>, Version), Error> {
+        let saved = self.open.read_mut(|view| view.to_automerge().map(|bytes| (bytes, Version(view.heads()))));
+        Ok(saved.await??)
+    }
+
     /// The version that the view shows. Pending edits become a change.
     pub async fn heads(&self) -> Result<Vec<EntryId>, Error> {
         self.open.read_mut(|view| view.commit().map(|()| view.heads())).await?.map_err(|_| EditError::Broken.into())

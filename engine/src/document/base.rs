@@ -115,6 +115,11 @@ impl Edit<'_> {
         self.base.iter_mut().for_each(|base| base.found.get_mut().clear());
     }
 
+    /// Whether others have edited since the version that this edit is meant for.
+    pub fn merges(&self) -> bool {
+        self.base.is_some()
+    }
+
     fn heads(&self) -> Option<&[am::ChangeHash]> {
         self.base.as_ref().map(|base| base.heads.as_slice())
     }

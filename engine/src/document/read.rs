@@ -165,6 +165,21 @@ impl View {
         Some(with_doc!(self, doc => compare_versions(doc, &from, &to)))
     }
 
+    /// The entries whose ids, as text, begin so: one for each, or none at all if one is not held or several begin so.
+    pub fn heads_that_begin(&self, beginnings: &[String]) -> Option<Vec<EntryId>> {
+        let mut found = vec![None; beginnings.len()];
+        for node in 0..self.graph.len() as NodeId {
+            let id = self.graph.id(node);
+            let text = id.to_string();
+            for (found, _) in found.iter_mut().zip(beginnings).filter(|(_, beginning)| text.starts_with(*beginning)) {
+                if found.replace(id).is_some() {
+                    return None;
+                }
+            }
+        }
+        found.into_iter().collect()
+    }
+
     /// A version in the library's terms, if it is held.
     fn held(&self, heads: &[EntryId]) -> Option<Vec<am::ChangeHash>> {
         heads.iter().all(|id| self.contains(id)).then(|| self.renaming.hashes(&self.graph, heads))
