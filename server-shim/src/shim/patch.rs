@@ -292,3 +292,146 @@ pub(crate) fn at(path: &Pointer, document: &Json, value: Option<Json>) -> Result
 pub(crate) fn pointer(text: &str) -> Result<PointerBuf, Problem> {
     PointerBuf::parse(format!("/{text}")).map_err(|error| Problem::bad(format!("{text:?} is no JSON pointer: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use commonhold_engine::View;
+    use commonhold_engine::document::ChainAuthor;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn view(document: &Json) -> View {
+        let mut view = View::new();
+        view.set_chain(ChainAuthor { actor: [1; 16], device: [2; 32] }).unwrap();
+        view.edit(|edit| edit.set_json(&[], document)).unwrap();
+        view.commit().unwrap();
+        view
+    }
+
+    fn operations(patch: &Json) -> Patch {
+        Patch::Operations(serde_json::from_value(patch.clone()).unwrap())
+    }
+
+    fn patched(document: &Json, patch: &Patch) -> Result<Json, Problem> {
+        let wanted = patch.wanted(document, false)?;
+        let mut view = view(document);
+        view.edit(|edit| edit.make_so(&wanted))?;
+        Ok(view.to_json())
+    }
+
+    #[test]
+    fn a_patch_is_all_or_nothing_and_says_which_operation_failed() {
+        let document = json!({"a": [1, 2], "b": {"c": 1}});
+        let bad = |patch: Json, kind| {
+            let problem = operations(&patch).wanted(&document, false).unwrap_err();
+            assert_eq!(problem.kind, kind, "{}", problem.detail);
+            problem.detail
+        };
+        let said =
+            bad(json!([{"op": "remove", "path": "/b"}, {"op": "test", "path": "/a/0", "value": 2}]), Kind::Conflict);
+        assert!(said.starts_with("operation 1"), "{said}");
+        bad(json!([{"op": "remove", "path": "/x"}]), Kind::Unprocessable);
+        bad(json!([{"op": "remove", "path": ""}]), Kind::Unprocessable);
+        bad(json!([{"op": "add", "path": "/a/3", "value": 1}]), Kind::Unprocessable);
+        bad(json!([{"op": "add", "path": "/a/01", "value": 1}]), Kind::Unprocessable);
+        bad(json!([{"op": "add", "path": "/b/c/d", "value": 1}]), Kind::Unprocessable);
+        bad(json!([{"op": "replace", "path": "/b/x", "value": 1}]), Kind::Unprocessable);
+        bad(json!([{"op": "move", "from": "/b", "path": "/b/c"}]), Kind::Unprocessable);
+        bad(json!([{"op": "test", "path": "/x", "value": null}]), Kind::Conflict);
+    }
+
+    #[test]
+    fn of_equal_elements_the_one_that_was_named_goes() {
+        let document = json!({"a": ["x", "x", "x"]});
+        let patch =
+            operations(&json!([{"op": "remove", "path": "/a/1"}, {"op": "add", "path": "/a/0", "value": "new"}]));
+        let Wanted::Map(keys) = patch.wanted(&document, false).unwrap() else { panic!() };
+        let Some(Wanted::List(elements)) = &keys["a"] else { panic!() };
+        assert_eq!(elements.iter().map(|element| element.was).collect::<Vec<_>>(), [None, Some(0), Some(2)]);
+    }
+
+    #[test]
+    fn arrays_of_a_merge_patch_are_compared_or_replaced() {
+        let document = json!({"a": [{"id": 1, "n": 1}, {"id": 2, "n": 2}]});
+        let patch = Patch::Merge(json!({"a": [{"id": 2, "n": 3}]}));
+        let shape = |replace| match patch.wanted(&document, replace).unwrap() {
+            Wanted::Map(mut keys) => keys.remove("a").unwrap().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(shape(false), Wanted::Value(_)));
+        assert!(matches!(shape(true), Wanted::List(elements) if elements[0].was.is_none()));
+    }
+
+    fn value() -> impl Strategy<Value = Json> {
+        let leaf = prop_oneof![
+            (0..4i64).prop_map(Json::from),
+            "[ab]{0,3}".prop_map(Json::from),
+            Just(Json::Null),
+            any::<bool>().prop_map(Json::from)
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Json::from),
+                prop::collection::btree_map("[a-c]", inner, 0..4)
+                    .prop_map(|map| Json::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn document() -> impl Strategy<Value = Json> {
+        prop::collection::btree_map("[a-c]", value(), 0..4).prop_map(|map| Json::Object(map.into_iter().collect()))
+    }
+
+    fn path() -> impl Strategy<Value = String> {
+        prop::collection::vec(prop_oneof!["[a-c]", "[0-2]", Just("-".to_owned())], 1..4)
+            .prop_map(|steps| format!("/{}", steps.join("/")))
+    }
+
+    fn operation() -> impl Strategy<Value = Json> {
+        prop_oneof![
+            (path(), value()).prop_map(|(path, value)| json!({"op": "add", "path": path, "value": value})),
+            (path(), value()).prop_map(|(path, value)| json!({"op": "replace", "path": path, "value": value})),
+            path().prop_map(|path| json!({"op": "remove", "path": path})),
+            (path(), path()).prop_map(|(from, path)| json!({"op": "move", "from": from, "path": path})),
+            (path(), path()).prop_map(|(from, path)| json!({"op": "copy", "from": from, "path": path})),
+        ]
+    }
+
+    proptest! {
+        /// Where nobody else edits, a JSON Patch does what it does to plain JSON, and fails where it fails there.
+        #[test]
+        fn a_json_patch_does_what_it_does_to_plain_json(
+            document in document(),
+            tried in prop::collection::vec(operation(), 0..12),
+        ) {
+            // Those that fit, one after the other: of random ones, most would not.
+            let mut plain = document.clone();
+            let mut fitting = Vec::new();
+            for one in tried {
+                let mut next = plain.clone();
+                let fits = json_patch::patch(&mut next, &[serde_json::from_value(one.clone()).unwrap()]).is_ok();
+                let before = operations(&Json::Array(fitting.clone())).wanted(&document, false);
+                prop_assert!(before.is_ok(), "{:?}", before);
+                let mut all = fitting.clone();
+                all.push(one.clone());
+                let ours = operations(&Json::Array(all)).wanted(&document, false);
+                prop_assert_eq!(ours.is_ok(), fits, "{} of {}: {:?}", one, plain, ours);
+                if fits {
+                    fitting.push(one);
+                    plain = next;
+                }
+            }
+            let patch = operations(&Json::Array(fitting));
+            prop_assert_eq!(patched(&document, &patch).unwrap(), plain);
+        }
+
+        #[test]
+        fn a_merge_patch_does_what_it_does_to_plain_json(document in document(), patch in document()) {
+            let mut plain = document.clone();
+            json_patch::merge(&mut plain, &patch);
+            prop_assert_eq!(patched(&document, &Patch::Merge(patch)).unwrap(), plain);
+        }
+    }
+}
