@@ -493,7 +493,8 @@ fn every_intent_of_fifty_clients_and_five_peers_is_kept() {
         "all but the first were meant for an older version"
     );
     for peer in &peers {
-        until("the same at each peer", || (peer.home.run(&["get", &doc, "--json"]).json() == document).then_some(()));
+        let same = || (peer.home.run(&["get", &doc, "--json"]).json()["value"] == document).then_some(());
+        until("the same at each peer", same);
     }
 }
 
