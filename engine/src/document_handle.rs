@@ -206,13 +206,6 @@ impl Document {
         self.open.read(|view| view.json_at_heads(heads)).await
     }
 
-    /// The document as JSON, with the version that shows. Pending edits become a change.
-    pub async fn shown(&self) -> Result<(Json, Version), Error> {
-        let shown = self.open.read_mut(|view| view.commit().map(|()| (view.to_json(), view.heads())));
-        let (json, heads) = shown.await?.map_err(|_| EditError::Broken)?;
-        Ok((json, Version(heads)))
-    }
-
     /// The document as other Automerge programs read it, with the version that shows.
     pub async fn automerge_file(&self) -> Result<(Vec<u8>, Version), Error> {
         let saved = self.open.read_mut(|view| view.to_automerge().map(|bytes| (bytes, Version(view.heads()))));

@@ -422,6 +422,11 @@ impl OpenDocument {
     }
 
     async fn save(&self) -> Result<Vec<EntryId>, Error> {
+        // What others save is on its way: the edits of all who come meanwhile leave together, as one change with one signature.
+        let before = self.submitted.load(Ordering::Acquire);
+        if self.unsaved() > 0 {
+            self.shared.until(|| self.resolved.load(Ordering::Acquire) >= before).await?;
+        }
         let (heads, number) = {
             let mut shown = self.ready().await?;
             self.hand_over(&mut shown).await?;

@@ -3,6 +3,7 @@
 mod about;
 pub(crate) mod access;
 mod blobs;
+mod body;
 mod documents;
 mod events;
 mod feed;
@@ -29,6 +30,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::config::Settings;
 use access::Access;
+use body::Bodies;
 use feed::Feeds;
 use problem::{Kind, Problem};
 
@@ -45,6 +47,7 @@ pub(crate) struct Inner {
     node: Node,
     access: Access,
     feeds: Feeds,
+    bodies: Bodies,
     /// True once the peer is about to stop.
     stopping: watch::Receiver<bool>,
 }
@@ -60,7 +63,13 @@ impl Deref for Shim {
 /// What is answered.
 pub(crate) fn routes(node: &Node, settings: &Settings, stopping: watch::Receiver<bool>) -> Router {
     let access = Access::new(&settings.data(), settings.http_open());
-    let shim = Shim(Arc::new(Inner { node: node.clone(), access, feeds: Feeds::default(), stopping }));
+    let shim = Shim(Arc::new(Inner {
+        node: node.clone(),
+        access,
+        feeds: Feeds::default(),
+        bodies: Bodies::default(),
+        stopping,
+    }));
     let documents = Router::new()
         .route("/docs", get(documents::list).post(documents::create))
         .route("/docs/{doc}", get(documents::read).put(write::put).patch(write::patch).delete(documents::delete))

@@ -148,6 +148,11 @@ impl View {
         Ok(std::mem::take(&mut self.queue))
     }
 
+    /// Whether there are edits that are not closed into a change.
+    pub fn is_gathering(&self) -> bool {
+        matches!(self.doc, Doc::Open(_))
+    }
+
     /// Whether there is something to flush.
     pub fn has_unflushed(&self) -> bool {
         matches!(self.doc, Doc::Open(_)) || !self.queue.is_empty()

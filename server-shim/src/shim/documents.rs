@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 
 use super::access::{Reader, Writer};
+use super::body::Shown;
 use super::feed::Operations;
 use super::prefer::Prefer;
 use super::problem::{Kind, Problem};
@@ -152,9 +153,9 @@ pub(crate) async fn create(Writer(writer): Writer, headers: HeaderMap, body: Con
         }
     }
     document.flush().await?;
-    let (json, version) = document.shown().await?;
+    let now = writer.shim.bodies.of(&document).await?;
     let here = format!("/v1/spaces/{}/docs", writer.space);
-    let mut response = shown(StatusCode::CREATED, &json, &version.0);
+    let mut response = present(StatusCode::CREATED, now);
     let location = HeaderValue::try_from(format!("{here}/{}", document.id()));
     response.headers_mut().extend(location.ok().map(|location| (LOCATION, location)));
     Ok(response)
@@ -206,8 +207,7 @@ pub(crate) async fn read(
     if !["*/*", "application/*", "application/json"].iter().any(|kind| accepted.contains(kind)) {
         return Err(Problem::new(Kind::NotAcceptable, format!("a document is application/json or {AUTOMERGE}")));
     }
-    let (json, version) = document.shown().await?;
-    Ok(unless_known(&headers, shown(StatusCode::OK, &json, &version.0)))
+    Ok(unless_known(&headers, present(StatusCode::OK, reader.shim.bodies.of(&document).await?)))
 }
 
 /// The problem of a version that is not held.
@@ -258,8 +258,18 @@ pub(crate) fn shown(status: StatusCode, json: &Json, heads: &[EntryId]) -> Respo
     answer(status, "application/json", serde_json::to_vec(json).unwrap_or_default(), heads)
 }
 
+/// A document as it is.
+pub(crate) fn present(status: StatusCode, now: Shown) -> Response {
+    sent(status, "application/json", now.bytes, &now.heads, &now.etag)
+}
+
 fn answer(status: StatusCode, kind: &'static str, body: Vec<u8>, heads: &[EntryId]) -> Response {
-    let etag = HeaderValue::try_from(version::etag(heads, &body));
+    let etag = version::etag(heads, &body);
+    sent(status, kind, body.into(), heads, &etag)
+}
+
+fn sent(status: StatusCode, kind: &'static str, body: Bytes, heads: &[EntryId], etag: &str) -> Response {
+    let etag = HeaderValue::try_from(etag);
     let mut response = (status, Body::from(body)).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use super::access::{Reader, Writer};
-use super::documents::{Content, MERGED, PARENTS, Params, VERSION, gone, is_json, shown};
+use super::body::Shown;
+use super::documents::{Content, MERGED, PARENTS, Params, VERSION, gone, is_json, present, shown};
 use super::patch::{self, Patch};
 use super::prefer::Prefer;
 use super::problem::{Kind, Problem};
@@ -88,10 +89,11 @@ pub(crate) async fn delete_at(
 pub(crate) async fn read_at(reader: Reader, headers: HeaderMap) -> Result<Response, Problem> {
     let document = reader.document().await?;
     let path = patch::pointer(&reader.rest)?;
-    let (json, version) = document.shown().await?;
+    let now = reader.shim.bodies.of(&document).await?;
+    let json = now.json()?;
     let found = json.pointer(path.as_str());
     let found = found.ok_or_else(|| Problem::new(Kind::NotFound, format!("nothing stands at {path}")))?;
-    Ok(super::documents::unless_known(&headers, shown(StatusCode::OK, found, &version.0)))
+    Ok(super::documents::unless_known(&headers, shown(StatusCode::OK, found, &now.heads)))
 }
 
 /// The version that an edit is meant for, if the caller says which.
@@ -123,9 +125,9 @@ async fn edit(
             write(&document, None, false, wanted).await?
         }
         (None, true) => {
-            let (json, version) = document.shown().await?;
-            preconditions(headers, &json, &version.0)?;
-            write(&document, Some(&version.0), exactly, wanted(&json)?).await?
+            let now = writer.shim.bodies.of(&document).await?;
+            preconditions(headers, &now)?;
+            write(&document, Some(&now.heads), exactly, wanted(&now.json()?)?).await?
         }
         (Some(parents), _) => {
             if exactly {
@@ -139,21 +141,20 @@ async fn edit(
     answer(writer, &document, Prefer::of(headers), merged).await
 }
 
-fn preconditions(headers: &HeaderMap, json: &Json, heads: &[EntryId]) -> Result<(), Problem> {
-    let etag = version::etag(heads, &serde_json::to_vec(json).unwrap_or_default());
+fn preconditions(headers: &HeaderMap, now: &Shown) -> Result<(), Problem> {
+    let (heads, etag) = (&now.heads, &*now.etag);
     let stale = |detail| {
-        let problem =
-            Problem::new(Kind::Stale, detail).with("version", version::text(heads)).with("etag", etag.as_str());
+        let problem = Problem::new(Kind::Stale, detail).with("version", version::text(heads)).with("etag", etag);
         let problem = problem.header(VERSION.clone(), version::header(heads));
-        match HeaderValue::try_from(etag.as_str()) {
+        match HeaderValue::try_from(etag) {
             Ok(etag) => problem.header(ETAG, etag),
             Err(_) => problem,
         }
     };
-    if headers.get(IF_MATCH).is_some_and(|wanted| !version::names(wanted, &etag)) {
+    if headers.get(IF_MATCH).is_some_and(|wanted| !version::names(wanted, etag)) {
         return Err(stale("the document has changed since; read it again, or send `Parents` to merge"));
     }
-    if headers.get(IF_NONE_MATCH).is_some_and(|unwanted| version::names(unwanted, &etag)) {
+    if headers.get(IF_NONE_MATCH).is_some_and(|unwanted| version::names(unwanted, etag)) {
         return Err(stale("there is such a document already"));
     }
     Ok(())
@@ -190,8 +191,7 @@ async fn answer(writer: &Reader, document: &Document, prefer: Prefer, merged: bo
         }
         receipts = Some(held);
     }
-    let (json, version) = document.shown().await?;
-    let mut response = shown(status, &json, &version.0);
+    let mut response = present(status, writer.shim.bodies.of(document).await?);
     if prefer.minimal && status == StatusCode::OK {
         *response.status_mut() = StatusCode::NO_CONTENT;
         *response.body_mut() = axum::body::Body::empty();
