@@ -157,6 +157,11 @@ impl Settings {
         self.texts("http.open").iter().filter_map(|text| text.parse().ok()).collect()
     }
 
+    /// The folder of an app's pages.
+    pub(crate) fn http_files(&self) -> Option<PathBuf> {
+        Some(PathBuf::from(self.text("http.files"))).filter(|path| !path.as_os_str().is_empty())
+    }
+
     /// Origins of pages that may use HTTP.
     pub(crate) fn http_origins(&self) -> Vec<HeaderValue> {
         self.texts("http.origins").iter().filter_map(|text| HeaderValue::from_str(text).ok()).collect()

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::services::ServeDir;
 
 use crate::config::Settings;
 use access::Access;
@@ -86,23 +87,29 @@ pub(crate) fn routes(node: &Node, settings: &Settings, stopping: watch::Receiver
         .route("/blobs/{rest}", put(blobs::put).get(blobs::read))
         // The space's quota of blobs bounds them.
         .layer(DefaultBodyLimit::disable());
-    Router::new()
+    let app = Router::new()
         .route("/v1/spaces", get(about::spaces))
         .nest("/v1/spaces/{space}", documents.merge(blobs))
         .route("/v1/tickets", post(about::ticket))
         .route("/livez", get(about::live))
         .route("/readyz", get(about::ready))
         .route("/.well-known/commonhold", get(about::well_known))
-        .fallback(|| async { Problem::new(Kind::NotFound, "there is nothing here; docs/http.md lists what there is") })
-        .method_not_allowed_fallback(|| async { Problem::new(Kind::Method, "this resource does not know that method") })
-        .layer(CatchPanicLayer::custom(|_| {
-            axum::response::IntoResponse::into_response(Problem::new(
-                Kind::Internal,
-                "a fault of this peer; please report it",
-            ))
-        }))
-        .layer(option_layer(cors(settings.http_origins())))
-        .with_state(shim)
+        .method_not_allowed_fallback(|| async {
+            Problem::new(Kind::Method, "this resource does not know that method")
+        });
+    let nothing = || async { Problem::new(Kind::NotFound, "there is nothing here; docs/http.md lists what there is") };
+    let app = match settings.http_files() {
+        Some(folder) => app.fallback_service(ServeDir::new(folder).fallback(get(nothing))),
+        None => app.fallback(nothing),
+    };
+    app.layer(CatchPanicLayer::custom(|_| {
+        axum::response::IntoResponse::into_response(Problem::new(
+            Kind::Internal,
+            "a fault of this peer; please report it",
+        ))
+    }))
+    .layer(option_layer(cors(settings.http_origins())))
+    .with_state(shim)
 }
 
 /// Pages of these origins may use the API and read the headers that it answers with.

@@ -136,6 +136,7 @@ pub(crate) const KEYS: &[Key] = &[
         "",
         "what everybody may do over HTTP without a token, such as *:read or SPACE:write",
     ),
+    key_of("http.files", Kind::Path, "", "folder of an app's pages, served at / beside the API; none if it is empty"),
     key_of("http.origins", Kind::List(Item::Origin), "", "origins of pages that may use HTTP from a browser, or *"),
     key_of("budget.metered", Kind::Flag, "false", "whether the network is paid for by the byte"),
     key_of(
