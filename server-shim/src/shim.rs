@@ -11,6 +11,7 @@ mod history;
 mod patch;
 mod prefer;
 pub(crate) mod problem;
+mod replies;
 mod version;
 mod write;
 
@@ -21,6 +22,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post, put};
 use commonhold_engine::Node;
 use tokio::sync::watch;
@@ -34,6 +36,7 @@ use access::Access;
 use body::Bodies;
 use feed::Feeds;
 use problem::{Kind, Problem};
+use replies::Replies;
 
 /// Bytes of a body, but for blobs. Eight changes as large as the rules let a change be.
 const BODY_BYTES_MAX: usize = 8 << 20;
@@ -49,6 +52,7 @@ pub(crate) struct Inner {
     access: Access,
     feeds: Feeds,
     bodies: Bodies,
+    replies: Replies,
     /// True once the peer is about to stop.
     stopping: watch::Receiver<bool>,
 }
@@ -69,6 +73,7 @@ pub(crate) fn routes(node: &Node, settings: &Settings, stopping: watch::Receiver
         access,
         feeds: Feeds::default(),
         bodies: Bodies::default(),
+        replies: Replies::default(),
         stopping,
     }));
     let documents = Router::new()
@@ -89,7 +94,7 @@ pub(crate) fn routes(node: &Node, settings: &Settings, stopping: watch::Receiver
         .layer(DefaultBodyLimit::disable());
     let app = Router::new()
         .route("/v1/spaces", get(about::spaces))
-        .nest("/v1/spaces/{space}", documents.merge(blobs))
+        .nest("/v1/spaces/{space}", documents.merge(blobs).layer(from_fn_with_state(shim.clone(), replies::once)))
         .route("/v1/tickets", post(about::ticket))
         .route("/livez", get(about::live))
         .route("/readyz", get(about::ready))

@@ -280,6 +280,32 @@ fn a_document_is_created_read_edited_and_deleted() {
 }
 
 #[test]
+fn a_request_that_is_sent_again_is_done_once() {
+    let site = Site::new("*:write");
+    let path = site.document(json!({"log": []}));
+    let append = |key: &str, value: &str| {
+        let patch = json!([{"op": "add", "path": "/log/-", "value": value}]).to_string();
+        Ask::new("PATCH", site.url(&path)).header("idempotency-key", key).body(OPERATIONS, patch).send()
+    };
+    let (first, again) = (append("k1", "a"), append("k1", "a"));
+    assert_eq!((again.status, &again.text, again.header("etag")), (200, &first.text, first.header("etag")));
+    assert_eq!(again.header("idempotency-replayed"), "?1");
+    assert!(!first.headers.contains_key("idempotency-replayed"));
+    append("k1", "b").is(422, "unprocessable");
+    append(&"k".repeat(300), "b").is(400, "bad-request");
+    assert_eq!(append("k2", "a").json(), json!({"log": ["a", "a"]}));
+    // What was refused is refused again, and not kept from anybody else.
+    let refused = |key: &str| {
+        Ask::new("PATCH", site.url(&path))
+            .header("idempotency-key", key)
+            .body(OPERATIONS, r#"[{"op": "remove", "path": "/x"}]"#)
+            .send()
+    };
+    refused("k3").is(422, "unprocessable");
+    refused("k3").is(422, "unprocessable");
+}
+
+#[test]
 fn lists_of_documents_come_in_pages() {
     let site = Site::new("*:write");
     for n in 0..5 {

@@ -167,7 +167,7 @@ impl Access {
     }
 
     /// Who sent a request. A token that is not good is a problem, not nobody: its owner should hear of it.
-    fn caller(&self, headers: &HeaderMap, uri: &Uri) -> Result<Caller, Problem> {
+    pub(crate) fn caller(&self, headers: &HeaderMap, uri: &Uri) -> Result<Caller, Problem> {
         if let Some(ticket) = parameter(uri, "ticket") {
             let found = locked(&self.tickets).remove(&ticket).filter(|(_, until)| Instant::now() < *until);
             return found.map(|(caller, _)| caller).ok_or_else(|| {

@@ -207,7 +207,7 @@ mod tests {
         (Kind::Gone, "the version is not held here, or the document was deleted"),
         (Kind::Method, "the resource does not know this method"),
         (Kind::NotAcceptable, "none of the forms that were asked for exists"),
-        (Kind::Conflict, "a test of a patch failed"),
+        (Kind::Conflict, "a test of a patch failed, or the same request is under way"),
         (Kind::Stale, "the document is not as `If-Match` or `If-None-Match` says"),
         (Kind::Precondition, "a whole document is only replaced with `If-Match` or `Parents`"),
         (Kind::TooLarge, "the body, or a value in it, is larger than this peer or the rules of the space take"),
