@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::args::{Serving, WritersArg};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
+use crate::gateway;
 use crate::http;
 use crate::local;
 use crate::operate;
@@ -53,7 +54,11 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
         Ok(listening) => listening,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
-    let ready = match announce(&node, serving, &listening.addresses, starter, json).await {
+    let gateway = match gateway::listen(&node, &settings.gateway_listen(), settings.gateway_space()).await {
+        Ok(gateway) => gateway,
+        Err(failure) => return close(node).await.and(Err(failure)),
+    };
+    let ready = match announce(&node, serving, (&listening.addresses, &gateway.addresses), starter, json).await {
         Ok(ready) => ready,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
@@ -79,7 +84,7 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
         stop.requested().await;
         std::process::exit(Exit::Failed as i32);
     });
-    drop(local);
+    drop((local, gateway));
     if let Some(ready) = ready {
         // What cannot be removed names a process that is gone, which readers must expect after a kill anyway.
         let _ = std::fs::remove_file(ready);
@@ -102,7 +107,7 @@ async fn close(node: Node) -> Result<(), Failure> {
 async fn announce(
     node: &Node,
     serving: &Serving,
-    announces: &[SocketAddr],
+    (announces, gateway): (&[SocketAddr], &[SocketAddr]),
     starter: bool,
     json: bool,
 ) -> Result<Option<PathBuf>, Failure> {
@@ -122,6 +127,7 @@ async fn announce(
         "peer": me.peer,
         "addresses": me.addresses,
         "announces": announces,
+        "gateway": gateway,
         "invite": invite.as_ref().map(|invite| &invite.invite),
         "space": invite.as_ref().map(|invite| &invite.space),
     });
@@ -145,6 +151,9 @@ async fn announce(
     let off = if node.announced().is_none() { " (refuses all: set discovery.tracker to true)" } else { "" };
     for address in announces {
         text += &format!("tracker  http://{address}{off}\n");
+    }
+    for address in gateway {
+        text += &format!("gateway  ws://{address}/\n");
     }
     if let Some(invite) = &invite {
         text += &format!("invite   {}\n", invite.invite);
