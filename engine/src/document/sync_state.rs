@@ -30,7 +30,15 @@ impl SyncState {
         let heard = message.for_library();
         self.news |= brought || self.heard.as_ref() != Some(&heard);
         self.heard = Some(heard.clone());
-        self.on(view, |state, doc| doc.receive_sync_message(state, heard).map_err(|_| Broken))
+        let said = self.state.last_sent_heads.clone();
+        self.on(view, |state, doc| {
+            doc.receive_sync_message(state, heard).map_err(|_| Broken)?;
+            if brought {
+                // To the library it seems that the client only repeats our heads; it waits to hear that they are ours now.
+                state.last_sent_heads = said;
+            }
+            Ok(())
+        })
     }
 
     /// The next message for the client, if there is something to say. `need` is what is lacking up to its heads.

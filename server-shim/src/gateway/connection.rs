@@ -1,6 +1,6 @@
 //! One client: its frames in order, its documents side by side, and a queue of what it is to be told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +38,8 @@ const QUEUE: usize = 16;
 const SAID: usize = 4;
 /// Documents that a client has open, at about 30 KB of memory each beside their content.
 const DOCUMENTS_MAX: usize = 4_096;
+/// Before a client is told that a document is not here: another may just have made it.
+const UNAVAILABLE_AFTER: Duration = Duration::from_millis(500);
 /// Documents that a client asked for and that may still come.
 const WANTED_MAX: usize = 4_096;
 /// Frames a second that a client may send for long, and at once. Beyond it they wait in its socket.
@@ -90,12 +92,14 @@ pub(super) async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
         client: None,
         talks: BTreeMap::new(),
         wanted: BTreeSet::new(),
+        unanswered: VecDeque::new(),
         running: JoinSet::new(),
         room: (FRAMES_AT_ONCE, Instant::now()),
     };
     let mut heard = Instant::now();
     let last = loop {
         let patience = if connection.client.is_some() { IDLE } else { HANDSHAKE };
+        let due = connection.answer_due(heard + IDLE);
         let step = tokio::select! {
             frame = frames.next() => {
                 let Some(Ok(frame)) = frame else { break None };
@@ -113,6 +117,7 @@ pub(super) async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
             () = replaced.notified() => Err(Outgoing::normal("the same client has connected again")),
             () = gone.notified() => break None,
             Some(_) = connection.running.join_next() => Ok(()),
+            () = sleep_until(due) => connection.answer().await,
             () = sleep_until(heard + patience) => Err(Outgoing::policy("nothing came for too long")),
         };
         if let Err(last) = step {
@@ -188,6 +193,8 @@ struct Connection {
     talks: BTreeMap<RepoId, Open>,
     /// Asked for, and not here.
     wanted: BTreeSet<RepoId>,
+    /// Those of them of which the client is not told yet that they are not here, and when it will be.
+    unanswered: VecDeque<(Instant, RepoId)>,
     running: JoinSet<()>,
     /// Frames that may come at once, as of when.
     room: (f64, Instant),
@@ -272,12 +279,14 @@ impl Connection {
             (None, None) => {
                 let speech = Speech { from: &self.hub.name, to: &joined.name };
                 match wants(data).map_err(|bad| Outgoing::policy(format!("document {id}: {bad}")))? {
-                    Wants::It => {
+                    Wants::It if self.unanswered.len() < WANTED_MAX => {
                         if self.wanted.len() < WANTED_MAX {
                             self.wanted.insert(id);
                         }
-                        return self.tell(speech.unavailable(id)).await;
+                        self.unanswered.push_back((Instant::now() + UNAVAILABLE_AFTER, id));
+                        return Ok(());
                     }
+                    Wants::It => return self.tell(speech.unavailable(id)).await,
                     Wants::ToBeAsked(question) => return self.tell(speech.sync(id, &question)).await,
                     Wants::ToGive => match self.hub.create(id).await {
                         Ok(doc) => self.open(joined, id, doc, false).await?,
@@ -294,6 +303,22 @@ impl Connection {
         };
         // A talk that has just ended said why.
         let _ = say.send(data.to_vec()).await;
+        Ok(())
+    }
+
+    /// When the next answer is due, or else this.
+    fn answer_due(&self, or: Instant) -> Instant {
+        self.unanswered.front().map_or(or, |(due, _)| *due)
+    }
+
+    /// Tells that documents are not here, where that is still so.
+    async fn answer(&mut self) -> Step {
+        let Some(joined) = &self.client else { return Ok(()) };
+        while let Some((_, id)) = self.unanswered.pop_front_if(|(due, _)| *due <= Instant::now()) {
+            if !self.talks.contains_key(&id) {
+                self.tell(Speech { from: &self.hub.name, to: &joined.name }.unavailable(id)).await?;
+            }
+        }
         Ok(())
     }
 
