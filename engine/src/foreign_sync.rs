@@ -149,11 +149,15 @@ impl ForeignSync {
             .extend(read.bad.drain(..).map(|bad| (None, format!("change {} of the message: {}", bad.at, bad.why))));
         let changes = std::mem::take(&mut read.changes);
         let brought = !changes.is_empty();
+        let known = |id| self.waiting.contains_key(id) || self.refused.contains(id);
+        // A client that hears that nothing of it is here sends all of it again, each time.
+        let fresh = !self.read_only && changes.iter().any(|change| !known(&change.head.id));
         if brought {
             self.take(changes, &mut received).await?;
         }
         let state = std::mem::take(&mut self.state);
-        let (state, done) = self.with_state(state, move |state, view| state.receive(view, &read, brought)).await?;
+        let (state, done) =
+            self.with_state(state, move |state, view| state.receive(view, &read, brought, fresh)).await?;
         self.state = state;
         done?;
         received.waiting = self.waiting.len();
@@ -214,9 +218,10 @@ impl ForeignSync {
         let Taken { taken, missing, refused } = taken.map_err(|_| Error::Internal("taking changes failed"))??;
         received.taken = taken.len();
         for (id, why) in refused {
-            if self.refused.len() < REFUSED_MAX {
-                self.refused.insert(id);
+            if self.refused.len() >= REFUSED_MAX {
+                return Err(BadMessage::TooMuch { what: "refused changes", max: REFUSED_MAX as u64 }.into());
             }
+            self.refused.insert(id);
             received.refused.push((Some(id), why));
         }
         for change in missing {

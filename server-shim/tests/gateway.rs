@@ -11,6 +11,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 use std::sync::{Mutex, PoisonError};
 
+use futures_util::{SinkExt, StreamExt};
+use tokio_tungstenite::tungstenite::Message;
+
 use common::{Home, PATIENCE, Served, until};
 use rustix::process::Signal;
 use serde_json::{Value as Json, json};
@@ -285,4 +288,230 @@ fn clients_learn_what_the_storages_of_others_have() {
     for storage in [&alice["storage"], &origins["storageId"]] {
         js.make("remote", json!({ "repo": "bob", "url": at, "storage": storage }));
     }
+}
+
+// Liars.
+
+type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+
+/// A client of our own, which says what it is told to.
+struct Raw {
+    socket: Socket,
+}
+
+/// A CBOR map with text keys.
+fn map(fields: &[(&str, Field<'_>)]) -> Vec<u8> {
+    let mut e = minicbor::Encoder::new(Vec::new());
+    e.map(fields.len() as u64).unwrap();
+    for (key, field) in fields {
+        e.str(key).unwrap();
+        match field {
+            Field::Text(text) => e.str(text).unwrap(),
+            Field::Bytes(bytes) => e.bytes(bytes).unwrap(),
+            Field::Number(number) => e.u64(*number).unwrap(),
+        };
+    }
+    e.into_writer()
+}
+
+#[derive(Clone, Copy)]
+enum Field<'a> {
+    Text(&'a str),
+    Bytes(&'a [u8]),
+    Number(u64),
+}
+use Field::{Bytes, Number, Text};
+
+/// A valid id that no document has.
+fn some_id() -> String {
+    bs58::encode([5; 16]).with_check().into_string()
+}
+
+fn join_as(name: &str) -> Vec<u8> {
+    map(&[("type", Text("join")), ("senderId", Text(name))])
+}
+
+fn sync(id: &str, data: &[u8]) -> Vec<u8> {
+    map(&[("type", Text("sync")), ("senderId", Text("raw")), ("documentId", Text(id)), ("data", Bytes(data))])
+}
+
+/// What a frame from the gateway is: its type, and what it says if it is an error.
+fn said(frame: &[u8]) -> (String, String) {
+    let mut d = minicbor::Decoder::new(frame);
+    let (mut kind, mut text) = (String::new(), String::new());
+    for _ in 0..d.map().unwrap().unwrap() {
+        match d.str().unwrap() {
+            "type" => kind = d.str().unwrap().to_owned(),
+            "message" => text = d.str().unwrap().to_owned(),
+            _ => d.skip().unwrap(),
+        }
+    }
+    (kind, text)
+}
+
+impl Raw {
+    async fn open(address: &str) -> Raw {
+        let (socket, _) = soon(tokio_tungstenite::connect_async(url(address))).await.unwrap();
+        Raw { socket }
+    }
+
+    async fn joined(address: &str, name: &str) -> Raw {
+        let mut raw = Raw::open(address).await;
+        raw.say(join_as(name)).await;
+        assert_eq!(raw.hear().await.unwrap().0, "peer");
+        raw
+    }
+
+    async fn say(&mut self, frame: Vec<u8>) {
+        // What is too large may be refused before all of it has left.
+        let _ = self.socket.send(Message::Binary(frame.into())).await;
+    }
+
+    /// The next frame, or why the connection was closed.
+    async fn hear(&mut self) -> Result<(String, String), Option<(u16, String)>> {
+        loop {
+            match soon(self.socket.next()).await {
+                Some(Ok(Message::Binary(frame))) => return Ok(said(&frame)),
+                Some(Ok(Message::Close(close))) => {
+                    return Err(close.map(|close| (close.code.into(), close.reason.to_string())));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Err(None),
+            }
+        }
+    }
+
+    /// Returns once the gateway has answered something of this client: it is there, and serves it.
+    async fn is_served(&mut self) {
+        let offer = [&[0x42, 1][..], &[7; 32], &[0, 0, 0]].concat();
+        self.say(sync(&some_id(), &offer)).await;
+        assert_eq!(self.hear().await.unwrap().0, "sync");
+    }
+}
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("it takes too long")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_frames_end_their_own_connection_and_nothing_else() {
+    let home = Home::new();
+    home.run(&["space", "new"]).text();
+    let served = origin(&home, "127.0.0.1:0");
+    let address = gateway_of(&served);
+    let mut witness = Raw::joined(&address, "witness").await;
+    witness.is_served().await;
+
+    let null = vec![0xf6];
+    let other = some_id();
+    let id = other.as_str();
+    let data = |data: &[u8]| sync(id, data);
+    let filter = |filter: &[u8]| data(&[&[0x42, 0, 0, 1, 0, filter.len() as u8][..], filter, &[0]].concat());
+    let most = [0xff, 0xff, 0xff, 0xff, 0x0f];
+    let cut_off = {
+        let mut whole = join_as("raw");
+        whole.truncate(whole.len() - 3);
+        whole
+    };
+    let nested = [&[0xa1, 0x61, b'x'][..], &vec![0x81; 1 << 20]].concat();
+    let ephemeral = |count: Field<'_>, data: &[u8]| {
+        map(&[
+            ("type", Text("ephemeral")),
+            ("senderId", Text("raw")),
+            ("sessionId", Text("s")),
+            ("documentId", Text(id)),
+            ("count", count),
+            ("data", Bytes(data)),
+        ])
+    };
+    let frames: Vec<(&str, Vec<u8>)> = vec![
+        ("null", null.clone()),
+        ("nothing", Vec::new()),
+        ("a number", vec![0x18, 0x2a]),
+        ("a list", vec![0x81, 0x01]),
+        ("no CBOR", vec![0xff, 0xfe, 0xfd]),
+        ("a map without a type", map(&[("senderId", Text("raw"))])),
+        ("a type that is a number", map(&[("type", Number(1))])),
+        ("keys that are no text", vec![0xa1, 0x01, 0x02]),
+        ("a map of 2^64 fields", vec![0xbb, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x61, b'a', 0x00]),
+        ("bytes of 2^63", [&[0xa1, 0x64][..], b"data", &[0x5b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]].concat()),
+        ("a million lists inside each other", nested),
+        ("a join that is cut off", cut_off),
+        ("a second join", join_as("raw")),
+        ("an id that is no text", map(&[("type", Text("sync")), ("documentId", Number(1)), ("data", Bytes(&[0x42]))])),
+        ("an id with a wrong checksum", sync(&format!("{}1", &id[..id.len() - 1]), &[0x42, 0, 0, 0, 0])),
+        ("data that is text", map(&[("type", Text("sync")), ("documentId", Text(id)), ("data", Text("x"))])),
+        ("no data", map(&[("type", Text("sync")), ("documentId", Text(id))])),
+        ("empty data", data(&[])),
+        ("a sync message that is none", data(b"hello")),
+        ("a sync message that is cut off", data(&[0x42, 1, 7])),
+        ("a whole document", data(&[0x43, 0, 0, 0, 0])),
+        ("a filter of no bits", filter(&[1, 0, 7])),
+        ("a filter of 2^32 - 1 probes", filter(&[&[1, 8][..], &most, &[0]].concat())),
+        ("a filter of 2^32 - 1 entries", filter(&[&most[..], &[10, 7]].concat())),
+        ("2^32 - 1 heads", data(&[&[0x42][..], &most].concat())),
+        ("2^32 - 1 changes", data(&[&[0x42, 0, 0, 0][..], &most].concat())),
+        ("a count that is bytes", ephemeral(Bytes(&[1]), &[1])),
+        ("a large ephemeral message", ephemeral(Number(1), &vec![0; (64 << 10) + 1])),
+        ("a name of a megabyte", map(&[("type", Text("ephemeral")), ("senderId", Text(&"x".repeat(1 << 20)))])),
+        ("a frame that is too large", vec![0; (8 << 20) + (64 << 10)]),
+    ];
+    for (what, frame) in frames {
+        let mut liar = Raw::joined(&address, "liar").await;
+        liar.say(frame).await;
+        let ended = match liar.hear().await {
+            Ok((kind, text)) => {
+                assert_eq!(kind, "error", "{what}");
+                assert!(!text.is_empty(), "{what}");
+                liar.hear().await
+            }
+            Err(ended) => Err(ended),
+        };
+        let Err(ended) = ended else { panic!("{what}: it goes on") };
+        // Of a frame that is not even read to its end, the socket goes at once.
+        assert!(ended.is_none_or(|(code, reason)| code == 1008 && !reason.is_empty()), "{what}");
+        witness.is_served().await;
+    }
+    // The same before a join, and another message than a join.
+    for frame in [null, sync(id, &[0x42, 0, 0, 0, 0])] {
+        let mut liar = Raw::open(&address).await;
+        liar.say(frame).await;
+        assert_eq!(liar.hear().await.unwrap().0, "error");
+        assert_eq!(liar.hear().await.unwrap_err().unwrap().0, 1008);
+    }
+    // What is only unknown is passed over.
+    let mut honest = Raw::joined(&address, "honest").await;
+    honest.say(map(&[("type", Text("a later message")), ("what", Number(1))])).await;
+    honest.say(map(&[("type", Text("doc-unavailable")), ("documentId", Text(id))])).await;
+    honest.is_served().await;
+    // Text is no frame of this protocol.
+    honest.socket.send(Message::Text("hello".into())).await.unwrap();
+    assert_eq!(honest.hear().await.unwrap().0, "error");
+    witness.is_served().await;
+    drop(witness);
+    let (status, _, err) = tokio::task::spawn_blocking(move || served.stop()).await.unwrap();
+    assert!(status.success(), "{err}");
+    assert!(!err.contains("panicked"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_version_is_told_and_a_client_that_comes_again_replaces_itself() {
+    let home = Home::new();
+    home.run(&["space", "new"]).text();
+    let served = origin(&home, "127.0.0.1:0");
+    let address = gateway_of(&served);
+    let mut later = Raw::open(&address).await;
+    let mut e = minicbor::Encoder::new(Vec::new());
+    e.map(3).unwrap().str("type").unwrap().str("join").unwrap().str("senderId").unwrap().str("later").unwrap();
+    e.str("supportedProtocolVersions").unwrap().array(1).unwrap().str("2").unwrap();
+    later.say(e.into_writer()).await;
+    let (kind, text) = later.hear().await.unwrap();
+    assert_eq!((kind.as_str(), text.contains("version")), ("error", true));
+    assert!(later.hear().await.is_err());
+
+    let mut first = Raw::joined(&address, "same").await;
+    let mut second = Raw::joined(&address, "same").await;
+    assert_eq!(first.hear().await.unwrap().0, "error");
+    assert_eq!(first.hear().await.unwrap_err().unwrap().0, 1000);
+    second.is_served().await;
 }

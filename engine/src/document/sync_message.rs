@@ -51,7 +51,7 @@ pub enum BadMessage {
     #[error("not a sync message: {0}")]
     Malformed(&'static str),
     /// More than is taken.
-    #[error("{what}: at most {max} in one sync message")]
+    #[error("{what}: at most {max} are taken")]
     TooMuch {
         /// Of what.
         what: &'static str,

@@ -25,10 +25,17 @@ pub(crate) struct SyncState {
 }
 
 impl SyncState {
-    /// Takes everything of a message but its changes; if it brought some, they were taken into the view or refused by now.
-    pub(crate) fn receive(&mut self, view: &mut View, message: &SyncMessage, brought: bool) -> Result<(), Broken> {
+    /// Takes everything of a message but its changes; if it `brought` some, they were taken into the view or refused by now.
+    /// `fresh`: some of them had not come before.
+    pub(crate) fn receive(
+        &mut self,
+        view: &mut View,
+        message: &SyncMessage,
+        brought: bool,
+        fresh: bool,
+    ) -> Result<(), Broken> {
         let heard = message.for_library();
-        self.news |= brought || self.heard.as_ref() != Some(&heard);
+        self.news |= fresh || self.heard.as_ref() != Some(&heard);
         self.heard = Some(heard.clone());
         let said = self.state.last_sent_heads.clone();
         self.on(view, |state, doc| {
