@@ -434,7 +434,10 @@ async fn hostile_frames_end_their_own_connection_and_nothing_else() {
         ("a type that is a number", map(&[("type", Number(1))])),
         ("keys that are no text", vec![0xa1, 0x01, 0x02]),
         ("a map of 2^64 fields", vec![0xbb, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x61, b'a', 0x00]),
-        ("bytes of 2^63", [&[0xa1, 0x64][..], b"data", &[0x5b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]].concat()),
+        (
+            "bytes of 2^63",
+            [&[0xa1, 0x64][..], b"data", &[0x5b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]].concat(),
+        ),
         ("a million lists inside each other", nested),
         ("a join that is cut off", cut_off),
         ("a second join", join_as("raw")),
