@@ -306,9 +306,9 @@ fn map(fields: &[(&str, Field<'_>)]) -> Vec<u8> {
     for (key, field) in fields {
         e.str(key).unwrap();
         match field {
-            Field::Text(text) => e.str(text).unwrap(),
-            Field::Bytes(bytes) => e.bytes(bytes).unwrap(),
-            Field::Number(number) => e.u64(*number).unwrap(),
+            Text(text) => e.str(text).unwrap(),
+            Bytes(bytes) => e.bytes(bytes).unwrap(),
+            Number(number) => e.u64(*number).unwrap(),
         };
     }
     e.into_writer()

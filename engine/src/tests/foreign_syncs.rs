@@ -340,3 +340,36 @@ async fn a_deleted_document_ends_its_syncs() {
     };
     assert!(matches!(soon(ended).await, ForeignSyncError::Engine(Error::Deleted(_))));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_vouch_for_one_client_and_others_get_all_of_it() {
+    let (one, gateway, third) = (memory().await, memory().await, memory().await);
+    let space = one.create_space(Writers::Granted).await.unwrap();
+    for node in [&gateway, &third] {
+        node.join(&one.invite(space).unwrap()).await.unwrap();
+    }
+    one.grant(space, gateway.device(), Right::Write, true).await.unwrap();
+    join(&one, &gateway);
+    let document = one.create_document(space, "", "").await.unwrap();
+    let there = arrives(&gateway, space, document.id()).await;
+    let mut client = Client::new(1);
+    for n in 0..6 {
+        client.put("n", n);
+        client.state = State::new();
+        let at = if n % 2 == 0 { &document } else { &there };
+        let taken = client.talks(&mut at.foreign_sync()).await;
+        assert_eq!((taken.taken, taken.refused.len()), (1, 0), "{taken:?}");
+        shows(&document, json!({ "n": n })).await;
+        shows(&there, json!({ "n": n })).await;
+    }
+    for node in [&one, &gateway] {
+        soon(node.compact_now(space, document.id())).await.unwrap();
+    }
+    join(&gateway, &third);
+    let copy = arrives(&third, space, document.id()).await;
+    shows(&copy, json!({ "n": 5 })).await;
+    for node in [&one, &gateway, &third] {
+        assert!(soon(node.check()).await.unwrap().is_sound());
+    }
+    assert_eq!(third.space(space).unwrap().fingerprint, one.space(space).unwrap().fingerprint);
+}
