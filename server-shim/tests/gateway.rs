@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 use std::sync::{Mutex, PoisonError};
 
+use commonhold_engine::{Config, DeviceId, Node, Right};
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -135,6 +136,13 @@ fn arrives(home: &Home, id: &str) {
     until("a document", || has().then_some(()));
 }
 
+/// The id by which clients know a document that none of them made.
+fn id_of(doc: &str) -> String {
+    let bytes: Vec<u8> = (0..32).map(|at| u8::from_str_radix(&doc[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let hash = blake3::Hasher::new().update(b"commonhold automerge-repo 1").update(&bytes).finalize();
+    bs58::encode(&hash.as_bytes()[..16]).with_check().into_string()
+}
+
 /// What a list holds, sorted.
 fn sorted(list: &Json) -> Vec<String> {
     let mut all: Vec<String> = list.as_array().unwrap().iter().map(|item| item.as_str().unwrap().to_owned()).collect();
@@ -237,9 +245,7 @@ fn a_native_document_has_an_id_that_clients_find() {
     home.run(&["set", "list", "title", "\"by hand\""]).text();
     let served = origin(&home, "127.0.0.1:0");
     js.make("repo", json!({ "repo": "alice", "address": url(&gateway_of(&served)) }));
-    let bytes: Vec<u8> = (0..32).map(|at| u8::from_str_radix(&doc[2 * at..2 * at + 2], 16).unwrap()).collect();
-    let hash = blake3::Hasher::new().update(b"commonhold automerge-repo 1").update(&bytes).finalize();
-    let at = format!("automerge:{}", bs58::encode(&hash.as_bytes()[..16]).with_check().into_string());
+    let at = format!("automerge:{}", id_of(&doc));
     let found = js.make("find", json!({ "repo": "alice", "url": at }));
     assert_eq!(found["value"], json!({ "title": "by hand" }));
     js.make("change", json!({ "repo": "alice", "url": at, "code": "d.seen = true" }));
@@ -287,6 +293,77 @@ fn clients_learn_what_the_storages_of_others_have() {
     js.make("change", json!({ "repo": "bob", "url": at, "code": "d.n = 1" }));
     for storage in [&alice["storage"], &origins["storageId"]] {
         js.make("remote", json!({ "repo": "bob", "url": at, "storage": storage }));
+    }
+}
+
+/// Gives a device the right to vouch for others, which the command line does not.
+fn grant_gateway(home: &Home, device: &str) {
+    let config = Config {
+        data: Some(home.data()),
+        keys: Some(home.keys()),
+        listen: Vec::new(),
+        dial_invites: false,
+        ..Config::default()
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let node = Node::open(config).await.unwrap();
+        let space = node.spaces()[0].id;
+        node.grant(space, device.parse::<DeviceId>().unwrap(), Right::Write, true).await.unwrap();
+        node.close().await.unwrap();
+    });
+}
+
+#[test]
+fn two_gateways_that_make_one_document_at_once_end_up_with_one() {
+    let Some(mut js) = Clients::start() else { return };
+    let (one, two) = (Home::new(), Home::new());
+    one.run(&["space", "new"]).text();
+    let served = one.serve(&["serve"]);
+    two.run(&["join", served.invite()]).text();
+    let device = two.run(&["status", "--json"]).json()["me"]["peer"].as_str().unwrap().to_owned();
+    assert!(served.stop().0.success());
+    grant_gateway(&one, &device);
+    let served = one.serve(&["serve"]);
+    two.run(&["join", served.invite()]).text();
+    until("the right", || two.run(&["members", "--json"]).out.contains(&device).then_some(()));
+    assert!(served.stop().0.success());
+
+    // Neither can be dialled where the other knows it.
+    let served = [origin(&one, "127.0.0.1:0"), origin(&two, "127.0.0.1:0")];
+    let at = [gateway_of(&served[0]), gateway_of(&served[1])];
+    js.make("repo", json!({ "repo": "both", "address": url(&at[0]) }));
+    js.make("connect", json!({ "repo": "both", "address": url(&at[1]) }));
+    let made = js.make("create", json!({ "repo": "both", "value": { "items": [] } }));
+    let (document, id) = (&made["url"], made["id"].as_str().unwrap());
+    arrives(&one, id);
+    arrives(&two, id);
+    for (repo, at) in [("left", &at[0]), ("right", &at[1])] {
+        js.make("repo", json!({ "repo": repo, "address": url(at) }));
+        js.make("find", json!({ "repo": repo, "url": document }));
+        js.make("append", json!({ "repo": repo, "url": document, "list": "items", "count": 5 }));
+    }
+    // Now they meet.
+    let [first, second] = served;
+    assert!(second.stop().0.success());
+    let mut command = two.command();
+    command.arg("serve").env("COMMONHOLD_GATEWAY_LISTEN", &at[1]);
+    command.env("COMMONHOLD_PEER_CONNECT", first.facts["addresses"][0].as_str().unwrap());
+    let _second = two.serve_as(command);
+    for repo in ["left", "right", "both"] {
+        js.make("append", json!({ "repo": repo, "url": document, "list": "items", "count": 5 }));
+    }
+    let all = "d.items.length === 25";
+    let shown =
+        ["left", "right", "both"].map(|repo| js.make("until", json!({ "repo": repo, "url": document, "code": all })));
+    assert_eq!(shown[0]["value"], shown[1]["value"]);
+    assert_eq!(shown[0]["value"], shown[2]["value"]);
+    // Whoever comes now finds the same at either.
+    for (repo, at) in [("new left", &at[0]), ("new right", &at[1])] {
+        js.make("repo", json!({ "repo": repo, "address": url(at) }));
+        js.make("find", json!({ "repo": repo, "url": document }));
+        let found = js.make("until", json!({ "repo": repo, "url": document, "code": all }));
+        assert_eq!(found["value"], shown[0]["value"]);
     }
 }
 
@@ -381,6 +458,16 @@ impl Raw {
         }
     }
 
+    /// The next error, whatever comes before it.
+    async fn hears_error(&mut self) -> String {
+        loop {
+            let (kind, text) = self.hear().await.unwrap();
+            if kind == "error" {
+                return text;
+            }
+        }
+    }
+
     /// Returns once the gateway has answered something of this client: it is there, and serves it.
     async fn is_served(&mut self) {
         let offer = [&[0x42, 1][..], &[7; 32], &[0, 0, 0]].concat();
@@ -396,7 +483,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_frames_end_their_own_connection_and_nothing_else() {
     let home = Home::new();
-    home.run(&["space", "new"]).text();
+    let native = id_of(&home.with_document("list"));
     let served = origin(&home, "127.0.0.1:0");
     let address = gateway_of(&served);
     let mut witness = Raw::joined(&address, "witness").await;
@@ -487,9 +574,15 @@ async fn hostile_frames_end_their_own_connection_and_nothing_else() {
     honest.say(map(&[("type", Text("a later message")), ("what", Number(1))])).await;
     honest.say(map(&[("type", Text("doc-unavailable")), ("documentId", Text(id))])).await;
     honest.is_served().await;
+    // A change that is none is refused and told, and the connection stays.
+    honest
+        .say(sync(&native, &[&[0x42, 0, 0, 0, 1, 10][..], &[0x85, 0x6f, 0x4a, 0x83, 1, 2, 3, 4, 1, 0]].concat()))
+        .await;
+    let refused = honest.hears_error().await;
+    assert!(refused.contains("change 0 of the message"), "{refused}");
     // Text is no frame of this protocol.
     honest.socket.send(Message::Text("hello".into())).await.unwrap();
-    assert_eq!(honest.hear().await.unwrap().0, "error");
+    honest.hears_error().await;
     witness.is_served().await;
     drop(witness);
     let (status, _, err) = tokio::task::spawn_blocking(move || served.stop()).await.unwrap();
