@@ -86,6 +86,7 @@ pub(super) async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
     let (gone, replaced) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let mut writing = tokio::spawn(write(sink, outgoing, hub.name.clone(), gone.clone()));
     let mut connection = Connection {
+        from,
         moves: hub.moves(),
         hub,
         queue,
@@ -185,6 +186,7 @@ impl Outgoing {
 }
 
 struct Connection {
+    from: SocketAddr,
     hub: Arc<Hub>,
     queue: mpsc::Sender<Outgoing>,
     moves: tokio::sync::broadcast::Receiver<RepoId>,
@@ -262,6 +264,7 @@ impl Connection {
         let answer = speech.peer(&self.hub.storage);
         self.tell(answer).await?;
         let number = self.hub.join(peer, storage, self.queue.clone(), replaced.clone());
+        debug!(from = %self.from, client = peer, number, "a client joined");
         self.client = Some(Joined { name, number });
         Ok(())
     }

@@ -68,6 +68,9 @@ impl Talk {
         match sync.receive(message).await {
             Ok(received) => {
                 self.hub.heads(self.number, self.id, sync.their_heads());
+                if received.taken > 0 {
+                    debug!(client = %self.client, number = self.number, id = %self.id, taken = received.taken, "changes taken");
+                }
                 self.tell_refused(&received).await;
                 Next::On
             }
