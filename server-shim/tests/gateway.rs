@@ -21,7 +21,7 @@ use serde_json::{Value as Json, json};
 
 /// Where the packages of the clients are, once they are installed.
 fn clients_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/gateway")
 }
 
 /// Stock clients in a process of node's.
