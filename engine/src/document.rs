@@ -8,6 +8,7 @@
 //! `sync_state` talk with clients of Automerge.
 
 mod admit;
+mod base;
 mod compare;
 mod content;
 mod cursor;
@@ -32,6 +33,7 @@ pub(crate) mod sync_state;
 mod tests;
 mod value;
 mod view;
+mod wanted;
 
 pub use admit::Fault;
 pub use content::Content;
@@ -46,3 +48,4 @@ pub use snapshot::{Head, NotNow, SnapshotCaps, SnapshotEntry, SnapshotFault};
 pub use sync_message::{BadMessage, MESSAGE_BYTES_MAX};
 pub use value::{ObjId, ObjKind, Prop, Scalar, Value};
 pub use view::{Applied, Broken, Cost, View};
+pub use wanted::{Element, Wanted};

@@ -144,7 +144,18 @@ impl Document {
     /// ([`Document::flush`] waits for that). If the closure fails, nothing of it stays. Blocks the task for as long as the
     /// closure runs, so it should do nothing else.
     pub async fn edit<T, E>(&self, f: impl FnOnce(&mut Edit<'_>) -> Result<T, E> + Send) -> Result<T, EditFailure<E>> {
-        self.open.edit(f).await
+        self.open.edit(None, f).await
+    }
+
+    /// Edits the document as it was at a version, which the caller has seen: [`Edit::set`] and [`Edit::make_so`] compare with what stood there
+    /// then, and write where the same objects and elements are now, so that what others did since stays.
+    /// [`EditError::UnknownVersion`] if that version is not held.
+    pub async fn edit_at<T, E>(
+        &self,
+        version: &[EntryId],
+        f: impl FnOnce(&mut Edit<'_>) -> Result<T, E> + Send,
+    ) -> Result<T, EditFailure<E>> {
+        self.open.edit(Some(version), f).await
     }
 
     /// Makes what stands at a path equal to a value, by the smallest edits.
@@ -201,6 +212,12 @@ impl Document {
     /// The document as it was at a version; `None` if that version is not held.
     pub async fn json_at_heads(&self, heads: &[EntryId]) -> Result<Option<Json>, Error> {
         self.open.read(|view| view.json_at_heads(heads)).await
+    }
+
+    /// The document as other Automerge programs read it, with the version that shows.
+    pub async fn automerge_file(&self) -> Result<(Vec<u8>, Version), Error> {
+        let saved = self.open.read_mut(|view| view.to_automerge().map(|bytes| (bytes, Version(view.heads()))));
+        Ok(saved.await??)
     }
 
     /// The version that the view shows. Pending edits become a change.

@@ -57,7 +57,10 @@ pub use bundle::{ExportReport, ImportReport};
 pub use check::CheckReport;
 pub use config::{Config, Discovery, Lan, OpenStore};
 pub use contain::panics_are_contained;
-pub use document::{ChangeInfo, Cursor, Edit, EditError, ObjId, ObjKind, Patch, PatchAction, Prop, Scalar, View};
+pub use document::{
+    Alternative, ChangeInfo, Cursor, Edit, EditError, Element, ObjId, ObjKind, Patch, PatchAction, Prop, Scalar, View,
+    Wanted,
+};
 pub use document_handle::{Document, Path, Version};
 pub use erasure::Erasure;
 pub use error::{EditFailure, Error, OpenError};

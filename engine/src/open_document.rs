@@ -364,6 +364,7 @@ impl OpenDocument {
 
     pub(crate) async fn edit<T, E>(
         &self,
+        at: Option<&[EntryId]>,
         f: impl FnOnce(&mut Edit<'_>) -> Result<T, E> + Send,
     ) -> Result<T, EditFailure<E>> {
         self.shared.running()?;
@@ -373,7 +374,12 @@ impl OpenDocument {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let view = shown.view()?;
         view.set_time(now);
-        let result = view.edit(|edit| f(edit).map_err(EditFailure::App)).inspect_err(|error| {
+        let f = |edit: &mut Edit<'_>| f(edit).map_err(EditFailure::App);
+        let result = match at {
+            None => view.edit(f),
+            Some(version) => view.edit_at(version, f),
+        };
+        let result = result.inspect_err(|error| {
             if matches!(error, EditFailure::Engine(Error::Edit(EditError::Broken))) {
                 self.reload();
             }
@@ -427,6 +433,11 @@ impl OpenDocument {
     }
 
     async fn save(&self) -> Result<Vec<EntryId>, Error> {
+        // What others save is on its way: the edits of all who come meanwhile leave together, as one change with one signature.
+        let before = self.submitted.load(Ordering::Acquire);
+        if self.unsaved() > 0 {
+            self.shared.until(|| self.resolved.load(Ordering::Acquire) >= before).await?;
+        }
         let (heads, number) = {
             let mut shown = self.ready().await?;
             self.hand_over(&mut shown).await?;

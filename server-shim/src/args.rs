@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use crate::shim::access::May;
+
 /// Documents that peers share: offline, directly, and with or without a server
 #[derive(Debug, Parser)]
 #[command(name = "commonhold", version, propagate_version = true, max_term_width = 110)]
@@ -195,6 +197,9 @@ pub(crate) enum Verb {
     /// Blobs of a space: content-addressed attachments, that documents refer to by name
     #[command(subcommand)]
     Blob(BlobVerb),
+    /// Tokens for programs that use HTTP
+    #[command(subcommand)]
+    Token(TokenVerb),
     /// The configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -387,6 +392,34 @@ pub(crate) enum BlobVerb {
     Gc {
         #[command(flatten)]
         space: SpaceRef,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenVerb {
+    /// Make a token and print it, this once
+    New {
+        /// For whom; each name has one token
+        name: String,
+        /// For this space, 64 hex digits
+        #[arg(long, value_name = "SPACE", required_unless_present = "all_spaces", conflicts_with = "all_spaces")]
+        space: Option<String>,
+        /// For every space that this peer holds
+        #[arg(long)]
+        all_spaces: bool,
+        /// What it gives the right to do
+        #[arg(long, value_enum, default_value_t = May::Read)]
+        right: May,
+        /// Days until it expires [default: never]
+        #[arg(long, value_name = "DAYS")]
+        days: Option<u32>,
+    },
+    /// List the tokens, not their secrets
+    Ls,
+    /// Take a token back; a serving process notices within a second
+    Revoke {
+        /// Whose
+        name: String,
     },
 }
 

@@ -12,10 +12,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use axum::http::HeaderValue;
 use commonhold_engine::{Address, Budgets, DeviceId, Discovery, Lan, Serving as WhenToServe, SpaceId};
 
 use crate::args::{Global, Serving};
 use crate::failure::Failure;
+use crate::shim::access::Opened;
 use keys::{KEYS, Key, Kind, Tracker};
 
 const PREFIX: &str = "COMMONHOLD_";
@@ -153,6 +155,21 @@ impl Settings {
     /// The space of their documents, if it is named.
     pub(crate) fn gateway_space(&self) -> Option<SpaceId> {
         self.text("gateway.space").parse().ok()
+    }
+
+    /// Where HTTP is served.
+    pub(crate) fn http_listen(&self) -> Vec<SocketAddr> {
+        self.texts("http.listen").iter().filter_map(|text| text.parse().ok()).collect()
+    }
+
+    /// What everybody may do over HTTP.
+    pub(crate) fn http_open(&self) -> Vec<Opened> {
+        self.texts("http.open").iter().filter_map(|text| text.parse().ok()).collect()
+    }
+
+    /// Origins of pages that may use HTTP.
+    pub(crate) fn http_origins(&self) -> Vec<HeaderValue> {
+        self.texts("http.origins").iter().filter_map(|text| HeaderValue::from_str(text).ok()).collect()
     }
 
     fn trackers(&self) -> impl Iterator<Item = Tracker> {

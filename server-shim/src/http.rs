@@ -1,8 +1,11 @@
-//! Announces over HTTP, for whoever has no connection to a tracker: `POST /v1/announce`. Errors are problem details (RFC 9457).
+//! Listening for HTTP: for announces to the tracker (`POST /v1/announce`), and for programs that cannot be peers ([`shim`](crate::shim)).
 //!
-//! Strangers call here, so a connection carries one request, lives for a few seconds, and there are so many at once and no more.
+//! Strangers call at both, so each has so many connections at once and no more, and who sends no request is hung up on. A connection for
+//! announces carries one request and lives for a few seconds. Errors are problem details (RFC 9457).
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,47 +18,93 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use commonhold_engine::sync::tracker::{TRACKER_TTL_S, TrackerRefusal};
 use commonhold_engine::{ANNOUNCE_JSON_MAX, AnnounceError, AnnounceRequest, Node};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
+use crate::config::Settings;
 use crate::failure::{Exit, Failure};
+use crate::shim;
 
-/// Connections at once; more are hung up on.
-const CONNECTIONS_MAX: usize = 256;
-/// For all of one connection: an announce is a few KiB.
+/// Announces: connections at once, more are hung up on; and the time for all of one, as an announce is a few KiB.
+const ANNOUNCES_MAX: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same for programs. Streams of events hold theirs; a browser opens up to six.
+const PROGRAMS_MAX: usize = 4_096;
+/// Bytes read ahead of a connection, which is also the most that the head of a request may have.
+const PROGRAM_BUFFER: usize = 64 << 10;
+/// How long to wait for the head of a request, the next one of a connection included.
+const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Listening, until it is dropped.
 pub(crate) struct Listening {
     /// With the ports that the system chose.
-    pub(crate) addresses: Vec<SocketAddr>,
-    _serving: JoinSet<()>,
+    pub(crate) announces: Vec<SocketAddr>,
+    /// The same, for programs.
+    pub(crate) programs: Vec<SocketAddr>,
+    serving: JoinSet<()>,
+    /// Connections of programs under way.
+    places: Arc<Semaphore>,
+    stop: watch::Sender<bool>,
 }
 
-/// Listens at these addresses.
-pub(crate) async fn listen(node: &Node, addresses: &[SocketAddr]) -> Result<Listening, Failure> {
-    let (mut serving, mut bound) = (JoinSet::new(), Vec::new());
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    for address in addresses {
-        let listener = TcpListener::bind(address).await.map_err(|error| {
-            Failure::new(
-                Exit::InUse,
-                "listen",
-                format!("cannot listen for announces on {address}: {error}"),
-                "choose another address or port for discovery.listen, or stop what uses it",
-            )
-        })?;
-        bound.extend(listener.local_addr());
-        serving.spawn(accept(listener, routes(node.clone()), places.clone()));
+impl Listening {
+    /// Takes no more connections, ends streams with a word, and waits for the requests that are under way.
+    pub(crate) async fn drain(mut self) {
+        let _ = self.stop.send(true);
+        self.serving.shutdown().await;
+        let _ = self.places.acquire_many(PROGRAMS_MAX as u32).await;
     }
-    info!(addresses = ?bound, "takes announces over HTTP");
-    Ok(Listening { addresses: bound, _serving: serving })
+}
+
+/// Listens at the addresses that the configuration names.
+pub(crate) async fn listen(node: &Node, settings: &Settings) -> Result<Listening, Failure> {
+    let (stop, stopping) = watch::channel(false);
+    let places = Arc::new(Semaphore::new(PROGRAMS_MAX));
+    let mut listening =
+        Listening { announces: Vec::new(), programs: Vec::new(), serving: JoinSet::new(), places, stop };
+    for address in settings.announce_listen() {
+        let listener = bind(address, "discovery.listen").await?;
+        listening.announces.extend(listener.local_addr());
+        let (routes, places) = (routes(node.clone()), Arc::new(Semaphore::new(ANNOUNCES_MAX)));
+        listening.serving.spawn(accept(listener, places, move |stream, from| {
+            let routes = routes.clone().layer(Extension(from));
+            async move {
+                if timeout(PATIENCE, answer(stream, routes)).await.is_err() {
+                    debug!(%from, "gave up waiting for a request");
+                }
+            }
+        }));
+    }
+    let programs = shim::routes(node, settings, stopping.clone());
+    for address in settings.http_listen() {
+        let listener = bind(address, "http.listen").await?;
+        listening.programs.extend(listener.local_addr());
+        let (routes, places, stopping) = (programs.clone(), listening.places.clone(), stopping.clone());
+        listening.serving.spawn(accept(listener, places, move |stream, _| {
+            // Requests that are under way are answered also when nobody listens any more.
+            let task = tokio::spawn(talk(stream, routes.clone(), stopping.clone()));
+            async move { _ = task.await }
+        }));
+    }
+    info!(announces = ?listening.announces, programs = ?listening.programs, "listens for HTTP");
+    Ok(listening)
+}
+
+async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(
+            Exit::InUse,
+            "listen",
+            format!("cannot listen for HTTP on {address}: {error}"),
+            format!("choose another address or port for {key}, or stop what uses it"),
+        )
+    })
 }
 
 /// What is answered here.
@@ -70,7 +119,11 @@ fn routes(node: Node) -> Router {
         .with_state(node)
 }
 
-async fn accept(listener: TcpListener, routes: Router, places: Arc<Semaphore>) {
+async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    serve: impl Fn(TcpStream, SocketAddr) -> F,
+) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, from) = match listener.accept().await {
@@ -87,21 +140,40 @@ async fn accept(listener: TcpListener, routes: Router, places: Arc<Semaphore>) {
             debug!(%from, "too many connections");
             continue;
         };
-        let routes = routes.clone().layer(Extension(from));
+        let served = serve(stream, from);
         connections.spawn(async move {
-            let _place = place;
-            if timeout(PATIENCE, answer(stream, routes)).await.is_err() {
-                debug!(%from, "gave up waiting for a request");
-            }
+            served.await;
+            drop(place);
         });
     }
 }
 
+/// One request of a stranger.
 async fn answer(stream: TcpStream, routes: Router) {
     let mut server = hyper::server::conn::http1::Builder::new();
     server.keep_alive(false).max_buf_size(ANNOUNCE_JSON_MAX);
     if let Err(error) = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).await {
         debug!(%error, "a request came to nothing");
+    }
+}
+
+/// The requests of a program, until it hangs up or this peer stops.
+async fn talk(stream: TcpStream, routes: Router, mut stopping: watch::Receiver<bool>) {
+    // Answers are small, and whoever asked waits for them.
+    let _ = stream.set_nodelay(true);
+    let mut server = hyper::server::conn::http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(PROGRAM_BUFFER);
+    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)));
+    let stop = async { drop(stopping.wait_for(|stopping| *stopping).await) };
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = stop => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "a connection ended early");
     }
 }
 

@@ -23,7 +23,9 @@ mod reach;
 mod request;
 mod run;
 mod serve;
+mod shim;
 mod stage;
+mod token;
 
 use std::process::ExitCode;
 

@@ -333,7 +333,7 @@ fn watch_lines(watched: &Watched) -> String {
 }
 
 /// Columns as wide as their widest cell; what to say instead of an empty table.
-fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>, empty: &str) -> String {
+pub(crate) fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>, empty: &str) -> String {
     let rows: Vec<Vec<String>> = rows.collect();
     if rows.is_empty() {
         return format!("{empty}\n");

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::reach::{Dial, Reach};
 use crate::request::{Doc, Reply, Request};
 use crate::serve::Stop;
-use crate::{demo, doctor, drill, identity, logs, print, serve};
+use crate::{demo, doctor, drill, identity, logs, print, serve, token};
 
 /// Does what the command line says.
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
@@ -41,6 +41,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         None => serve::serve(&settings, &serving, true, json).await,
         Some(Verb::Serve(_)) => serve::serve(&settings, &serving, false, json).await,
         Some(Verb::Config(verb)) => configuration(&settings, &verb, json),
+        Some(Verb::Token(verb)) => token::run(&settings, verb, json),
         Some(Verb::Identity(verb)) => identity::run(&settings, verb, json).await,
         Some(Verb::Doctor) => doctor::run(&settings, json).await,
         Some(Verb::Watch { doc, count }) => watch(&settings, doc, count, json).await,

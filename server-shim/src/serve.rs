@@ -22,14 +22,14 @@ use crate::args::{Serving, WritersArg};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::gateway;
-use crate::http;
+use crate::http::{self, Listening};
 use crate::local;
 use crate::operate;
 use crate::print;
 use crate::reach::{self, Dial};
 use crate::request::{Reply, Request};
 
-/// How long local connections may finish what they do when the process is told to stop.
+/// How long local connections and HTTP requests may finish what they do when the process is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Serves until a signal. `starter`: a store without spaces gets one, with what to try next (the program without a verb).
@@ -50,7 +50,7 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
     {
         warn!(%error, "cannot tell the spaces of the identity's root key");
     }
-    let listening = match http::listen(&node, &settings.announce_listen()).await {
+    let listening = match http::listen(&node, settings).await {
         Ok(listening) => listening,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
@@ -58,7 +58,7 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
         Ok(gateway) => gateway,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
-    let ready = match announce(&node, serving, (&listening.addresses, &gateway.addresses), starter, json).await {
+    let ready = match announce(&node, serving, (&listening, &gateway.addresses), starter, json).await {
         Ok(ready) => ready,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
@@ -91,9 +91,12 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
     }
     // Nobody listens any more if all connections are gone.
     let _ = draining.send(true);
-    let all = async { while connections.join_next().await.is_some() {} };
+    let all = async {
+        listening.drain().await;
+        while connections.join_next().await.is_some() {}
+    };
     if tokio::time::timeout(DRAIN, all).await.is_err() {
-        warn!("gave up waiting for local connections");
+        warn!("gave up waiting for connections");
     }
     connections.shutdown().await;
     close(node).await
@@ -107,7 +110,7 @@ async fn close(node: Node) -> Result<(), Failure> {
 async fn announce(
     node: &Node,
     serving: &Serving,
-    (announces, gateway): (&[SocketAddr], &[SocketAddr]),
+    (listening, gateway): (&Listening, &[SocketAddr]),
     starter: bool,
     json: bool,
 ) -> Result<Option<PathBuf>, Failure> {
@@ -126,8 +129,9 @@ async fn announce(
         "pid": me.pid,
         "peer": me.peer,
         "addresses": me.addresses,
-        "announces": announces,
+        "announces": listening.announces,
         "gateway": gateway,
+        "http": listening.programs,
         "invite": invite.as_ref().map(|invite| &invite.invite),
         "space": invite.as_ref().map(|invite| &invite.space),
     });
@@ -149,11 +153,14 @@ async fn announce(
         text += &format!("listens  {address}\n");
     }
     let off = if node.announced().is_none() { " (refuses all: set discovery.tracker to true)" } else { "" };
-    for address in announces {
+    for address in &listening.announces {
         text += &format!("tracker  http://{address}{off}\n");
     }
     for address in gateway {
         text += &format!("gateway  ws://{address}/\n");
+    }
+    for address in &listening.programs {
+        text += &format!("http     http://{address}/v1/spaces\n");
     }
     if let Some(invite) = &invite {
         text += &format!("invite   {}\n", invite.invite);

@@ -6,6 +6,7 @@
 mod blobs;
 mod child;
 mod floor;
+mod http;
 mod proxy;
 mod report;
 mod runs;

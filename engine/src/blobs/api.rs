@@ -128,6 +128,11 @@ impl BlobReader {
         self.blob
     }
 
+    /// From a piece on; pieces have [`PIECE_BYTES`](super::PIECE_BYTES), but for the last.
+    pub fn from_piece(self, piece: u32) -> BlobReader {
+        BlobReader { next: piece, ..self }
+    }
+
     /// The next bytes, at most [`PIECE_BYTES`](super::PIECE_BYTES); `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
         if self.next >= self.blob.pieces().unwrap_or(0) {

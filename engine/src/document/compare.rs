@@ -21,6 +21,14 @@ pub(super) fn compare(doc: &am::Automerge, before: &[am::ChangeHash], own: Vec<a
     comparison.patches
 }
 
+/// The patches from one version to another. Marks are not compared.
+pub(super) fn compare_versions(doc: &impl ReadDoc, from: &[am::ChangeHash], to: &[am::ChangeHash]) -> Vec<Patch> {
+    let mut comparison = Comparison { path: Vec::new(), patches: Vec::new() };
+    let at = |heads| doc.hydrate(am::ROOT, Some(heads)).unwrap_or_else(|_| Value::map());
+    comparison.value(&at(from), &at(to), false);
+    comparison.patches
+}
+
 /// The patches from one document to another that shows other entries, or the same under other names. Marks are told anew for every
 /// text that has any, or might have had.
 pub(super) fn compare_documents(old: &am::Automerge, new: &am::Automerge) -> Vec<Patch> {

@@ -9,6 +9,7 @@ use automerge::marks::{ExpandMark, Mark};
 use automerge::transaction::{OwnedTransaction, Transactable};
 use commonhold_sync::limits::Rules;
 
+use super::base::Base;
 use super::diff::diff;
 use super::ids::Ids;
 use super::read;
@@ -57,6 +58,9 @@ pub enum EditError {
         /// The limit.
         max: u32,
     },
+    /// The version that the edit is meant for is not held, or not any more.
+    #[error("the version that this edit was made at is not held here")]
+    UnknownVersion,
     /// The value has no JSON form.
     #[error("value has no json form: {0}")]
     Json(String),
@@ -175,6 +179,8 @@ pub struct Edit<'a> {
     pub(super) piece_ops: usize,
     /// A command failed half-way. The closure may go on, but what it did is undone.
     pub(super) torn: bool,
+    /// The version that [`Edit::set`] and [`Edit::make_so`] are meant for, if it is not the present one.
+    pub(super) base: Option<Base<'a>>,
 }
 
 impl Edit<'_> {
@@ -337,12 +343,21 @@ impl Edit<'_> {
 
     /// Makes a text read `content`, by small splices where it differs.
     pub fn update_text(&mut self, text: &ObjId, content: &str) -> Result<(), EditError> {
-        let old: Vec<char> = self.text(text)?.chars().collect();
+        let old: Vec<char> = self.text_was(text)?.chars().collect();
         let new: Vec<char> = content.chars().collect();
         // Back to front, so that earlier positions stay good.
         for hunk in diff(&old, &new).into_iter().rev() {
             let insert: String = new[hunk.new].iter().collect();
-            self.splice_text(text, hunk.old.start, hunk.old.len(), &insert)?;
+            let gap = self.gap_now(text, hunk.old.start)?;
+            let gone = self.ranges_now(text, hunk.old)?;
+            if let [gone] = gone.as_slice()
+                && gone.start == gap
+            {
+                self.splice_text(text, gap, gone.len(), &insert)?;
+                continue;
+            }
+            gone.into_iter().try_for_each(|gone| self.splice_text(text, gone.start, gone.len(), ""))?;
+            self.splice_text(text, gap, 0, &insert)?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use automerge::transaction::{CommitOptions, OwnedTransaction, Transactable};
 use commonhold_sync::id::EntryId;
 
 use super::admit;
+use super::base::{self, Base};
 use super::compare::compare;
 use super::edit::{Command, Edit, EditError};
 use super::graph::NodeId;
@@ -75,12 +76,32 @@ impl View {
     /// Edits the document. What the closure did is pending until `commit` or `flush`. If it fails or panics, what it did is
     /// undone, and only that.
     pub fn edit<T, E: From<EditError>>(&mut self, f: impl FnOnce(&mut Edit<'_>) -> Result<T, E>) -> Result<T, E> {
+        self.edit_upon(None, f)
+    }
+
+    /// The same, but [`Edit::set`] and [`Edit::make_so`] mean what the document showed at a version: it is found where it is now, and what others
+    /// did since stays. Pending edits become a change.
+    pub fn edit_at<T, E: From<EditError>>(
+        &mut self,
+        version: &[EntryId],
+        f: impl FnOnce(&mut Edit<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let base = self.base(version)?;
+        self.edit_upon(base, f)
+    }
+
+    fn edit_upon<T, E: From<EditError>>(
+        &mut self,
+        base: Option<base::Version>,
+        f: impl FnOnce(&mut Edit<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
         self.open()?;
         let Doc::Open(tx) = &mut self.doc else { unreachable!("just opened") };
         let (commands_before, ops_before) = (self.commands.len(), tx.pending_ops());
         let piece_ops = piece_ops(&**tx, self.rules.actors_max);
         let ids = Ids { graph: &self.graph, naming: self.renaming.naming() };
-        let mut edit = Edit { tx, commands: &mut self.commands, rules: self.rules, ids, piece_ops, torn: false };
+        let base = base.zip(self.index.as_ref()).map(|(heads, index)| Base::new(heads, index));
+        let mut edit = Edit { tx, commands: &mut self.commands, rules: self.rules, ids, piece_ops, torn: false, base };
         let outcome = catch_unwind(AssertUnwindSafe(|| f(&mut edit)));
         let torn = edit.torn;
         let Doc::Open(tx) = &self.doc else { unreachable!("closures have no access to it") };
@@ -125,6 +146,11 @@ impl View {
     pub fn flush(&mut self) -> Result<Vec<LocalEntry>, Broken> {
         self.commit()?;
         Ok(std::mem::take(&mut self.queue))
+    }
+
+    /// Whether there are edits that are not closed into a change.
+    pub fn is_gathering(&self) -> bool {
+        matches!(self.doc, Doc::Open(_))
     }
 
     /// Whether there is something to flush.

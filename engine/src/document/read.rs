@@ -8,10 +8,11 @@ use commonhold_sync::id::EntryId;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
+use super::compare::compare_versions;
 use super::edit::{EditError, not_found, refusal};
 use super::graph::{LineIdx, NodeId};
 use super::ids::Ids;
-use super::patch::MarkSpan;
+use super::patch::{MarkSpan, Patch};
 use super::value::{ObjId, ObjKind, Prop, Value, hydrated_json};
 use super::view::{Doc, View, with_doc};
 
@@ -81,6 +82,35 @@ fn json_of(doc: &impl ReadDoc, path: &[Prop], heads: Option<&[am::ChangeHash]>) 
     doc.hydrate(&at.0, heads).ok().map(|value| hydrated_json(&value))
 }
 
+/// Paths at which more than one value stands.
+fn contested(doc: &impl ReadDoc, max: usize) -> Vec<Vec<Prop>> {
+    let (mut found, mut todo) = (Vec::new(), vec![(am::ROOT, am::ObjType::Map, Vec::new())]);
+    while let Some((obj, kind, path)) = todo.pop() {
+        let props: Vec<am::Prop> = match kind {
+            am::ObjType::Text => continue,
+            am::ObjType::List => (0..doc.length(&obj)).map(am::Prop::Seq).collect(),
+            _ => doc.keys(&obj).map(am::Prop::Map).collect(),
+        };
+        let mut inside = Vec::new();
+        for prop in props {
+            let values = doc.get_all(&obj, prop.clone()).unwrap_or_default();
+            let mut path = path.clone();
+            path.push(Prop::from(prop));
+            if let Some((am::Value::Object(kind), made)) = values.last() {
+                inside.push((made.clone(), *kind, path.clone()));
+            }
+            if values.len() > 1 {
+                found.push(path);
+                if found.len() >= max {
+                    return found;
+                }
+            }
+        }
+        todo.extend(inside.into_iter().rev());
+    }
+    found
+}
+
 fn strings_of(doc: &impl ReadDoc, each: &mut impl FnMut(&str)) {
     let mut todo = vec![(am::ROOT, am::ObjType::Map)];
     while let Some((obj, kind)) = todo.pop() {
@@ -120,11 +150,60 @@ impl View {
 
     /// The document as it was at a version. None if the view does not hold that version.
     pub fn json_at_heads(&self, heads: &[EntryId]) -> Option<Json> {
-        if !heads.iter().all(|id| self.contains(id)) {
-            return None;
+        self.json_at_version(&[], heads)
+    }
+
+    /// What stood at a path at a version. None if the view does not hold that version, or nothing stood there.
+    pub fn json_at_version(&self, path: &[Prop], heads: &[EntryId]) -> Option<Json> {
+        let heads = self.held(heads)?;
+        with_doc!(self, doc => json_of(doc, path, Some(&heads)))
+    }
+
+    /// What leads from one version to another. None if the view does not hold one of them. Both are read in full; marks are not told.
+    pub fn patches_between(&self, from: &[EntryId], to: &[EntryId]) -> Option<Vec<Patch>> {
+        let (from, to) = (self.held(from)?, self.held(to)?);
+        Some(with_doc!(self, doc => compare_versions(doc, &from, &to)))
+    }
+
+    /// The entries whose ids, as text, begin so: one for each, or none at all if one is not held or several begin so.
+    pub fn heads_that_begin(&self, beginnings: &[String]) -> Option<Vec<EntryId>> {
+        let mut found = vec![None; beginnings.len()];
+        for node in 0..self.graph.len() as NodeId {
+            let id = self.graph.id(node);
+            let text = id.to_string();
+            for (found, _) in found.iter_mut().zip(beginnings).filter(|(_, beginning)| text.starts_with(*beginning)) {
+                if found.replace(id).is_some() {
+                    return None;
+                }
+            }
         }
-        let heads = self.renaming.hashes(&self.graph, heads);
-        with_doc!(self, doc => json_of(doc, &[], Some(&heads)))
+        found.into_iter().collect()
+    }
+
+    /// A version in the library's terms, if it is held.
+    fn held(&self, heads: &[EntryId]) -> Option<Vec<am::ChangeHash>> {
+        heads.iter().all(|id| self.contains(id)).then(|| self.renaming.hashes(&self.graph, heads))
+    }
+
+    /// Every place at which concurrent edits left several values, in the order of the document; at most `max`.
+    pub fn all_conflicts(&self, max: usize) -> Vec<(Vec<Prop>, Vec<Alternative>)> {
+        let paths = with_doc!(self, doc => contested(doc, max));
+        paths
+            .into_iter()
+            .map(|path| {
+                let values = self.conflicts(&path);
+                (path, values)
+            })
+            .collect()
+    }
+
+    /// The document as other Automerge programs read it. Pending edits become a change.
+    pub fn to_automerge(&mut self) -> Result<Vec<u8>, EditError> {
+        self.commit().map_err(|_| EditError::Broken)?;
+        match &self.doc {
+            Doc::Idle(doc) => Ok(doc.save()),
+            Doc::Open(_) => Err(EditError::Broken),
+        }
     }
 
     /// What stands at a path, as a type of the application.

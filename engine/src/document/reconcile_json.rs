@@ -2,23 +2,25 @@
 //!
 //! Maps go key by key. Strings are collaborative text (as in today's JavaScript apps) and are spliced. Lists of objects with an `id` are
 //! matched by it, other lists by equal elements; what is left in a gap is updated in place, pair by pair. Equal values are not touched.
+//! What stands there is what stood at the version that the edit is meant for ([`base`](super::base)).
 
 use serde::Serialize;
 use serde_json::Value as Json;
 
+use super::base::Found;
 use super::diff::diff;
 use super::edit::{Edit, EditError, not_found};
 use super::value::{ObjId, ObjKind, Prop, Scalar, Value};
 
 /// Depth of JSON that is taken. serde_json reads no deeper than 128 itself.
-const DEPTH_MAX: usize = 128;
+pub(super) const DEPTH_MAX: usize = 128;
 
 /// Where a value goes.
-enum Place<'a> {
+pub(super) enum Place<'a> {
     Key(&'a str),
-    /// In place of an element.
+    /// In place of the element that had this index.
     At(usize),
-    /// Before an element.
+    /// Before the element that has this index now.
     Before(usize),
 }
 
@@ -43,17 +45,19 @@ impl Edit<'_> {
 
     /// [`Edit::set`] for a JSON value. A string that stands there as a plain scalar stays one.
     pub fn set_json(&mut self, path: &[Prop], value: &Json) -> Result<(), EditError> {
+        self.look_again();
         let Some((last, parents)) = path.split_last() else {
             let Json::Object(map) = value else {
                 return Err(EditError::Json("the document itself is a map".into()));
             };
             return self.reconcile_map(&ObjId::ROOT, map, DEPTH_MAX);
         };
-        let parent = self.resolve(parents)?;
+        let parent = self.resolve_was(parents)?;
         match (self.kind(&parent)?, last) {
             (ObjKind::Map, Prop::Key(key)) => self.reconcile(&parent, Place::Key(key), value, DEPTH_MAX),
-            (ObjKind::List, Prop::Index(index)) if *index == self.len(&parent) => {
-                self.reconcile(&parent, Place::Before(*index), value, DEPTH_MAX)
+            (ObjKind::List, Prop::Index(index)) if *index == self.len_was(&parent) => {
+                let place = Place::Before(self.gap_now(&parent, *index)?);
+                self.reconcile(&parent, place, value, DEPTH_MAX)
             }
             (ObjKind::List, Prop::Index(index)) => self.reconcile(&parent, Place::At(*index), value, DEPTH_MAX),
             (ObjKind::Text, _) => Err(EditError::WrongKind { edit: "put", found: ObjKind::Text }),
@@ -61,13 +65,24 @@ impl Edit<'_> {
         }
     }
 
-    fn reconcile(&mut self, parent: &ObjId, place: Place<'_>, value: &Json, depth: usize) -> Result<(), EditError> {
-        let depth = depth.checked_sub(1).ok_or(EditError::Json("nested too deep".into()))?;
-        let stands = match place {
-            Place::Key(key) => self.get(parent, key),
-            Place::At(index) => self.get(parent, index),
+    /// What stood there.
+    pub(super) fn stands(&self, parent: &ObjId, place: &Place<'_>) -> Option<Value> {
+        match *place {
+            Place::Key(key) => self.was(parent, key),
+            Place::At(index) => self.was(parent, index),
             Place::Before(_) => None,
-        };
+        }
+    }
+
+    pub(super) fn reconcile(
+        &mut self,
+        parent: &ObjId,
+        place: Place<'_>,
+        value: &Json,
+        depth: usize,
+    ) -> Result<(), EditError> {
+        let depth = depth.checked_sub(1).ok_or(EditError::Json("nested too deep".into()))?;
+        let stands = self.stands(parent, &place);
         // What reads the same stays what it is: bytes read as a list of numbers, a counter and a date as a number.
         if let Some(Value::Scalar(old)) = &stands
             && old.to_json() == *value
@@ -96,10 +111,10 @@ impl Edit<'_> {
             // A counter that should read another number goes there by an increment, so that it stays a counter.
             (Json::Number(n), Some(Value::Scalar(Scalar::Counter(old)))) if n.is_i64() => {
                 let by = n.as_i64().unwrap_or_default().wrapping_sub(old);
-                match place {
-                    Place::Key(key) => self.increment(parent, key, by),
-                    Place::At(index) | Place::Before(index) => self.increment(parent, index, by),
-                }
+                self.count(parent, &place, by)
+            }
+            (Json::Number(n), Some(Value::Scalar(Scalar::Timestamp(_)))) if n.is_i64() => {
+                self.put_scalar(parent, &place, Scalar::Timestamp(n.as_i64().unwrap_or_default()))
             }
             (plain, _) => self.put_scalar(parent, &place, scalar_of(plain)),
         }
@@ -111,9 +126,9 @@ impl Edit<'_> {
         map: &serde_json::Map<String, Json>,
         depth: usize,
     ) -> Result<(), EditError> {
-        for key in self.keys(obj) {
+        for key in self.keys_were(obj) {
             if !map.contains_key(&key) {
-                self.delete(obj, key)?;
+                self.delete_was(obj, &key)?;
             }
         }
         map.iter().try_for_each(|(key, value)| self.reconcile(obj, Place::Key(key), value, depth))
@@ -121,7 +136,7 @@ impl Edit<'_> {
 
     fn reconcile_list(&mut self, obj: &ObjId, list: &[Json], depth: usize) -> Result<(), EditError> {
         let depth = depth.checked_sub(1).ok_or(EditError::Json("nested too deep".into()))?;
-        let old: Vec<Json> = (0..self.len(obj)).map(|n| self.json(obj, n)).collect();
+        let old: Vec<Json> = (0..self.len_was(obj)).map(|n| self.json_was(obj, n)).collect();
         let by_id = old.iter().chain(list).all(|value| identity(value).is_some());
         let hunks = if by_id {
             diff(&old.iter().map(identity).collect::<Vec<_>>(), &list.iter().map(identity).collect::<Vec<_>>())
@@ -134,14 +149,22 @@ impl Edit<'_> {
             self.update_pairs(obj, hunk.old.end..old_end, &old, &list[hunk.new.end..new_end], depth)?;
             (old_end, new_end) = (hunk.old.start, hunk.new.start);
             let pairs = if by_id { 0 } else { hunk.old.len().min(hunk.new.len()) };
-            for index in (hunk.old.start + pairs..hunk.old.end).rev() {
-                self.delete(obj, index)?;
-            }
-            self.insert_json(obj, hunk.old.start + pairs, &list[hunk.new.start + pairs..hunk.new.end], depth)?;
+            let new = &list[hunk.new.start + pairs..hunk.new.end];
+            let place = self.gap_now(obj, hunk.old.end)?;
+            self.insert_json(obj, place, new, depth)?;
+            self.delete_range_was(obj, hunk.old.start + pairs..hunk.old.end)?;
             let paired = hunk.old.start..hunk.old.start + pairs;
             self.update_pairs(obj, paired, &old, &list[hunk.new.start..hunk.new.start + pairs], depth)?;
         }
         self.update_pairs(obj, 0..old_end, &old, &list[..new_end], depth)
+    }
+
+    /// Deletes the elements of a list that had these indexes.
+    pub(super) fn delete_range_was(&mut self, obj: &ObjId, range: std::ops::Range<usize>) -> Result<(), EditError> {
+        for range in self.ranges_now(obj, range)? {
+            range.rev().try_for_each(|index| self.delete(obj, index))?;
+        }
+        Ok(())
     }
 
     /// Inserts new elements into a list.
@@ -174,10 +197,14 @@ impl Edit<'_> {
         Ok(())
     }
 
-    fn make(&mut self, parent: &ObjId, place: &Place<'_>, kind: ObjKind) -> Result<ObjId, EditError> {
+    pub(super) fn make(&mut self, parent: &ObjId, place: &Place<'_>, kind: ObjKind) -> Result<ObjId, EditError> {
         match *place {
             Place::Key(key) => self.put_object(parent, key, kind),
-            Place::At(index) => self.put_object(parent, index, kind),
+            Place::At(index) => match self.now(parent, index)? {
+                Found { at, shown: true } => self.put_object(parent, at, kind),
+                // Others deleted it. To write wins, as it does where both are on their way.
+                Found { at, shown: false } => self.insert_object(parent, at, kind),
+            },
             Place::Before(index) => self.insert_object(parent, index, kind),
         }
     }
@@ -185,8 +212,27 @@ impl Edit<'_> {
     fn put_scalar(&mut self, parent: &ObjId, place: &Place<'_>, value: Scalar) -> Result<(), EditError> {
         match *place {
             Place::Key(key) => self.put(parent, key, value),
-            Place::At(index) => self.put(parent, index, value),
+            Place::At(index) => match self.now(parent, index)? {
+                Found { at, shown: true } => self.put(parent, at, value),
+                Found { at, shown: false } => self.insert(parent, at, value),
+            },
             Place::Before(index) => self.insert(parent, index, value),
+        }
+    }
+
+    /// Adds to a counter, if it is still there: to count what somebody else took away would count nothing.
+    fn count(&mut self, parent: &ObjId, place: &Place<'_>, by: i64) -> Result<(), EditError> {
+        let prop = match *place {
+            Place::Key(key) => Prop::from(key),
+            Place::At(index) => match self.now(parent, index)? {
+                Found { at, shown: true } => Prop::from(at),
+                Found { shown: false, .. } => return Ok(()),
+            },
+            Place::Before(index) => Prop::from(index),
+        };
+        match self.get(parent, prop.clone()) {
+            Some(Value::Scalar(Scalar::Counter(_))) => self.increment(parent, prop, by),
+            _ => Ok(()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod base;
 mod content;
 mod forks;
 mod hostile;

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use commonhold_engine::{Address, DeviceId, HttpTracker, SpaceId};
 
+use crate::shim::access::Opened;
+
 /// What a key takes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
@@ -38,6 +40,10 @@ pub(crate) enum Item {
     Interface,
     /// `address:port`.
     Socket,
+    /// `SPACE:read` or `*:write`: what everybody may do.
+    Opened,
+    /// `https://host`, or `*`.
+    Origin,
 }
 
 /// One key of the config file.
@@ -129,9 +135,17 @@ pub(crate) const KEYS: &[Key] = &[
         "gateway.listen",
         Kind::List(Item::Socket),
         "",
-        "where automerge-repo clients connect, such as 127.0.0.1:7342; whoever reaches it can create documents, and read and edit those whose ids it knows",
+        "where automerge-repo clients connect, such as 127.0.0.1:7343; whoever reaches it can create documents, and read and edit those whose ids it knows",
     ),
     key_of("gateway.space", Kind::Space, "", "the space that their documents are in, by id; empty: the only one"),
+    key_of("http.listen", Kind::List(Item::Socket), "", "where HTTP is served (docs/http.md), such as 127.0.0.1:7342"),
+    key_of(
+        "http.open",
+        Kind::List(Item::Opened),
+        "",
+        "what everybody may do over HTTP without a token, such as *:read or SPACE:write",
+    ),
+    key_of("http.origins", Kind::List(Item::Origin), "", "origins of pages that may use HTTP from a browser, or *"),
     key_of("budget.metered", Kind::Flag, "false", "whether the network is paid for by the byte"),
     key_of(
         "budget.metered_mib",
@@ -249,6 +263,12 @@ impl Key {
             Kind::List(Item::Interface) if text.is_empty() => Err("an empty name".into()),
             Kind::List(Item::Interface) => Ok(()),
             Kind::List(Item::Socket) => text.parse::<SocketAddr>().map(drop).map_err(|error| error.to_string()),
+            Kind::List(Item::Opened) => text.parse::<Opened>().map(drop),
+            Kind::List(Item::Origin) if text == "*" => Ok(()),
+            Kind::List(Item::Origin) => match text.strip_prefix("http://").or(text.strip_prefix("https://")) {
+                Some(host) if !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'/') => Ok(()),
+                _ => Err("not an origin, which has no path".into()),
+            },
         }
     }
 }
@@ -275,6 +295,8 @@ impl Kind {
             Kind::List(Item::Device) => "peer ids of 64 hex digits".into(),
             Kind::List(Item::Interface) => "names of network interfaces such as eth0".into(),
             Kind::List(Item::Socket) => "addresses with a port such as 127.0.0.1:7341".into(),
+            Kind::List(Item::Opened) => "rights such as *:read, or SPACE:write with the id of a space".into(),
+            Kind::List(Item::Origin) => "origins of pages such as https://app.example.org, or *".into(),
         }
     }
 }

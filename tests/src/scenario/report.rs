@@ -69,6 +69,9 @@ pub struct Report {
     /// Changes a second, acknowledged and durable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_s: Option<f64>,
+    /// From an edit to a page that follows the document, the latency that one in a hundred exceeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sse_p99_ms: Option<f64>,
     /// Acknowledged changes that a kill -9 lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost_after_kill: Option<u64>,

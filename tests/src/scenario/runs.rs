@@ -56,9 +56,10 @@ pub async fn run(name: &str, sizes: &Sizes) -> Result<Report> {
             "ingest" => ingest().await,
             "swarm" => swarm(sizes.peers).await,
             "blobs" => super::blobs::run(sizes.mib).await,
+            "http" => super::http::run(sizes.docs.unwrap_or(1)).await,
             "many" => many(sizes.docs.unwrap_or(1_000_000)).await,
             other => Err(format!(
-                "there is no scenario {other:?}; there are cold-big, cold-many, reconnect, fanout, idle, ingest, swarm, blobs and many"
+                "there is no scenario {other:?}; there are cold-big, cold-many, reconnect, fanout, idle, ingest, swarm, blobs, http and many"
             )
             .into()),
         }
@@ -69,7 +70,7 @@ pub async fn run(name: &str, sizes: &Sizes) -> Result<Report> {
 }
 
 /// An origin's folders, and the space that was built in them.
-struct Built {
+pub(super) struct Built {
     folder: TempDir,
     space: SpaceId,
     invite: Invite,
@@ -78,11 +79,23 @@ struct Built {
 }
 
 impl Built {
-    fn data(&self) -> PathBuf {
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(super) fn space(&self) -> SpaceId {
+        self.space
+    }
+
+    pub(super) fn docs(&self) -> &[DocId] {
+        &self.docs
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    fn keys(&self) -> PathBuf {
+    pub(super) fn keys(&self) -> PathBuf {
         self.folder.path().join("keys")
     }
 
@@ -100,7 +113,7 @@ fn address(origin: SocketAddr) -> Result<Address> {
 }
 
 /// Builds a space of `count` small documents of ten fields.
-async fn build_many(count: usize) -> Result<Built> {
+pub(super) async fn build_many(count: usize) -> Result<Built> {
     let folder = tempfile::tempdir()?;
     let node = Node::open(on_disk(folder.path())).await?;
     let space = node.create_space(Writers::Anyone).await?;

@@ -1,0 +1,292 @@
+//! Documents as JSON: listing, creating, reading, deleting.
+
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LINK, LOCATION};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use commonhold_engine::{Document, DocumentInfo, DocumentQuery, EntryId, View};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value as Json, json};
+
+use super::access::{Reader, Writer};
+use super::body::Shown;
+use super::feed::Operations;
+use super::prefer::Prefer;
+use super::problem::{Kind, Problem};
+use super::version;
+
+/// Documents of one page of a list.
+const PAGE_MAX: usize = 1_000;
+const PAGE: usize = 100;
+/// The media type of what other Automerge programs read.
+pub(crate) const AUTOMERGE: &str = "application/vnd.automerge";
+
+pub(crate) static VERSION: HeaderName = HeaderName::from_static("version");
+pub(crate) static PARENTS: HeaderName = HeaderName::from_static("parents");
+pub(crate) static MERGED: HeaderName = HeaderName::from_static("merged");
+
+/// Parameters of the query, or a problem that says what is wrong with them.
+pub(crate) struct Params<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Params<T>, Problem> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(params)) => Ok(Params(params)),
+            Err(rejection) => Err(Problem::bad(QueryRejection::body_text(&rejection))),
+        }
+    }
+}
+
+/// A body, or a problem.
+pub(crate) struct Content(pub(crate) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Content {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Content, Problem> {
+        Bytes::from_request(request, state).await.map(Content).map_err(|rejection: BytesRejection| {
+            let kind =
+                if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE { Kind::TooLarge } else { Kind::BadRequest };
+            Problem::new(kind, rejection.body_text())
+        })
+    }
+}
+
+impl Content {
+    pub(crate) fn json(&self) -> Result<Json, Problem> {
+        serde_json::from_slice(&self.0).map_err(|error| Problem::bad(format!("the body is no JSON: {error}")))
+    }
+}
+
+/// Which documents of a space to list.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Listing {
+    prefix: Option<String>,
+    kind: Option<String>,
+    cursor: Option<String>,
+    limit: Option<usize>,
+}
+
+pub(crate) async fn list(reader: Reader, Params(listing): Params<Listing>) -> Result<Response, Problem> {
+    let limit = listing.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
+    let after = listing
+        .cursor
+        .as_deref()
+        .map(|cursor| cursor.parse().map_err(|_| Problem::bad("cursor is the id that ended the page before")));
+    let query = DocumentQuery {
+        after: after.transpose()?,
+        limit: limit + 1,
+        kind: listing.kind.clone(),
+        prefix: listing.prefix.clone(),
+        deleted: false,
+    };
+    let mut found = reader.shim.node.documents(reader.space, query).await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let here = format!("/v1/spaces/{}/docs", reader.space);
+    let next = found.last().filter(|_| more).map(|last| {
+        let mut next = format!("{here}?limit={limit}&cursor={}", last.id);
+        for (name, value) in [("kind", &listing.kind), ("prefix", &listing.prefix)] {
+            if let Some(value) = value {
+                next += &format!("&{name}={}", encoded(value));
+            }
+        }
+        next
+    });
+    let rows: Vec<Json> = found.iter().map(|info| about(&here, info)).collect();
+    let mut response = axum::Json(json!({ "documents": rows, "next": next })).into_response();
+    if let Some(link) = next.and_then(|next| HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).ok()) {
+        response.headers_mut().insert(LINK, link);
+    }
+    Ok(response)
+}
+
+fn about(here: &str, info: &DocumentInfo) -> Json {
+    json!({
+        "id": info.id.to_string(),
+        "kind": info.kind,
+        "name": info.name,
+        "creator": info.creator.to_string(),
+        "href": format!("{here}/{}", info.id),
+    })
+}
+
+/// Percent-encodes what does not stand for itself in a query.
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// A new document.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct New {
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    content: serde_json::Map<String, Json>,
+}
+
+pub(crate) async fn create(Writer(writer): Writer, headers: HeaderMap, body: Content) -> Result<Response, Problem> {
+    is_json(&headers)?;
+    let new: New = serde_json::from_slice(&body.0).map_err(|error| {
+        Problem::bad(format!(
+            "expected {{\"kind\": …, \"name\": …, \"content\": {{…}}}}, each of which may be left out: {error}"
+        ))
+    })?;
+    let document = writer.shim.node.create_document(writer.space, &new.kind, &new.name).await?;
+    if !new.content.is_empty() {
+        let content = Json::Object(new.content);
+        let filled = document.edit(|edit| edit.set_json(&[], &content).map_err(Problem::from)).await;
+        if let Err(error) = filled.map_err(Problem::from) {
+            // Half a document helps nobody.
+            let _ = writer.shim.node.delete_document(writer.space, document.id()).await;
+            return Err(error);
+        }
+    }
+    document.flush().await?;
+    let now = writer.shim.bodies.of(&document).await?;
+    let here = format!("/v1/spaces/{}/docs", writer.space);
+    let mut response = present(StatusCode::CREATED, now);
+    let location = HeaderValue::try_from(format!("{here}/{}", document.id()));
+    response.headers_mut().extend(location.ok().map(|location| (LOCATION, location)));
+    Ok(response)
+}
+
+/// A body of JSON says so.
+pub(crate) fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    match kind.split(';').next().unwrap_or_default().trim() {
+        "application/json" => Ok(()),
+        other => Err(Problem::new(Kind::MediaType, format!("the body is application/json; found {other:?}"))),
+    }
+}
+
+/// What of a document to read.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Reading {
+    /// As it was at this version.
+    at: Option<String>,
+    /// Two versions with `..` between: what leads from one to the other.
+    diff: Option<String>,
+    /// Not before this version is in it.
+    min: Option<String>,
+}
+
+pub(crate) async fn read(
+    reader: Reader,
+    headers: HeaderMap,
+    Params(reading): Params<Reading>,
+) -> Result<Response, Problem> {
+    let document = reader.document().await?;
+    if let Some(min) = &reading.min {
+        wait_for(&document, &version::parse(min)?, Prefer::of(&headers)).await?;
+    }
+    if let Some(diff) = &reading.diff {
+        let (from, to) = diff.split_once("..").ok_or_else(|| Problem::bad("diff is VERSION..VERSION"))?;
+        return difference(&document, &version::parse(from)?, &version::parse(to)?).await;
+    }
+    if let Some(at) = &reading.at {
+        let heads = version::parse(at)?;
+        let json = document.read(|view| view.json_at_heads(&heads)).await?.ok_or_else(|| gone(&reader, &document))?;
+        return Ok(unless_known(&headers, shown(StatusCode::OK, &json, &heads)));
+    }
+    let accepted = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("*/*");
+    if accepted.split(',').any(|kind| kind.trim().starts_with(AUTOMERGE)) {
+        let (bytes, heads) = document.automerge_file().await?;
+        return Ok(unless_known(&headers, answer(StatusCode::OK, AUTOMERGE, bytes, &heads.0)));
+    }
+    if !["*/*", "application/*", "application/json"].iter().any(|kind| accepted.contains(kind)) {
+        return Err(Problem::new(Kind::NotAcceptable, format!("a document is application/json or {AUTOMERGE}")));
+    }
+    Ok(unless_known(&headers, present(StatusCode::OK, reader.shim.bodies.of(&document).await?)))
+}
+
+/// The problem of a version that is not held.
+pub(crate) fn gone(reader: &Reader, document: &Document) -> Problem {
+    let link = format!("/v1/spaces/{}/docs/{}", reader.space, document.id());
+    Problem::new(Kind::Gone, "that version is not held here; read the document as it is").with("snapshot", link)
+}
+
+async fn difference(document: &Document, from: &[EntryId], to: &[EntryId]) -> Result<Response, Problem> {
+    let read = |view: &View| Some((view.json_at_heads(from)?, view.patches_between(from, to)?));
+    let Some((mut json, patches)) = document.read(read).await? else {
+        return Err(Problem::new(Kind::Gone, "one of the versions is not held here"));
+    };
+    let operations = Operations::of(&mut json, &patches);
+    let body = serde_json::to_vec(&operations.json()).unwrap_or_default();
+    Ok(answer(StatusCode::OK, "application/json-patch+json", body, to))
+}
+
+/// Waits until a version is in a document, as long as the request allows.
+async fn wait_for(document: &Document, heads: &[EntryId], prefer: Prefer) -> Result<(), Problem> {
+    let is_in = |view: &View| heads.iter().all(|id| view.contains(id));
+    let mut watch = document.watch();
+    let arrived = async {
+        loop {
+            if document.read(is_in).await? {
+                return Ok(());
+            }
+            if watch.next().await.is_none() {
+                return Err(Problem::new(Kind::Gone, "the document is not shown any more"));
+            }
+        }
+    };
+    match tokio::time::timeout(prefer.wait(), arrived).await {
+        Ok(result) => result,
+        Err(_) => {
+            Err(Problem::new(Kind::NotYet, "that version has not arrived; wait longer with `Prefer: wait=SECONDS`"))
+        }
+    }
+}
+
+pub(crate) async fn delete(Writer(writer): Writer) -> Result<StatusCode, Problem> {
+    writer.shim.node.delete_document(writer.space, writer.doc()?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A document, or a part of it, at a version.
+pub(crate) fn shown(status: StatusCode, json: &Json, heads: &[EntryId]) -> Response {
+    answer(status, "application/json", serde_json::to_vec(json).unwrap_or_default(), heads)
+}
+
+/// A document as it is.
+pub(crate) fn present(status: StatusCode, now: Shown) -> Response {
+    sent(status, "application/json", now.bytes, &now.heads, &now.etag)
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: Vec<u8>, heads: &[EntryId]) -> Response {
+    let etag = version::etag(heads, &body);
+    sent(status, kind, body.into(), heads, &etag)
+}
+
+fn sent(status: StatusCode, kind: &'static str, body: Bytes, heads: &[EntryId], etag: &str) -> Response {
+    let etag = HeaderValue::try_from(etag);
+    let mut response = (status, Body::from(body)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    headers.insert(VERSION.clone(), version::header(heads));
+    headers.extend(etag.ok().map(|etag| (ETAG, etag)));
+    response
+}
+
+/// 304 where the caller has the same.
+pub(crate) fn unless_known(request: &HeaderMap, mut response: Response) -> Response {
+    let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok());
+    let known = request.get(IF_NONE_MATCH).zip(etag).is_some_and(|(header, etag)| version::names(header, etag));
+    if known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.body_mut() = Body::empty();
+        response.headers_mut().remove(CONTENT_TYPE);
+    }
+    response
+}

@@ -1,0 +1,204 @@
+//! Server-sent events: one document, or several over one connection. The id of an event is the version that it leads to, so any peer that
+//! holds the document goes on where another ended.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::RawQuery;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use commonhold_engine::{DocId, EntryId};
+use futures_util::stream::{self, SelectAll, StreamExt};
+use futures_util::{FutureExt, Stream};
+use serde_json::json;
+use tokio::sync::broadcast;
+use tokio::time::interval;
+
+use super::Shim;
+use super::access::Reader;
+use super::feed::{Event, Feed};
+use super::problem::Problem;
+use super::version;
+
+/// Documents of one stream: a browser opens six connections to a host, so one page follows many over one.
+const DOCUMENTS_MAX: usize = 64;
+/// How often a silent stream says that it is there.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Digits of each head in the ids of streams of several documents.
+const SHORT_DIGITS: usize = 16;
+
+pub(crate) async fn of_one(reader: Reader, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
+    let seen = last_event_id(&headers, query.as_deref().unwrap_or_default());
+    let document = reader.document().await?;
+    let feed = reader.shim.feeds.of(document).await?;
+    let seen = seen.map(|seen| version::parse(&seen)).transpose()?;
+    let (first, live) = begin(&feed, seen.as_deref()).await?;
+    let first: Vec<Bytes> = first.iter().map(|event| rendered(event, &version::text(&event.heads))).collect();
+    let live = live.map(|event| match event {
+        Live::Event(event) => (rendered(&event, &version::text(&event.heads)), false),
+        Live::Bye(why) => (bye(why), true),
+    });
+    Ok(respond(&reader.shim, first, live))
+}
+
+pub(crate) async fn of_many(
+    reader: Reader,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let query = query.unwrap_or_default();
+    let mut ids: Vec<&str> = query.split('&').filter_map(|pair| pair.strip_prefix("doc=")).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    if ids.is_empty() || ids.len() > DOCUMENTS_MAX {
+        return Err(Problem::bad(format!("name 1 to {DOCUMENTS_MAX} documents: ?doc=ID&doc=ID")));
+    }
+    let seen = last_event_id(&headers, &query).unwrap_or_default();
+    let mut at = BTreeMap::new();
+    let (mut first, mut live) = (Vec::new(), SelectAll::new());
+    for id in ids {
+        let document = reader.open(id).await?;
+        let seen = match short_of(&seen, &document.id()) {
+            Some(heads) => document.read(|view| view.heads_that_begin(&heads)).await?.or(Some(Vec::new())),
+            None => None,
+        };
+        let feed = reader.shim.feeds.of(document).await?;
+        // An ambiguous or unknown version has no heads that are held: a reset.
+        let (events, followed) = begin(&feed, seen.as_deref()).await?;
+        let doc = feed.doc();
+        first.extend(events.into_iter().map(|event| (doc, event)));
+        live.push(followed.map(move |event| (doc, event)).boxed());
+    }
+    let mut rendered_first = Vec::new();
+    for (doc, event) in first {
+        at.insert(doc, event.heads.clone());
+        rendered_first.push(rendered(&event, &many_id(&at)));
+    }
+    let live = live.map(move |(doc, event)| match event {
+        Live::Event(event) => {
+            at.insert(doc, event.heads.clone());
+            (rendered(&event, &many_id(&at)), false)
+        }
+        Live::Bye(why) => (bye(why), true),
+    });
+    Ok(respond(&reader.shim, rendered_first, live))
+}
+
+/// The id of an event of several documents: `<first digits of the document>=<first digits of each head>.…;…`.
+fn many_id(at: &BTreeMap<DocId, Arc<[EntryId]>>) -> String {
+    let short = |text: String| text[..SHORT_DIGITS].to_owned();
+    let one = |(doc, heads): (&DocId, &Arc<[EntryId]>)| {
+        let heads: Vec<String> = heads.iter().map(|head| short(head.to_string())).collect();
+        format!("{}={}", short(doc.to_string()), heads.join("."))
+    };
+    at.iter().map(one).collect::<Vec<_>>().join(";")
+}
+
+/// What such an id says of a document: the beginnings of its heads.
+fn short_of(id: &str, doc: &DocId) -> Option<Vec<String>> {
+    let doc = doc.to_string();
+    let found = id.split(';').filter_map(|one| one.split_once('=')).find(|(short, _)| *short == &doc[..SHORT_DIGITS]);
+    found.map(|(_, heads)| heads.split('.').filter(|head| !head.is_empty()).map(str::to_owned).collect())
+}
+
+/// The header, or for `EventSource`, which can send none, the parameter.
+fn last_event_id(headers: &HeaderMap, query: &str) -> Option<String> {
+    let header = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let parameter = || query.split('&').find_map(|pair| pair.strip_prefix("last_event_id=")).map(decoded);
+    header.or_else(parameter).filter(|id| !id.is_empty())
+}
+
+/// Only what `encodeURIComponent` does to an id.
+fn decoded(text: &str) -> String {
+    text.replace("%2C", ",")
+        .replace("%2c", ",")
+        .replace("%3D", "=")
+        .replace("%3d", "=")
+        .replace("%3B", ";")
+        .replace("%3b", ";")
+}
+
+enum Live {
+    Event(Event),
+    Bye(&'static str),
+}
+
+/// What to send at once, and what follows.
+async fn begin(
+    feed: &Arc<Feed>,
+    seen: Option<&[EntryId]>,
+) -> Result<(Vec<Event>, impl Stream<Item = Live> + Send + use<>), Problem> {
+    let gone = || Problem::new(super::problem::Kind::Gone, "the document is not shown any more");
+    let (json, heads, followed) = feed.follow().ok_or_else(gone)?;
+    let first = match seen {
+        Some(seen) => feed.catch_up(seen, &json, &heads).await?,
+        None => vec![Event::snapshot(feed.doc(), &json, &heads)],
+    };
+    // The feed lives while it is followed.
+    let live = stream::unfold(Some((followed, feed.clone())), |state| async {
+        let (mut followed, feed) = state?;
+        Some(match followed.recv().await {
+            Ok(event) => (Live::Event(event), Some((followed, feed))),
+            Err(broadcast::error::RecvError::Lagged(_)) => (Live::Bye("slow"), None),
+            Err(broadcast::error::RecvError::Closed) => (Live::Bye("gone"), None),
+        })
+    });
+    Ok((first, live))
+}
+
+fn rendered(event: &Event, id: &str) -> Bytes {
+    let mut text = Vec::with_capacity(event.data.len() + id.len() + 40);
+    text.extend_from_slice(format!("event: {}\nid: {id}\ndata: ", event.name).as_bytes());
+    text.extend_from_slice(&event.data);
+    text.extend_from_slice(b"\n\n");
+    text.into()
+}
+
+fn bye(why: &str) -> Bytes {
+    format!("event: bye\ndata: {}\n\n", json!({ "reason": why })).into()
+}
+
+/// The stream: what is first, then what comes, with heartbeats between; it ends with the first `bye`, and when the peer stops.
+fn respond(shim: &Shim, first: Vec<Bytes>, live: impl Stream<Item = (Bytes, bool)> + Send + 'static) -> Response {
+    // All come back at once when a peer starts again; not in the same millisecond.
+    let retry = Bytes::from(format!("retry: {}\n\n", fastrand::u64(1_000..3_000)));
+    let mut stopping = shim.stopping.clone();
+    let stop = async move { _ = stopping.wait_for(|stopping| *stopping).await }.into_stream();
+    let stop = stop.map(|()| (bye("stopping"), true));
+    let beats = stream::unfold(interval(HEARTBEAT), |mut beat| async {
+        beat.tick().await;
+        Some(((Bytes::from_static(b":\n\n"), false), beat))
+    });
+    let all = stream::select(stream::select(live.boxed(), stop.boxed()), beats.boxed());
+    let ended = all.scan(false, |over, (bytes, last)| {
+        let item = (!*over).then_some(bytes);
+        *over |= last;
+        std::future::ready(item)
+    });
+    let body = stream::iter(std::iter::once(retry).chain(first)).chain(ended);
+    let mut response = Body::from_stream(body.map(Ok::<_, std::convert::Infallible>)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_several_documents_name_what_was_seen_of_each() {
+        let (one, two) = (DocId([1; 32]), DocId([2; 32]));
+        let heads = |n: u8| -> Arc<[EntryId]> { Arc::from([EntryId([n; 32])]) };
+        let id = many_id(&BTreeMap::from([(one, heads(7)), (two, Arc::from([]))]));
+        assert_eq!(short_of(&id, &one), Some(vec!["07".repeat(8)]));
+        assert_eq!(short_of(&id, &two), Some(vec![]));
+        assert_eq!(short_of(&id, &DocId([3; 32])), None);
+        assert_eq!(short_of("nonsense", &one), None);
+    }
+}

@@ -1,0 +1,253 @@
+//! What happens to a document, told once to all who follow it: patches of the engine become RFC 6902, and text that is ready to be sent.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use axum::body::Bytes;
+use commonhold_engine::document::patch::apply;
+use commonhold_engine::{DocId, Document, EntryId, Origin, Patch, PatchAction, Prop, SpaceId};
+use serde_json::{Value as Json, json};
+use tokio::sync::broadcast;
+
+use super::problem::{Kind, Problem};
+use super::version;
+
+/// Events that wait for a follower. Who falls further behind is dropped, and resumes from the last that it got.
+const BEHIND_MAX: usize = 256;
+/// Operations beyond which a change is told as the whole document.
+const OPERATIONS_MAX: usize = 1_000;
+
+/// JSON Patch operations, in order.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(crate) struct Operations(Vec<Json>);
+
+impl Operations {
+    /// What patches do to a document that reads so; it reads as they leave it afterwards.
+    pub(crate) fn of(document: &mut Json, patches: &[Patch]) -> Operations {
+        let mut operations = Operations::default();
+        for patch in patches {
+            operations.tell(document, patch);
+        }
+        operations
+    }
+
+    pub(crate) fn json(&self) -> Json {
+        Json::Array(self.0.clone())
+    }
+
+    fn push(&mut self, name: &str, path: &str, value: Option<&Json>) {
+        // A text that is edited at several places is told once.
+        if name == "replace" {
+            let told = |operation: &Json| operation["op"] == "replace" && operation["path"] == path;
+            while self.0.last().is_some_and(told) {
+                self.0.pop();
+            }
+        }
+        let mut operation = json!({ "op": name, "path": path });
+        operation
+            .as_object_mut()
+            .into_iter()
+            .for_each(|map| _ = value.map(|value| map.insert("value".into(), value.clone())));
+        self.0.push(operation);
+    }
+
+    fn tell(&mut self, document: &mut Json, patch: &Patch) {
+        let path = pointer(&patch.path);
+        let stood = document.pointer(&path).is_some();
+        let in_list = matches!(document.pointer(&path), Some(Json::Array(_)));
+        if apply(document, patch).is_err() {
+            // Cannot be, as patches follow each other; the reader is told all that there is.
+            tracing::error!(%path, "a patch does not fit the document");
+            return;
+        }
+        match &patch.action {
+            PatchAction::Put { .. } => self.push(if stood { "replace" } else { "add" }, &path, document.pointer(&path)),
+            PatchAction::Increment { .. } => self.push("replace", &path, document.pointer(&path)),
+            PatchAction::Delete => self.push("remove", &path, None),
+            PatchAction::Insert { index, values } if in_list => {
+                for at in *index..index + values.len() {
+                    let path = format!("{path}/{at}");
+                    self.push("add", &path, document.pointer(&path));
+                }
+            }
+            PatchAction::DeleteRange { index, length } if in_list => {
+                (0..*length).for_each(|_| self.push("remove", &format!("{path}/{index}"), None));
+            }
+            // Of a text, a patch has no smaller part than the whole.
+            PatchAction::Insert { .. } | PatchAction::DeleteRange { .. } | PatchAction::SpliceText { .. } => {
+                self.push("replace", &path, document.pointer(&path));
+            }
+            // Marks and values that do not win are not in the JSON form.
+            _ => {}
+        }
+    }
+}
+
+/// A JSON pointer to a place.
+pub(crate) fn pointer(path: &[Prop]) -> String {
+    let step = |prop: &Prop| match prop {
+        Prop::Key(key) => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+        Prop::Index(index) => format!("/{index}"),
+    };
+    path.iter().map(step).collect()
+}
+
+/// One event, ready to be sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    /// The version that it leads to.
+    pub(crate) heads: Arc<[EntryId]>,
+    /// `snapshot`, `patch` or `reset`.
+    pub(crate) name: &'static str,
+    /// One line of JSON.
+    pub(crate) data: Bytes,
+}
+
+impl Event {
+    pub(crate) fn snapshot(doc: DocId, json: &Json, heads: &[EntryId]) -> Event {
+        let data = json!({ "doc": doc.to_string(), "version": version::text(heads), "document": json });
+        Event { heads: heads.into(), name: "snapshot", data: data.to_string().into() }
+    }
+
+    fn patch(
+        doc: DocId,
+        parents: &[EntryId],
+        heads: &[EntryId],
+        operations: &Operations,
+        author: Option<String>,
+    ) -> Event {
+        let data = json!({
+            "doc": doc.to_string(),
+            "version": version::text(heads),
+            "parents": version::text(parents),
+            "patch": operations.0,
+            "from": author,
+        });
+        Event { heads: heads.into(), name: "patch", data: data.to_string().into() }
+    }
+
+    /// What the caller has seen is not held here: a snapshot follows.
+    pub(crate) fn reset(doc: DocId, heads: &[EntryId]) -> Event {
+        let data = json!({ "doc": doc.to_string(), "version": version::text(heads) });
+        Event { heads: heads.into(), name: "reset", data: data.to_string().into() }
+    }
+}
+
+#[derive(Debug)]
+struct Shown {
+    json: Json,
+    heads: Arc<[EntryId]>,
+    /// Who follows; none any more once the document is gone.
+    followers: Option<broadcast::Sender<Event>>,
+}
+
+/// The events of one document. Lives while somebody follows it.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    document: Document,
+    shown: Mutex<Shown>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The feeds of all documents that somebody follows.
+#[derive(Debug, Default)]
+pub(crate) struct Feeds(tokio::sync::Mutex<BTreeMap<(SpaceId, DocId), Weak<Feed>>>);
+
+impl Feeds {
+    /// The feed of a document. It is whole when this returns.
+    pub(crate) async fn of(&self, document: Document) -> Result<Arc<Feed>, Problem> {
+        let key = (document.space(), document.id());
+        let mut feeds = self.0.lock().await;
+        if let Some(feed) = feeds.get(&key).and_then(Weak::upgrade).filter(|feed| feed.lives()) {
+            return Ok(feed);
+        }
+        feeds.retain(|_, feed| feed.strong_count() > 0);
+        let mut watch = document.watch();
+        // The first change is the whole document.
+        let gone = || Problem::new(Kind::Gone, "the document is not shown any more");
+        let first = watch.next().await.ok_or_else(gone)?;
+        let mut json = Json::Null;
+        first.patches.iter().try_for_each(|patch| apply(&mut json, patch)).map_err(|_| gone())?;
+        let followers = Some(broadcast::Sender::new(BEHIND_MAX));
+        let shown = Shown { json, heads: first.heads.into(), followers };
+        let feed = Arc::new(Feed { document, shown: Mutex::new(shown) });
+        feeds.insert(key, Arc::downgrade(&feed));
+        let weak = Arc::downgrade(&feed);
+        tokio::spawn(async move {
+            while let Some(change) = watch.next().await {
+                let Some(feed) = weak.upgrade() else { return };
+                let author = match change.origin {
+                    Origin::Remote(device) => Some(device.to_string()),
+                    Origin::Local => Some(feed.here()),
+                    Origin::Rebuilt | Origin::Reset => None,
+                };
+                feed.tell(&change.patches, &change.heads, author);
+            }
+            if let Some(feed) = weak.upgrade() {
+                locked(&feed.shown).followers = None;
+            }
+        });
+        Ok(feed)
+    }
+}
+
+impl Feed {
+    fn lives(&self) -> bool {
+        locked(&self.shown).followers.is_some()
+    }
+
+    fn here(&self) -> String {
+        "here".to_owned()
+    }
+
+    fn tell(&self, patches: &[Patch], heads: &[EntryId], author: Option<String>) {
+        let mut shown = locked(&self.shown);
+        let parents = shown.heads.clone();
+        let operations = Operations::of(&mut shown.json, patches);
+        shown.heads = heads.into();
+        if *parents == *heads && operations.0.is_empty() {
+            return;
+        }
+        let doc = self.document.id();
+        let event = match operations.0.len() {
+            0..=OPERATIONS_MAX => Event::patch(doc, &parents, heads, &operations, author),
+            _ => Event::snapshot(doc, &shown.json, heads),
+        };
+        // Nobody may be there.
+        shown.followers.iter().for_each(|followers| _ = followers.send(event.clone()));
+    }
+
+    /// The document as it is, and every event from then on; `None` once it is gone.
+    pub(crate) fn follow(&self) -> Option<(Json, Arc<[EntryId]>, broadcast::Receiver<Event>)> {
+        let shown = locked(&self.shown);
+        let followers = shown.followers.as_ref()?.subscribe();
+        Some((shown.json.clone(), shown.heads.clone(), followers))
+    }
+
+    /// What brings somebody who has seen a version to another: a patch, or a reset and a snapshot where that version is not held.
+    pub(crate) async fn catch_up(
+        &self,
+        seen: &[EntryId],
+        json: &Json,
+        heads: &[EntryId],
+    ) -> Result<Vec<Event>, Problem> {
+        let doc = self.document.id();
+        let between =
+            self.document.read(|view| Some((view.json_at_heads(seen)?, view.patches_between(seen, heads)?))).await?;
+        Ok(match between {
+            _ if seen == heads => Vec::new(),
+            Some((mut was, patches)) => {
+                let operations = Operations::of(&mut was, &patches);
+                vec![Event::patch(doc, seen, heads, &operations, None)]
+            }
+            None => vec![Event::reset(doc, heads), Event::snapshot(doc, json, heads)],
+        })
+    }
+
+    pub(crate) fn doc(&self) -> DocId {
+        self.document.id()
+    }
+}

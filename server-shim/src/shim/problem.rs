@@ -1,0 +1,231 @@
+//! What an answer says when there is none: problem details (RFC 9457) whose `type` stays the same in all versions.
+
+use axum::Json;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use commonhold_engine::{EditError, EditFailure, Error};
+use serde_json::{Map, Value as Json_, json};
+
+use crate::failure::chain;
+
+/// What went wrong; `docs/http.md` says it of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    BadRequest,
+    NoToken,
+    NotAllowed,
+    NotFound,
+    Gone,
+    Method,
+    NotAcceptable,
+    Conflict,
+    Stale,
+    Precondition,
+    TooLarge,
+    MediaType,
+    Unprocessable,
+    TooMany,
+    Quota,
+    NotYet,
+    Unavailable,
+    Internal,
+}
+
+impl Kind {
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Kind::BadRequest => StatusCode::BAD_REQUEST,
+            Kind::NoToken => StatusCode::UNAUTHORIZED,
+            Kind::NotAllowed => StatusCode::FORBIDDEN,
+            Kind::NotFound => StatusCode::NOT_FOUND,
+            Kind::Gone => StatusCode::GONE,
+            Kind::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Kind::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+            Kind::Conflict => StatusCode::CONFLICT,
+            Kind::Stale => StatusCode::PRECONDITION_FAILED,
+            Kind::Precondition => StatusCode::PRECONDITION_REQUIRED,
+            Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Kind::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Kind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+            Kind::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            Kind::Quota => StatusCode::INSUFFICIENT_STORAGE,
+            Kind::NotYet | Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The last part of its `type`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::BadRequest => "bad-request",
+            Kind::NoToken => "no-token",
+            Kind::NotAllowed => "not-allowed",
+            Kind::NotFound => "not-found",
+            Kind::Gone => "gone",
+            Kind::Method => "method",
+            Kind::NotAcceptable => "not-acceptable",
+            Kind::Conflict => "conflict",
+            Kind::Stale => "stale",
+            Kind::Precondition => "precondition",
+            Kind::TooLarge => "too-large",
+            Kind::MediaType => "media-type",
+            Kind::Unprocessable => "unprocessable",
+            Kind::TooMany => "too-many",
+            Kind::Quota => "quota",
+            Kind::NotYet => "not-yet",
+            Kind::Unavailable => "unavailable",
+            Kind::Internal => "internal",
+        }
+    }
+}
+
+/// An answer that is none.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    pub(crate) kind: Kind,
+    /// For people: what was wrong, and what to do.
+    pub(crate) detail: String,
+    /// For programs, beside the standard members.
+    pub(super) more: Map<String, Json_>,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Problem {
+        Problem { kind, detail: detail.into(), more: Map::new(), headers: Vec::new() }
+    }
+
+    pub(crate) fn bad(detail: impl Into<String>) -> Problem {
+        Problem::new(Kind::BadRequest, detail)
+    }
+
+    pub(crate) fn with(mut self, member: &str, value: impl Into<Json_>) -> Problem {
+        self.more.insert(member.to_owned(), value.into());
+        self
+    }
+
+    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
+        self.headers.push((name, value));
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.kind.status();
+        // So that a person's complaint and a line of the log can be brought together.
+        let trace = format!("{:016x}", fastrand::u64(..));
+        match status.is_server_error() {
+            true => tracing::warn!(%trace, status = status.as_u16(), detail = %self.detail, "answered with a problem"),
+            false => {
+                tracing::debug!(%trace, status = status.as_u16(), detail = %self.detail, "answered with a problem")
+            }
+        }
+        let mut body = json!({
+            "type": format!("urn:commonhold:problem:{}", self.kind.name()),
+            "title": status.canonical_reason().unwrap_or_default(),
+            "status": status.as_u16(),
+            "detail": self.detail,
+            "trace_id": trace,
+        });
+        if let Some(body) = body.as_object_mut() {
+            body.extend(self.more);
+        }
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        match self.kind {
+            Kind::NoToken => _ = headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+            Kind::TooMany | Kind::Unavailable | Kind::NotYet => {
+                _ = headers.insert(RETRY_AFTER, HeaderValue::from_static("1"))
+            }
+            Kind::NotAcceptable => _ = headers.insert(ACCEPT, HeaderValue::from_static("application/json")),
+            _ => {}
+        }
+        for (name, value) in self.headers {
+            headers.insert(name, value);
+        }
+        response
+    }
+}
+
+impl From<EditError> for Problem {
+    fn from(error: EditError) -> Problem {
+        let kind = match &error {
+            EditError::TooLarge { .. } | EditError::TooDeep { .. } => Kind::TooLarge,
+            EditError::UnknownVersion => Kind::Gone,
+            EditError::NotFound(_) => Kind::NotFound,
+            EditError::NoChain | EditError::ChainForked | EditError::Broken | EditError::Full => Kind::Unavailable,
+            _ => Kind::Unprocessable,
+        };
+        Problem::new(kind, error.to_string())
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Problem {
+        let kind = match &error {
+            Error::Edit(inner) => return inner.clone().into(),
+            Error::UnknownSpace(_) | Error::UnknownDocument(_) => Kind::NotFound,
+            Error::Deleted(_) => Kind::Gone,
+            Error::NotAllowed(_) => Kind::NotAllowed,
+            Error::SpaceNotReady(_) | Error::NotTaken(_) => Kind::NotYet,
+            Error::TooMuch { .. } => Kind::TooMany,
+            Error::BlobFailed(_) => match error.code() {
+                "blob_quota" => Kind::Quota,
+                "blob_too_large" => Kind::TooLarge,
+                _ => Kind::Unavailable,
+            },
+            Error::StoreFailed(_) if error.code() == "store_full" => Kind::Quota,
+            Error::Closed | Error::StoreFailed(_) | Error::Damaged { .. } | Error::DoesNotFit(_) => Kind::Unavailable,
+            Error::Import(_) => Kind::Unprocessable,
+            _ => Kind::Internal,
+        };
+        Problem::new(kind, chain(&error))
+    }
+}
+
+impl From<EditFailure<Problem>> for Problem {
+    fn from(failure: EditFailure<Problem>) -> Problem {
+        match failure {
+            EditFailure::App(problem) => problem,
+            EditFailure::Engine(error) => error.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: &[(Kind, &str)] = &[
+        (Kind::BadRequest, "the request cannot be read: a header, a parameter or the body"),
+        (Kind::NoToken, "no token, or one that is unknown, expired or revoked"),
+        (Kind::NotAllowed, "the token gives no right to write here, or this peer has none itself"),
+        (Kind::NotFound, "nothing is there, or nothing that the caller may know of"),
+        (Kind::Gone, "the version is not held here, or the document was deleted"),
+        (Kind::Method, "the resource does not know this method"),
+        (Kind::NotAcceptable, "none of the forms that were asked for exists"),
+        (Kind::Conflict, "a test of a patch failed"),
+        (Kind::Stale, "the document is not as `If-Match` or `If-None-Match` says"),
+        (Kind::Precondition, "a whole document is only replaced with `If-Match` or `Parents`"),
+        (Kind::TooLarge, "the body, or a value in it, is larger than this peer or the rules of the space take"),
+        (Kind::MediaType, "the body is of a type that this resource does not take"),
+        (Kind::Unprocessable, "the body can be read, and does not fit the document"),
+        (Kind::TooMany, "too many at once"),
+        (Kind::Quota, "the space's blobs take all they may, or the disk is full"),
+        (Kind::NotYet, "what was asked for has not arrived in the time that the request gave"),
+        (Kind::Unavailable, "the store fails at present, or the peer is stopping"),
+        (Kind::Internal, "a fault of this peer"),
+    ];
+
+    #[test]
+    fn the_guide_lists_every_problem() {
+        let guide = include_str!("../../../docs/http.md");
+        for (kind, what) in KINDS {
+            let row = format!("| `{}` | {} | {what} |", kind.name(), kind.status().as_u16());
+            assert!(guide.contains(&row), "docs/http.md lacks: {row}");
+        }
+    }
+}

@@ -1,0 +1,590 @@
+//! HTTP with real processes over loopback: what a page, a script and a back-end do, and what they are told where it does not work.
+
+#![allow(clippy::unwrap_used, reason = "this is all test code")]
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use common::{Home, Served, finish, until};
+use serde_json::{Value as Json, json};
+use ureq::Agent;
+use ureq::http::{Method, Request};
+
+const MERGE: &str = "application/merge-patch+json";
+const OPERATIONS: &str = "application/json-patch+json";
+
+/// A peer that serves HTTP, and a space of it.
+struct Site {
+    home: Home,
+    served: Served,
+    space: String,
+}
+
+impl Site {
+    /// With one space, in which everybody may do this over HTTP.
+    fn new(open: &str) -> Site {
+        let home = Home::new();
+        let space = home.run(&["space", "new", "--writers", "anyone"]).text().to_owned();
+        Site::of(home, space, open)
+    }
+
+    fn of(home: Home, space: String, open: &str) -> Site {
+        let mut command = home.command();
+        command.arg("serve").env("COMMONHOLD_HTTP_LISTEN", "127.0.0.1:0").env("COMMONHOLD_HTTP_OPEN", open);
+        let served = home.serve_as(command);
+        Site { home, served, space }
+    }
+
+    /// Another peer that holds the same space.
+    fn joined(&self, open: &str) -> Site {
+        let home = Home::new();
+        home.run(&["join", self.served.invite()]).text();
+        Site::of(home, self.space.clone(), open)
+    }
+
+    fn host(&self) -> String {
+        format!("http://{}", self.served.facts["http"][0].as_str().unwrap())
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}/v1/spaces/{}{path}", self.host(), self.space)
+    }
+
+    /// A document with this content; its path.
+    fn document(&self, content: Json) -> String {
+        let created = Ask::new("POST", self.url("/docs")).json(&json!({ "content": content })).send();
+        assert_eq!(created.status, 201, "{}", created.text);
+        let location = created.header("location").to_owned();
+        location.strip_prefix(&format!("/v1/spaces/{}", self.space)).unwrap().to_owned()
+    }
+
+    fn patch(&self, path: &str, kind: &str, patch: &Json) -> Answer {
+        Ask::new("PATCH", self.url(path)).body(kind, patch.to_string()).send()
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        Ask::new("GET", self.url(path)).send()
+    }
+}
+
+struct Ask {
+    method: &'static str,
+    url: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+struct Answer {
+    status: u16,
+    headers: ureq::http::HeaderMap,
+    text: String,
+}
+
+fn agent() -> Agent {
+    Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into()
+}
+
+impl Ask {
+    fn new(method: &'static str, url: String) -> Ask {
+        Ask { method, url, headers: Vec::new(), body: Vec::new() }
+    }
+
+    fn header(mut self, name: &str, value: impl Into<String>) -> Ask {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    fn body(mut self, kind: &str, body: impl Into<Vec<u8>>) -> Ask {
+        self.body = body.into();
+        self.header("content-type", kind)
+    }
+
+    fn json(self, body: &Json) -> Ask {
+        self.body("application/json", body.to_string())
+    }
+
+    fn send(self) -> Answer {
+        self.send_by(&agent())
+    }
+
+    fn send_by(self, agent: &Agent) -> Answer {
+        let mut request = Request::builder().method(self.method.parse::<Method>().unwrap()).uri(&self.url);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let mut answer = agent.run(request.body(self.body).unwrap()).unwrap();
+        let text = String::from_utf8_lossy(&answer.body_mut().read_to_vec().unwrap()).into_owned();
+        Answer { status: answer.status().as_u16(), headers: answer.headers().clone(), text }
+    }
+}
+
+impl Answer {
+    #[track_caller]
+    fn json(&self) -> Json {
+        assert!(self.status < 300, "{} {}", self.status, self.text);
+        serde_json::from_str(&self.text).unwrap()
+    }
+
+    #[track_caller]
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no {name}: {:?}", self.headers)).to_str().unwrap()
+    }
+
+    /// A problem of this kind.
+    #[track_caller]
+    fn is(&self, status: u16, kind: &str) {
+        assert_eq!(self.status, status, "{}", self.text);
+        let problem: Json = serde_json::from_str(&self.text).unwrap();
+        assert_eq!(problem["type"], format!("urn:commonhold:problem:{kind}"), "{problem}");
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        assert_eq!(problem["status"], status);
+        assert!(problem["detail"].as_str().unwrap().len() > 10 && problem["trace_id"].as_str().unwrap().len() == 16);
+    }
+}
+
+/// A stream of events.
+struct Stream(Box<dyn BufRead + Send>);
+
+/// One event.
+struct Event {
+    name: String,
+    id: String,
+    data: Json,
+}
+
+impl Stream {
+    fn open(url: &str, last: Option<&str>) -> Stream {
+        let mut request = agent().get(url);
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let answer = request.call().unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        assert_eq!(answer.headers()["x-accel-buffering"], "no");
+        Stream(Box::new(BufReader::new(answer.into_body().into_reader())))
+    }
+
+    /// The next event; none when the stream has ended or broken.
+    fn next(&mut self) -> Option<Event> {
+        let mut event = Event { name: String::new(), id: String::new(), data: Json::Null };
+        loop {
+            let mut line = String::new();
+            if self.0.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            match line.trim_end().split_once(": ") {
+                Some(("event", name)) => event.name = name.to_owned(),
+                Some(("id", id)) => event.id = id.to_owned(),
+                Some(("data", data)) => event.data = serde_json::from_str(data).unwrap(),
+                None if line.trim().is_empty() && !event.name.is_empty() => return Some(event),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A document that is kept by events alone.
+struct Mirror {
+    document: Json,
+    last: String,
+    /// Versions, each once.
+    seen: Vec<String>,
+}
+
+impl Mirror {
+    fn take(&mut self, event: &Event) {
+        match event.name.as_str() {
+            "snapshot" => self.document = event.data["document"].clone(),
+            "patch" => {
+                assert_eq!(event.data["parents"], self.last, "nothing is missing");
+                let patch: json_patch::Patch = serde_json::from_value(event.data["patch"].clone()).unwrap();
+                json_patch::patch(&mut self.document, &patch).unwrap();
+            }
+            other => panic!("{other}: {}", event.data),
+        }
+        assert!(!self.seen.contains(&event.id), "twice");
+        self.seen.push(event.id.clone());
+        self.last = event.id.clone();
+    }
+}
+
+#[test]
+fn a_document_is_created_read_edited_and_deleted() {
+    let site = Site::new("*:write");
+    let path = site.document(json!({"items": ["milk", "eggs"], "n": 1}));
+    let read = site.get(&path);
+    assert_eq!(read.text, r#"{"items":["milk","eggs"],"n":1}"#);
+    let (etag, version) = (read.header("etag").to_owned(), read.header("version").to_owned());
+    let again = Ask::new("GET", site.url(&path)).header("if-none-match", &etag).send();
+    assert_eq!((again.status, again.text.as_str()), (304, ""));
+    let head = Ask::new("HEAD", site.url(&path)).send();
+    assert_eq!((head.status, head.text.as_str(), head.header("etag")), (200, "", etag.as_str()));
+
+    let merged = site.patch(&path, MERGE, &json!({"n": 2, "who": {"name": "Ann"}}));
+    assert_eq!(merged.json(), json!({"items": ["milk", "eggs"], "n": 2, "who": {"name": "Ann"}}));
+    assert!(merged.header("etag") != etag && merged.headers.get("merged").is_none());
+    // Who has seen the first version meant its second element, and says so by its index.
+    let stale = Ask::new("PATCH", site.url(&path)).header("parents", &version);
+    let stale = stale.body(
+        OPERATIONS,
+        json!([{"op": "remove", "path": "/items/1"}, {"op": "test", "path": "/n", "value": 1}]).to_string(),
+    );
+    let stale = stale.send();
+    assert_eq!(stale.json(), json!({"items": ["milk"], "n": 2, "who": {"name": "Ann"}}));
+    assert_eq!(stale.header("merged"), "?1");
+
+    Ask::new("PUT", site.url(&path)).json(&json!({})).send().is(428, "precondition");
+    let refused = Ask::new("PUT", site.url(&path)).header("if-match", &etag).json(&json!({})).send();
+    refused.is(412, "stale");
+    let present = refused.header("etag").to_owned();
+    let put =
+        Ask::new("PUT", site.url(&path)).header("if-match", &present).json(&json!({"items": ["milk", "rice"]})).send();
+    assert_eq!(put.json(), json!({"items": ["milk", "rice"]}));
+    Ask::new("PUT", site.url(&path)).header("if-none-match", "*").json(&json!({})).send().is(412, "stale");
+
+    let place = |method, place: &str| Ask::new(method, site.url(&format!("{path}/at/{place}")));
+    assert_eq!(place("PUT", "items/1").json(&json!("beans")).send().json(), json!({"items": ["milk", "beans"]}));
+    assert_eq!(place("PUT", "items/-").json(&json!("tea")).send().json(), json!({"items": ["milk", "beans", "tea"]}));
+    assert_eq!(place("GET", "items/2").send().json(), json!("tea"));
+    assert_eq!(place("DELETE", "items/0").send().json(), json!({"items": ["beans", "tea"]}));
+    place("GET", "items/9").send().is(404, "not-found");
+    place("DELETE", "nothing").send().is(404, "not-found");
+    let minimal = place("PUT", "n").header("prefer", "return=minimal").json(&json!(5)).send();
+    assert_eq!((minimal.status, minimal.text.as_str()), (204, ""));
+
+    // As it was, and what became of it.
+    let version = version.trim_matches('"');
+    assert_eq!(site.get(&format!("{path}?at={version}")).json(), json!({"items": ["milk", "eggs"], "n": 1}));
+    let now = site.get(&path);
+    let mut was = site.get(&format!("{path}?at={version}")).json();
+    let difference = site.get(&format!("{path}?diff={version}..{}", now.header("version").trim_matches('"')));
+    let difference: json_patch::Patch = serde_json::from_value(difference.json()).unwrap();
+    json_patch::patch(&mut was, &difference).unwrap();
+    assert_eq!(was, now.json());
+    let versions = site.get(&format!("{path}/versions")).json();
+    assert_eq!(versions["versions"].as_array().unwrap().last().unwrap()["version"], version);
+    assert_eq!(site.get(&format!("{path}/conflicts")).json()["conflicts"], json!([]));
+    assert_eq!(site.get(&format!("{path}/sync")).json()["saved_here"], true);
+    let binary = Ask::new("GET", site.url(&path)).header("accept", "application/vnd.automerge").send();
+    assert_eq!(binary.header("content-type"), "application/vnd.automerge");
+
+    let listed = site.get("/docs?limit=1").json();
+    assert_eq!(listed["documents"][0]["href"], format!("/v1/spaces/{}{path}", site.space));
+    assert_eq!(Ask::new("DELETE", site.url(&path)).send().status, 204);
+    site.get(&path).is(410, "gone");
+}
+
+#[test]
+fn lists_of_documents_come_in_pages() {
+    let site = Site::new("*:write");
+    for n in 0..5 {
+        let new = json!({"kind": if n < 3 { "a b" } else { "c" }, "name": format!("n{n}")});
+        assert_eq!(Ask::new("POST", site.url("/docs")).json(&new).send().status, 201);
+    }
+    let mut found = Vec::new();
+    let mut next = format!("/v1/spaces/{}/docs?kind=a%20b&limit=2", site.space);
+    loop {
+        let page = Ask::new("GET", format!("{}{next}", site.host())).send();
+        let json = page.json();
+        found.extend(json["documents"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()));
+        let Some(link) = json["next"].as_str() else { break };
+        assert_eq!(page.header("link"), format!("<{link}>; rel=\"next\""));
+        next = link.to_owned();
+    }
+    found.sort();
+    assert_eq!(found, ["n0", "n1", "n2"]);
+    assert_eq!(site.get("/docs?prefix=n4").json()["documents"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn tokens_give_rights_until_they_are_revoked() {
+    let site = Site::new("");
+    let path = format!("/docs/{}", site.home.run(&["doc", "new", "--name", "x"]).text());
+    site.get(&path).is(401, "no-token");
+    let token = |name: &str, right: &str| {
+        site.home.run(&["token", "new", name, "--space", &site.space, "--right", right]).text().to_owned()
+    };
+    let (read, write) = (token("reader", "read"), token("writer", "write"));
+    let ask =
+        |method, token: &str| Ask::new(method, site.url(&path)).header("authorization", format!("Bearer {token}"));
+    until("the tokens to be noticed", || (ask("GET", &read).send().status == 200).then_some(()));
+    let patch = json!({"a": 1}).to_string();
+    ask("PATCH", &read).body(MERGE, patch.clone()).send().is(403, "not-allowed");
+    assert_eq!(ask("PATCH", &write).body(MERGE, patch).send().json(), json!({"a": 1}));
+    let cookie = Ask::new("GET", site.url(&path)).header("cookie", format!("other=1; commonhold={read}")).send();
+    assert_eq!(cookie.status, 200);
+    ask("GET", "cht_nonsense").send().is(401, "no-token");
+    // Another space is as absent for it as one that does not exist.
+    let elsewhere = format!("{}/v1/spaces/{}/docs", site.host(), "0".repeat(64));
+    Ask::new("GET", elsewhere).header("authorization", format!("Bearer {read}")).send().is(404, "not-found");
+
+    let ticket = Ask::new("POST", format!("{}/v1/tickets", site.host()));
+    let ticket = ticket.header("authorization", format!("Bearer {read}")).send().json();
+    let once = format!("{path}?ticket={}", ticket["ticket"].as_str().unwrap());
+    assert_eq!(site.get(&once).status, 200);
+    site.get(&once).is(401, "no-token");
+
+    site.home.run(&["token", "new", "reader", "--all-spaces"]).fails(2, &["already", "token revoke reader"]);
+    site.home.run(&["token", "revoke", "reader"]).text();
+    until("the revocation to be noticed", || (ask("GET", &read).send().status == 401).then_some(()));
+    assert_eq!(ask("GET", &write).send().status, 200);
+    assert!(site.home.run(&["token", "ls"]).text().contains("writer"));
+    site.home.run(&["token", "revoke", "reader"]).fails(5, &["no token named"]);
+}
+
+#[test]
+fn what_does_not_work_is_told_with_its_kind() {
+    let site = Site::new("*:write");
+    let path = site.document(json!({"n": 1, "list": []}));
+    let patch = |kind: &str, body: &str| Ask::new("PATCH", site.url(&path)).body(kind, body).send();
+    let unknown = "ab".repeat(32);
+    let wrong = patch("text/plain", "{}");
+    wrong.is(415, "media-type");
+    assert!(wrong.header("accept-patch").contains(MERGE));
+    patch(MERGE, "{").is(400, "bad-request");
+    patch(MERGE, "[]").is(422, "unprocessable");
+    patch(OPERATIONS, r#"[{"op": "test", "path": "/n", "value": 2}]"#).is(409, "conflict");
+    patch(OPERATIONS, r#"[{"op": "remove", "path": "/m"}]"#).is(422, "unprocessable");
+    patch(OPERATIONS, r#"[{"op": "explode"}]"#).is(400, "bad-request");
+    patch(MERGE, &json!({"long": "x".repeat(9 << 20)}).to_string()).is(413, "too-large");
+    patch(MERGE, &json!({"x".repeat(2_000): 1}).to_string()).is(413, "too-large");
+    site.get(&format!("{path}?at={unknown}")).is(410, "gone");
+    site.get(&format!("{path}?at=nonsense")).is(400, "bad-request");
+    site.get(&format!("{path}?min={unknown}")).is(503, "not-yet");
+    site.get("/docs?limit=many").is(400, "bad-request");
+    site.get(&format!("/docs/{unknown}")).is(404, "not-found");
+    site.get("/docs/short").is(404, "not-found");
+    site.get("/nowhere").is(404, "not-found");
+    site.get("/events").is(400, "bad-request");
+    Ask::new("GET", format!("{}/v1/spaces/{unknown}/docs", site.host())).send().is(404, "not-found");
+    Ask::new("POST", site.url(&path)).send().is(405, "method");
+    Ask::new("GET", site.url(&path)).header("accept", "image/png").send().is(406, "not-acceptable");
+    Ask::new("POST", site.url("/docs")).json(&json!({"unknown": 1})).send().is(400, "bad-request");
+    let both = Ask::new("PUT", site.url(&path)).header("if-match", "*").header("parents", "").json(&json!({})).send();
+    both.is(400, "bad-request");
+    let stale = Ask::new("PUT", site.url(&path)).header("parents", unknown).json(&json!({})).send();
+    stale.is(410, "gone");
+    // Nothing of all that has changed anything, and the process lives.
+    assert_eq!(site.get(&path).json(), json!({"n": 1, "list": []}));
+}
+
+#[test]
+fn a_stream_of_events_goes_on_at_another_peer() {
+    let origin = Site::new("*:write");
+    let path = origin.document(json!({"items": [], "text": "a"}));
+    let other = origin.joined("*:write");
+    until("the document at the other peer", || (other.get(&path).status == 200).then_some(()));
+    let mut mirror = Mirror { document: Json::Null, last: String::new(), seen: Vec::new() };
+    let mut stream = Stream::open(&origin.url(&format!("{path}/events")), None);
+    mirror.take(&stream.next().unwrap());
+    for n in 0..5 {
+        let patch = json!([{"op": "add", "path": "/items/-", "value": n}, {"op": "replace", "path": "/text", "value": format!("a{n}")}]);
+        let version = origin.patch(&path, OPERATIONS, &patch).header("version").trim_matches('"').to_owned();
+        mirror.take(&stream.next().unwrap());
+        assert_eq!(mirror.last, version);
+    }
+    // The other peer has the last that was seen, and edits while the origin dies.
+    let arrived = format!("{path}?min={}", mirror.last);
+    assert_eq!(Ask::new("GET", other.url(&arrived)).header("prefer", "wait=60").send().status, 200);
+    drop(origin);
+    assert!(stream.next().is_none());
+    assert_eq!(other.patch(&path, MERGE, &json!({"while": "away"})).status, 200);
+    let mut stream = Stream::open(&other.url(&format!("{path}/events")), Some(&mirror.last));
+    mirror.take(&stream.next().unwrap());
+    assert_eq!(other.patch(&path, MERGE, &json!({"text": "b"})).status, 200);
+    mirror.take(&stream.next().unwrap());
+    assert_eq!(mirror.document, json!({"items": [0, 1, 2, 3, 4], "text": "b", "while": "away"}));
+    assert_eq!(mirror.document, other.get(&path).json());
+
+    // A parameter instead of the header, and a version that nobody has.
+    let mut same =
+        Stream::open(&format!("{}?last_event_id={}", other.url(&format!("{path}/events")), mirror.last), None);
+    assert_eq!(other.patch(&path, MERGE, &json!({"text": "c"})).status, 200);
+    assert_eq!(same.next().unwrap().name, "patch");
+    let mut unknown = Stream::open(&other.url(&format!("{path}/events")), Some(&"ab".repeat(32)));
+    let names: Vec<String> = (0..2).map(|_| unknown.next().unwrap().name).collect();
+    assert_eq!(names, ["reset", "snapshot"]);
+}
+
+#[test]
+fn several_documents_share_a_stream_that_can_be_resumed() {
+    let site = Site::new("*:write");
+    let paths = [site.document(json!({"n": 0})), site.document(json!({"n": 0}))];
+    let ids: Vec<&str> = paths.iter().map(|path| path.strip_prefix("/docs/").unwrap()).collect();
+    let url = site.url(&format!("/events?doc={}&doc={}", ids[0], ids[1]));
+    let mut stream = Stream::open(&url, None);
+    let first: Vec<Event> = (0..2).map(|_| stream.next().unwrap()).collect();
+    assert!(first.iter().all(|event| event.name == "snapshot"));
+    site.patch(&paths[0], MERGE, &json!({"n": 1})).json();
+    let last = stream.next().unwrap().id;
+    drop(stream);
+    site.patch(&paths[1], MERGE, &json!({"n": 2})).json();
+    let mut stream = Stream::open(&url, Some(&last));
+    let event = stream.next().unwrap();
+    assert_eq!((event.name.as_str(), &event.data["doc"]), ("patch", &json!(ids[1])));
+    assert_eq!(event.data["patch"], json!([{"op": "replace", "path": "/n", "value": 2}]));
+}
+
+#[test]
+fn every_intent_of_fifty_clients_and_five_peers_is_kept() {
+    const CLIENTS: usize = 50;
+    const ROUNDS: usize = 4;
+    let site = Site::new("*:write");
+    let path = site.document(json!({"by": {}, "log": [], "text": "begin."}));
+    let doc = path.strip_prefix("/docs/").unwrap().to_owned();
+    let peers: Vec<Site> = (0..5).map(|_| site.joined("")).collect();
+    let seen = site.get(&path).header("version").to_owned();
+    let merged = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let (site, path, seen, merged) = (&site, &path, &seen, &merged);
+            scope.spawn(move || {
+                let agent = agent();
+                for round in 0..ROUNDS {
+                    // All have seen the same, however much others have written by then.
+                    let patch = json!([
+                        {"op": "add", "path": format!("/by/c{client}-{round}"), "value": {"n": round}},
+                        {"op": "add", "path": "/log/-", "value": format!("c{client}-{round}")},
+                        {"op": "replace", "path": "/text", "value": format!("begin. c{client}-{round};")},
+                    ]);
+                    let ask = Ask::new("PATCH", site.url(path)).header("parents", seen);
+                    let answer = ask.body(OPERATIONS, patch.to_string()).send_by(&agent);
+                    assert_eq!(answer.status, 200, "{}", answer.text);
+                    merged.fetch_add(usize::from(answer.headers.contains_key("merged")), Ordering::Relaxed);
+                }
+            });
+        }
+        for (n, peer) in peers.iter().enumerate() {
+            let doc = &doc;
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    let name = format!("p{n}-{round}");
+                    until("the document", || {
+                        (peer.home.run(&["set", doc, &format!("by/{name}"), "1"]).code == 0).then_some(())
+                    });
+                    peer.home.run(&["set", doc, "log/-", &format!("\"{name}\"")]).text();
+                }
+            });
+        }
+    });
+    let all = CLIENTS * ROUNDS + peers.len() * ROUNDS;
+    let document = until("all intents at the origin", || {
+        let document = site.get(&path).json();
+        (document["log"].as_array().unwrap().len() == all && document["by"].as_object().unwrap().len() == all)
+            .then_some(document)
+    });
+    let mut log: Vec<&str> = document["log"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+    log.sort_unstable();
+    log.dedup();
+    assert_eq!(log.len(), all, "each once");
+    let text = document["text"].as_str().unwrap();
+    for client in 0..CLIENTS {
+        for round in 0..ROUNDS {
+            assert!(text.contains(&format!(" c{client}-{round};")), "{client} {round}: {text}");
+        }
+    }
+    assert!(
+        merged.load(Ordering::Relaxed) >= CLIENTS * ROUNDS - 1,
+        "all but the first were meant for an older version"
+    );
+    for peer in &peers {
+        let same = || (peer.home.run(&["get", &doc, "--json"]).json()["value"] == document).then_some(());
+        until("the same at each peer", same);
+    }
+}
+
+#[test]
+fn blobs_are_stored_and_read_in_parts() {
+    let site = Site::new("*:write");
+    let content: Vec<u8> = (0..600_000u32).flat_map(|n| n.to_be_bytes()).collect();
+    let stored = Ask::new("POST", site.url("/blobs")).body("image/png", content.clone()).send();
+    assert_eq!(stored.status, 201);
+    let name = stored.json()["name"].as_str().unwrap().to_owned();
+    assert!(name.ends_with("?size=2400000&type=image/png"), "{name}");
+    let url = format!("{}{}", site.host(), stored.header("location"));
+    let bytes = |range: Option<&str>| {
+        let mut request = agent().get(&url);
+        if let Some(range) = range {
+            request = request.header("range", range);
+        }
+        let mut answer = request.call().unwrap();
+        (answer.status().as_u16(), answer.body_mut().with_config().limit(10 << 20).read_to_vec().unwrap())
+    };
+    assert!(bytes(None) == (200, content.clone()));
+    assert!(bytes(Some("bytes=262143-1048577")) == (206, content[262_143..1_048_578].to_vec()));
+    assert!(bytes(Some("bytes=-5")) == (206, content[2_399_995..].to_vec()));
+    assert_eq!(bytes(Some("bytes=2400000-")).0, 416);
+    let head = Ask::new("HEAD", url.clone()).send();
+    assert!(head.header("cache-control").contains("immutable") && head.header("content-length") == "2400000");
+    let known = Ask::new("GET", url.clone()).header("if-none-match", head.header("etag")).send();
+    assert_eq!(known.status, 304);
+    let other = Ask::new("PUT", site.url(&format!("/blobs/{}", "ab".repeat(32)))).body("text/plain", "hello").send();
+    other.is(422, "unprocessable");
+    let hash = blake3::hash(b"hello").to_hex();
+    assert_eq!(Ask::new("PUT", site.url(&format!("/blobs/{hash}"))).body("text/plain", "hello").send().status, 201);
+    assert_eq!(Ask::new("PUT", site.url(&format!("/blobs/{hash}"))).body("text/plain", "hello").send().status, 204);
+    Ask::new("GET", site.url(&format!("/blobs/{}", "cd".repeat(32)))).send().is(404, "not-found");
+    // A peer that has none of it asks the others.
+    let peer = site.joined("*:read");
+    let size = format!("/blobs/{hash}?size=5&type=text/plain");
+    let fetched = Ask::new("GET", peer.url(&size)).header("prefer", "wait=60").send();
+    assert_eq!((fetched.status, fetched.text.as_str(), fetched.header("content-type")), (200, "hello", "text/plain"));
+}
+
+#[test]
+fn a_peer_that_stops_answers_what_is_under_way_and_says_goodbye_to_streams() {
+    let site = Site::new("*:write");
+    let path = site.document(json!({"n": 0}));
+    let mut streams: Vec<Stream> = (0..20).map(|_| Stream::open(&site.url(&format!("{path}/events")), None)).collect();
+    streams.iter_mut().for_each(|stream| assert_eq!(stream.next().unwrap().name, "snapshot"));
+    let (url, written) = (site.url(&path), AtomicUsize::new(0));
+    let Site { home, served, space } = site;
+    thread::scope(|scope| {
+        for client in 0..4 {
+            let (url, written) = (&url, &written);
+            scope.spawn(move || {
+                for n in 0.. {
+                    let request = agent().patch(url).header("content-type", MERGE);
+                    // An error is a connection that was refused: nobody listens any more.
+                    let Ok(answer) = request.send(json!({ format!("k{client}-{n}"): n }).to_string()) else { break };
+                    if answer.status() == 503 {
+                        break;
+                    }
+                    assert_eq!(answer.status(), 200);
+                    written.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        until("some writes", || (written.load(Ordering::Relaxed) > 100).then_some(()));
+        let (status, _, _) = served.stop();
+        assert!(status.success());
+    });
+    for stream in &mut streams {
+        let last = std::iter::from_fn(|| stream.next()).last().unwrap();
+        assert_eq!((last.name.as_str(), &last.data["reason"]), ("bye", &json!("stopping")));
+    }
+    let again = Site::of(home, space, "*:read");
+    let kept = again.get(&path).json().as_object().unwrap().len() - 1;
+    assert!(kept >= written.load(Ordering::Relaxed), "{kept} of {written:?} answered writes are there");
+}
+
+#[test]
+fn the_lines_of_the_guide_run() {
+    let site = Site::new("*:write");
+    let guide = include_str!("../../docs/http.md");
+    let (_, rest) = guide.split_once("<!-- These lines are run by a test. -->\n```sh\n").unwrap();
+    let (script, _) = rest.split_once("```").unwrap();
+    let script = script.replace("http://127.0.0.1:7342", &site.host());
+    if Command::new("curl").arg("--version").output().is_err() {
+        eprintln!("skipped: no curl");
+        return;
+    }
+    let said = finish(Command::new("sh").arg("-c").arg(&script).env("SPACE", &site.space));
+    assert!(said.out.contains(r#"{"items":["oat milk","eggs"],"note":"tomorrow"}"#), "{}{}", said.out, said.err);
+    assert!(said.out.contains("event: snapshot"), "{}", said.out);
+}
