@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use commonhold_sync::chain::{Opening, Tip};
+use commonhold_sync::chain::{Opening, Segment, Tip};
 use commonhold_sync::id::{ChainId, DocId, EntryId, SpaceId};
 use commonhold_sync::log::{Image, Log, StoredSegment};
 use commonhold_sync::merkle::Frontier;
@@ -172,7 +172,13 @@ fn changes(
             if tree != branch.frontier {
                 return Err(format!("entries of chain {chain} are missing or changed"));
             }
-            signed(space, doc, &line.opening, &branch.tip, &tree)?;
+            // A second gateway may have gone on with a foreign chain: the segment tells which.
+            let newest = || segments.iter().map(|stored| &stored.segment).find(|segment| segment.tip == branch.tip);
+            let by = |segment: &Segment| match segment.opening.chain(space, &doc) == chain {
+                true => signed(space, doc, &segment.opening, &branch.tip, &tree),
+                false => Err(format!("the newest segment of chain {chain} is of another")),
+            };
+            signed(space, doc, &line.opening, &branch.tip, &tree).or_else(|why| newest().map_or(Err(why), by))?;
             entries += branch.len() - branch.shared;
         }
     }

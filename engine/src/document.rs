@@ -4,7 +4,8 @@
 //! ours. Nothing here does I/O, knows of peers, or checks tips and rights: `commonhold_sync` has done that before.
 //!
 //! The way in for others' entries: [`View::apply_remote`] → `admit` (rule M1, over `graph` and `op_index`) → one guarded batch
-//! (rule M2). Where chains have forked, `naming` and `renaming` stand before the library, so that it sees no fork. The way out for edits: [`View::edit`] → [`View::flush`]. `snapshot` packs a whole view and unpacks it without trust.
+//! (rule M2). Where chains have forked, `naming` and `renaming` stand before the library, so that it sees no fork. The way out for edits: [`View::edit`] → [`View::flush`]. `snapshot` packs a whole view and unpacks it without trust. `sync_message` and
+//! `sync_state` talk with clients of Automerge.
 
 mod admit;
 mod base;
@@ -26,6 +27,8 @@ mod renaming;
 #[cfg(feature = "simulator")]
 pub(crate) mod rewritten;
 mod snapshot;
+pub(crate) mod sync_message;
+pub(crate) mod sync_state;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -42,6 +45,7 @@ pub use read::{Alternative, ChangeInfo};
 pub use reconcile_json::ScalarString;
 pub use remake::{ReadLog, Reloaded};
 pub use snapshot::{Head, NotNow, SnapshotCaps, SnapshotEntry, SnapshotFault};
+pub use sync_message::{BadMessage, MESSAGE_BYTES_MAX};
 pub use value::{ObjId, ObjKind, Prop, Scalar, Value};
 pub use view::{Applied, Broken, Cost, View};
 pub use wanted::{Element, Wanted};

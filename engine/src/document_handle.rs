@@ -110,6 +110,14 @@ impl Document {
         &self.open
     }
 
+    pub(crate) fn open_arc(&self) -> Arc<OpenDocument> {
+        self.open.clone()
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Its id.
     pub fn id(&self) -> DocId {
         self.open.doc

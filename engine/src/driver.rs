@@ -654,6 +654,10 @@ fn answer(shared: &Shared, space: SpaceId, doc: Option<DocId>, reply: Reply, res
         Reply::Records(reply) => drop(reply.send(result.map(|said| said.records).map_err(error))),
         Reply::Entries(reply) => drop(reply.send(result.map(|said| said.end).map_err(error))),
         Reply::Document(open, number) => open.resolved(number, result.map(drop)),
+        Reply::Foreign(open, number, reply) => {
+            open.resolved_foreign(number, result.is_ok());
+            drop(reply.send(result.map(drop).map_err(error)));
+        }
     }
 }
 

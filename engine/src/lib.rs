@@ -20,6 +20,7 @@ mod driver;
 mod erasure;
 mod error;
 mod foreign;
+mod foreign_sync;
 mod invite;
 pub mod lineage;
 pub mod local;
@@ -63,6 +64,7 @@ pub use document::{
 pub use document_handle::{Document, Path, Version};
 pub use erasure::Erasure;
 pub use error::{EditFailure, Error, OpenError};
+pub use foreign_sync::{ForeignSync, ForeignSyncError, Received, Wants, wants};
 pub use invite::{Invite, InviteError};
 pub use lineage::Outcome;
 pub use node::Node;

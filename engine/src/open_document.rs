@@ -6,6 +6,7 @@
 //! Architecture Invariant: batches of edits reach the driver in the order in which they were flushed, because they are
 //! handed over under the view's lock.
 
+pub(crate) mod foreign;
 mod inbox;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -47,6 +48,8 @@ pub(crate) struct OpenDocument {
     resolved: AtomicU64,
     /// Edits in the view that were not handed over.
     dirty: AtomicBool,
+    /// Counts what changes the view, for whoever talks with a client about it.
+    moves: tokio::sync::watch::Sender<u64>,
     pub(crate) handles: AtomicUsize,
     pub(crate) used: AtomicU64,
     /// Rough memory cost, as of the last load.
@@ -95,6 +98,7 @@ impl OpenDocument {
             submitted: AtomicU64::new(0),
             resolved: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
+            moves: tokio::sync::watch::Sender::new(0),
             handles: AtomicUsize::new(0),
             used: AtomicU64::new(0),
             bytes: AtomicUsize::new(0),
@@ -217,6 +221,10 @@ impl OpenDocument {
         self.view.lock().await.end_watchers();
     }
 
+    fn moved(&self) {
+        self.moves.send_modify(|count| *count += 1);
+    }
+
     async fn make_again(self: &Arc<Self>, reload: Reload) {
         let mut shown = self.view.clone().lock_owned().await;
         let unsaved = match reload {
@@ -266,6 +274,7 @@ impl OpenDocument {
             self.lose(why);
         }
         drop(shown);
+        self.moved();
         self.shared.moved();
     }
 
@@ -293,6 +302,7 @@ impl OpenDocument {
         shown.state = State::Failed(Error::Deleted(self.doc));
         shown.end_watchers();
         self.dirty.store(false, Ordering::Release);
+        self.moved();
     }
 
     /// Shows what has come since the last frame.
@@ -308,6 +318,7 @@ impl OpenDocument {
             shown.apply(&entries, from)
         };
         let Some(applied) = applied else { return self.reload() };
+        self.moved();
         for (id, fault) in &applied.invalid {
             self.shared.emit(NodeEvent::Notice {
                 peer: from,
@@ -471,6 +482,7 @@ impl OpenDocument {
             let entries = entries.into_iter().map(|entry| entry.bytes).collect();
             let local = Local::Entries { doc: self.doc, opening, entries };
             room.send(Command::Say { space: self.space, local, reply: Reply::Document(this, number) });
+            self.moved();
         }
         self.dirty.store(false, Ordering::Release);
         Ok(())

@@ -118,6 +118,8 @@ pub(crate) enum Reply {
     Entries(oneshot::Sender<Result<Option<(ChainId, u64)>, Error>>),
     /// A batch of a document's own edits, by its number.
     Document(Arc<OpenDocument>, u64),
+    /// A batch of foreign changes that the document shows already, by its number.
+    Foreign(Arc<OpenDocument>, u64, oneshot::Sender<Result<(), Error>>),
 }
 
 /// What the node is able to do.

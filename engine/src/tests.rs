@@ -7,6 +7,7 @@ mod disk;
 mod ends;
 mod files;
 mod fixture;
+mod foreign_syncs;
 mod life;
 mod losses;
 mod partial;

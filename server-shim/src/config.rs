@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use axum::http::HeaderValue;
-use commonhold_engine::{Address, Budgets, DeviceId, Discovery, Lan, Serving as WhenToServe};
+use commonhold_engine::{Address, Budgets, DeviceId, Discovery, Lan, Serving as WhenToServe, SpaceId};
 
 use crate::args::{Global, Serving};
 use crate::failure::Failure;
@@ -145,6 +145,16 @@ impl Settings {
     /// Where announces over HTTP are taken.
     pub(crate) fn announce_listen(&self) -> Vec<SocketAddr> {
         self.texts("discovery.listen").iter().filter_map(|text| text.parse().ok()).collect()
+    }
+
+    /// Where automerge-repo clients connect.
+    pub(crate) fn gateway_listen(&self) -> Vec<SocketAddr> {
+        self.texts("gateway.listen").iter().filter_map(|text| text.parse().ok()).collect()
+    }
+
+    /// The space of their documents, if it is named.
+    pub(crate) fn gateway_space(&self) -> Option<SpaceId> {
+        self.text("gateway.space").parse().ok()
     }
 
     /// Where HTTP is served.

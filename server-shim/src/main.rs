@@ -10,6 +10,7 @@ mod doctor;
 mod drill;
 mod editor;
 mod failure;
+mod gateway;
 mod http;
 mod identity;
 mod local;

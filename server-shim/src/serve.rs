@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -20,6 +21,7 @@ use tracing::{info, warn};
 use crate::args::{Serving, WritersArg};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
+use crate::gateway;
 use crate::http::{self, Listening};
 use crate::local;
 use crate::operate;
@@ -52,7 +54,11 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
         Ok(listening) => listening,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
-    let ready = match announce(&node, serving, &listening, starter, json).await {
+    let gateway = match gateway::listen(&node, &settings.gateway_listen(), settings.gateway_space()).await {
+        Ok(gateway) => gateway,
+        Err(failure) => return close(node).await.and(Err(failure)),
+    };
+    let ready = match announce(&node, serving, (&listening, &gateway.addresses), starter, json).await {
         Ok(ready) => ready,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
@@ -78,7 +84,7 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
         stop.requested().await;
         std::process::exit(Exit::Failed as i32);
     });
-    drop(local);
+    drop((local, gateway));
     if let Some(ready) = ready {
         // What cannot be removed names a process that is gone, which readers must expect after a kill anyway.
         let _ = std::fs::remove_file(ready);
@@ -104,7 +110,7 @@ async fn close(node: Node) -> Result<(), Failure> {
 async fn announce(
     node: &Node,
     serving: &Serving,
-    listening: &Listening,
+    (listening, gateway): (&Listening, &[SocketAddr]),
     starter: bool,
     json: bool,
 ) -> Result<Option<PathBuf>, Failure> {
@@ -124,6 +130,7 @@ async fn announce(
         "peer": me.peer,
         "addresses": me.addresses,
         "announces": listening.announces,
+        "gateway": gateway,
         "http": listening.programs,
         "invite": invite.as_ref().map(|invite| &invite.invite),
         "space": invite.as_ref().map(|invite| &invite.space),
@@ -148,6 +155,9 @@ async fn announce(
     let off = if node.announced().is_none() { " (refuses all: set discovery.tracker to true)" } else { "" };
     for address in &listening.announces {
         text += &format!("tracker  http://{address}{off}\n");
+    }
+    for address in gateway {
+        text += &format!("gateway  ws://{address}/\n");
     }
     for address in &listening.programs {
         text += &format!("http     http://{address}/v1/spaces\n");

@@ -10,6 +10,7 @@ mod liars;
 mod local;
 mod peers;
 mod snapshots;
+mod sync_messages;
 mod traces;
 
 use automerge as am;

@@ -175,6 +175,11 @@ impl View {
         self.index.is_some()
     }
 
+    /// How many entries are in the view.
+    pub(crate) fn changes(&self) -> usize {
+        self.graph.len()
+    }
+
     /// What the view costs.
     pub fn cost(&self) -> Cost {
         let stats = with_doc!(self, doc => ReadDoc::stats(doc));

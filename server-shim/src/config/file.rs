@@ -63,7 +63,9 @@ fn texts(key: &Key, value: &Spanned<DeValue<'_>>) -> Option<Vec<String>> {
     match (key.kind, value.get_ref()) {
         (Kind::Number(..), DeValue::Integer(number)) => Some(vec![number.to_string()]),
         (Kind::Flag, DeValue::Boolean(flag)) => Some(vec![flag.to_string()]),
-        (Kind::Path | Kind::Choice(_) | Kind::Filter, DeValue::String(text)) => Some(vec![text.to_string()]),
+        (Kind::Path | Kind::Choice(_) | Kind::Filter | Kind::Space, DeValue::String(text)) => {
+            Some(vec![text.to_string()])
+        }
         (Kind::List(_), DeValue::Array(items)) => items
             .iter()
             .map(|item| match item.get_ref() {

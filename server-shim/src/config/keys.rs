@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use commonhold_engine::{Address, DeviceId, HttpTracker};
+use commonhold_engine::{Address, DeviceId, HttpTracker, SpaceId};
 
 use crate::shim::access::Opened;
 
@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     Filter,
     /// A whole number between these, both included.
     Number(u64, u64),
+    /// The id of a space, or nothing.
+    Space,
     /// A list of these.
     List(Item),
 }
@@ -129,6 +131,13 @@ pub(crate) const KEYS: &[Key] = &[
         "",
         "network interfaces for that; empty: all but loopback",
     ),
+    key_of(
+        "gateway.listen",
+        Kind::List(Item::Socket),
+        "",
+        "where automerge-repo clients connect, such as 127.0.0.1:7343; whoever reaches it can create documents, and read and edit those whose ids it knows",
+    ),
+    key_of("gateway.space", Kind::Space, "", "the space that their documents are in, by id; empty: the only one"),
     key_of("http.listen", Kind::List(Item::Socket), "", "where HTTP is served (docs/http.md), such as 127.0.0.1:7342"),
     key_of(
         "http.open",
@@ -237,6 +246,8 @@ impl Key {
                 let filter = text.parse::<tracing_subscriber::filter::Targets>();
                 filter.map(drop).map_err(|error| crate::failure::chain(&error))
             }
+            Kind::Space if text.is_empty() => Ok(()),
+            Kind::Space => text.parse::<SpaceId>().map(drop).map_err(|error| error.to_string()),
             Kind::Number(least, most) => match text.parse::<u64>() {
                 Ok(number) if (least..=most).contains(&number) => Ok(()),
                 Ok(_) => Err("out of range".into()),
@@ -274,6 +285,7 @@ impl Kind {
                 "one of: off, error, warn, info, debug, trace; or a filter such as commonhold_engine=debug".into()
             }
             Kind::Number(least, most) => format!("a whole number from {least} to {most}"),
+            Kind::Space => "the id of a space, of 64 hex digits, or nothing".into(),
             Kind::List(Item::Address) => "addresses such as ws://127.0.0.1:7340/".into(),
             Kind::List(Item::Peer) => {
                 "addresses such as ws://example.org:7340/ or ws://example.org:7340/#PEERID".into()

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use minicbor::{Decode, Encode};
 
 use super::SaidAt;
-use crate::chain::{Opening, Segment, Tip};
+use crate::chain::{Kind, Opening, Segment, Tip};
 use crate::clock::Clock;
 use crate::id::{DeviceId, DocId, EntryId, SpaceId};
 use crate::lines::{Line, Lines};
@@ -88,7 +88,9 @@ impl Image {
 
     /// How many entries of a branch of a chain count.
     pub fn counted(&self, opening: &Opening, branch: u16) -> u64 {
-        let line = self.lines.iter().find(|line| line.opening == *opening);
+        // A foreign chain is one chain whoever vouches for a part of it.
+        let same = |known: &Opening| *known == *opening || (opening.kind != Kind::Own && known.kind == opening.kind);
+        let line = self.lines.iter().find(|line| same(&line.opening));
         line.map_or(0, |line| line.counted(usize::from(branch)))
     }
 

@@ -372,6 +372,15 @@ impl Peer {
         if current != ends || log.is_deleted() {
             return;
         }
+        // Where a second gateway went on with a foreign chain, the newest tip is not by who opened it: a snapshot, which names one
+        // opening for each chain, would not verify. Such a document travels raw.
+        let verifies = |line: &crate::lines::Line| {
+            let first = line.branches.first();
+            first.is_some_and(|branch| branch.tip.verifies(&space, &doc, &line.opening, &branch.frontier.head()))
+        };
+        if !lines.iter().filter(|line| line.opening.kind != Kind::Own).all(verifies) {
+            return;
+        }
         let Some(heads) = log.heads_for_snapshot(&heads) else {
             if log.is_shallow() {
                 // A part of their past is inside the last snapshot, and would be lacking in this one.

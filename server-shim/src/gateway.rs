@@ -1,0 +1,115 @@
+//! A gateway for apps on `@automerge/automerge-repo`: a WebSocket at which its clients sync documents of one space unchanged.
+//!
+//! They sign nothing, so this peer vouches for their changes; what they send is bounded here (frames, by `wire`) and in the engine
+//! (what is in them). `hub` is what connections share, `ids` maps their ids of documents to ours, `connection` is one client,
+//! `document` one document of a client. docs/gateway.md is for users.
+
+mod connection;
+mod document;
+mod hub;
+mod ids;
+mod wire;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use commonhold_engine::{Node, SpaceId};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{debug, info};
+
+use crate::failure::{Exit, Failure};
+use hub::Hub;
+
+/// Connections at once; more are hung up on. What one may cost stands with the limits of `connection`.
+const CONNECTIONS_MAX: usize = 1_024;
+
+/// Listening, until it is dropped.
+pub(crate) struct Listening {
+    /// With the ports that the system chose.
+    pub(crate) addresses: Vec<SocketAddr>,
+    _serving: JoinSet<()>,
+}
+
+/// Listens at these addresses, for documents of this space.
+pub(crate) async fn listen(
+    node: &Node,
+    addresses: &[SocketAddr],
+    space: Option<SpaceId>,
+) -> Result<Listening, Failure> {
+    let (mut serving, mut bound) = (JoinSet::new(), Vec::new());
+    if addresses.is_empty() {
+        return Ok(Listening { addresses: bound, _serving: serving });
+    }
+    let space = space_of(node, space)?;
+    let (hub, changes) = Hub::open(node.clone(), space).await.map_err(|error| crate::operate::failure(&error))?;
+    let hub = Arc::new(hub);
+    serving.spawn(hub::follow(hub.clone(), changes));
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    for address in addresses {
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            Failure::new(
+                Exit::InUse,
+                "listen",
+                format!("cannot listen for automerge-repo clients on {address}: {error}"),
+                "choose another address or port for gateway.listen, or stop what uses it",
+            )
+        })?;
+        bound.extend(listener.local_addr());
+        serving.spawn(accept(listener, hub.clone(), places.clone()));
+    }
+    info!(addresses = ?bound, %space, "takes automerge-repo clients");
+    Ok(Listening { addresses: bound, _serving: serving })
+}
+
+/// The space that clients' documents are in: the one that was named, or the only one.
+fn space_of(node: &Node, named: Option<SpaceId>) -> Result<SpaceId, Failure> {
+    let held: Vec<SpaceId> = node.spaces().iter().map(|info| info.id).collect();
+    match (named, held.as_slice()) {
+        (Some(named), held) if held.contains(&named) => Ok(named),
+        (Some(named), _) => Err(Failure::not_found(
+            "gateway_space",
+            format!("gateway.space is {named}, which this peer does not hold"),
+            "join that space first (commonhold join INVITE), or name one of `commonhold space list`",
+        )),
+        (None, [only]) => Ok(*only),
+        (None, []) => Err(Failure::not_found(
+            "gateway_space",
+            "gateway.listen is set, and there is no space for the documents of its clients",
+            "make one first: commonhold space new",
+        )),
+        (None, _) => Err(Failure::usage(
+            "gateway_space",
+            "gateway.listen is set, and this peer holds several spaces",
+            "set gateway.space to the id of the one whose documents clients may have",
+        )),
+    }
+}
+
+async fn accept(listener: TcpListener, hub: Arc<Hub>, places: Arc<Semaphore>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Most often no file descriptors are left; asking again at once would spin.
+                debug!(%error, "accepting failed");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            debug!(%from, "too many connections");
+            continue;
+        };
+        let hub = hub.clone();
+        connections.spawn(async move {
+            let _place = place;
+            connection::serve(hub, stream, from).await;
+        });
+    }
+}

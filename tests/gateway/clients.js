@@ -1,0 +1,133 @@
+// Stock automerge-repo clients. Commands come as lines of JSON on standard input, each with a number; so do the answers.
+// Nothing in here knows what it talks to: the assertions are in gateway.rs.
+
+import { createInterface } from "node:readline"
+import { generateAutomergeUrl, Repo } from "@automerge/automerge-repo"
+import { WebSocketClientAdapter } from "@automerge/automerge-repo-network-websocket"
+import { NodeFSStorageAdapter } from "@automerge/automerge-repo-storage-nodefs"
+
+// The adapter throws what a connection that is reset reports, outside of anything that could catch it.
+process.on("uncaughtException", error => {
+  if (!["ECONNRESET", "ECONNREFUSED", "EPIPE"].includes(error.code)) {
+    console.error(error)
+    process.exit(1)
+  }
+})
+
+const repos = new Map()
+const handles = new Map()
+
+const handleOf = ({ repo, url }) => handles.get(repo + url)
+
+function keep(repo, handle) {
+  const known = { handle, heard: [], remote: [] }
+  handle.on("ephemeral-message", ({ senderId, message }) => known.heard.push({ senderId, message }))
+  handle.on("remote-heads", ({ storageId, heads }) => known.remote.push({ storageId, heads }))
+  handles.set(repo + handle.url, known)
+  return known
+}
+
+// Asks again at each turn of the loop until there is an answer: whoever waits for it has the deadline.
+async function until(look) {
+  for (;;) {
+    const found = look()
+    if (found) return found
+    await new Promise(resolve => setTimeout(resolve, 5))
+  }
+}
+
+const plain = doc => JSON.parse(JSON.stringify(doc))
+
+const commands = {
+  async repo({ repo, address, storage, gossip }) {
+    const made = new Repo({
+      network: [new WebSocketClientAdapter(address, 100)],
+      peerId: repo,
+      storage: storage && new NodeFSStorageAdapter(storage),
+      enableRemoteHeadsGossiping: gossip,
+    })
+    repos.set(repo, made)
+    await made.networkSubsystem.whenReady()
+    return { storage: await made.storageId() }
+  },
+  async create({ repo, value }) {
+    const { handle } = keep(repo, repos.get(repo).create(value))
+    return { url: handle.url, id: handle.documentId }
+  },
+  async find({ repo, url }) {
+    const handle = await repos.get(repo).find(url)
+    keep(repo, handle)
+    return { value: plain(handle.doc()) }
+  },
+  // `code` changes `d`.
+  async change(command) {
+    handleOf(command).handle.change(new Function("d", command.code))
+    return {}
+  },
+  // Appends numbers to a list, one change each.
+  async append(command) {
+    const { handle } = handleOf(command)
+    for (let n = 0; n < command.count; n++) {
+      handle.change(d => void d[command.list].push(`${command.repo} ${n}`))
+      await new Promise(resolve => setTimeout(resolve, 1))
+    }
+    return {}
+  },
+  // Returns the document once `code` says so of `d`.
+  async until(command) {
+    const { handle } = handleOf(command)
+    const holds = new Function("d", `return ${command.code}`)
+    await until(() => holds(handle.doc()))
+    return { value: plain(handle.doc()), heads: handle.heads() }
+  },
+  async broadcast(command) {
+    handleOf(command).handle.broadcast(command.message)
+    return {}
+  },
+  async heard(command) {
+    const { heard } = handleOf(command)
+    await until(() => heard.length >= command.count)
+    return { heard }
+  },
+  async follow({ repo, storage }) {
+    repos.get(repo).subscribeToRemotes([storage])
+    return {}
+  },
+  // Returns once the client was told that a storage has what this client has.
+  async remote(command) {
+    const { handle, remote } = handleOf(command)
+    const same = heads => JSON.stringify(heads) === JSON.stringify(handle.heads())
+    await until(() => remote.some(told => told.storageId === command.storage && same(told.heads)))
+    return {}
+  },
+  async nowhere() {
+    return { url: generateAutomergeUrl() }
+  },
+  // A further server.
+  async connect({ repo, address }) {
+    repos.get(repo).networkSubsystem.addNetworkAdapter(new WebSocketClientAdapter(address, 100))
+    return {}
+  },
+  // Returns a document that was unavailable, once it is there.
+  async comes({ repo, url }) {
+    const progress = repos.get(repo).findWithProgress(url)
+    await until(() => progress.handle.isReady())
+    return { value: plain(progress.handle.doc()) }
+  },
+  async server({ repo }) {
+    const { peerMetadataByPeerId } = repos.get(repo)
+    const [name, metadata] = Object.entries(peerMetadataByPeerId)[0]
+    return { name, ...metadata }
+  },
+}
+
+createInterface({ input: process.stdin }).on("line", async line => {
+  const command = JSON.parse(line)
+  let answer
+  try {
+    answer = await commands[command.op](command)
+  } catch (error) {
+    answer = { error: String(error.message ?? error) }
+  }
+  process.stdout.write(JSON.stringify({ n: command.n, ...answer }) + "\n")
+}).on("close", () => process.exit(0))
