@@ -96,6 +96,9 @@ pub(crate) enum Verb {
         /// What it may do
         #[arg(long, value_enum, default_value_t = RightArg::Write)]
         right: RightArg,
+        /// Also let it vouch for what clients without keys write (docs/gateway.md); goes with the right to write
+        #[arg(long)]
+        gateway: bool,
         #[command(flatten)]
         space: SpaceRef,
     },
@@ -460,7 +463,7 @@ pub(crate) enum WritersArg {
     Granted,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum RightArg {
     Relay,

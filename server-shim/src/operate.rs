@@ -51,6 +51,7 @@ pub(crate) fn config(settings: &Settings, dial: Dial) -> Result<Config, Failure>
     config.limits.unsolicited_bytes_per_s = (settings.number("limits.unsolicited_kib_per_s") << 10) as u32;
     config.limits.send_queue_bytes_max = (settings.number("limits.send_queue_kib") << 10) as usize;
     (config.budgets, config.metered) = settings.budgets();
+    config.blobs.bytes_per_space = settings.number("blobs.space_mib") << 20;
     config.roles |= if settings.flag("budget.saver") { roles::SAVER } else { 0 };
     config.dial_invites = dial != Dial::No;
     let discovery = settings.discovery();
@@ -86,8 +87,8 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
         }
         Request::Invite { space, grant } => spaces::invite(node, find_space(node, space.as_deref())?, grant).await,
         Request::Members { space, all } => members::list(node, find_space(node, space.as_deref())?, all).await,
-        Request::Grant { space, device, right } => {
-            members::grant(node, find_space(node, space.as_deref())?, &device, right).await
+        Request::Grant { space, device, right, gateway } => {
+            members::grant(node, find_space(node, space.as_deref())?, &device, right, gateway).await
         }
         Request::AddDevice { space, device, name } => {
             members::add_device(node, find_space(node, space.as_deref())?, &device, name).await

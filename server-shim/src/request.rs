@@ -10,7 +10,7 @@ use crate::args::{KeepArg, RightArg, WritersArg};
 use crate::failure::Failure;
 
 /// Raised when a request or reply changes its meaning. Two processes of different numbers do not talk.
-pub(crate) const VERSION: u32 = 6;
+pub(crate) const VERSION: u32 = 7;
 
 /// What travels to the owner.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,6 +48,7 @@ pub(crate) enum Request {
         space: Option<String>,
         device: String,
         right: RightArg,
+        gateway: bool,
     },
     AddDevice {
         space: Option<String>,

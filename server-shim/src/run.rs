@@ -88,7 +88,7 @@ fn request_of(verb: Verb) -> Result<(Request, Option<u64>), Failure> {
             Request::Invite { space, grant: right.map(|right| (right, uses)) }
         }
         Verb::Members { space, all } => Request::Members { space: space.space, all },
-        Verb::Grant { device, right, space } => Request::Grant { space: space.space, device, right },
+        Verb::Grant { device, right, gateway, space } => Request::Grant { space: space.space, device, right, gateway },
         Verb::Device(DeviceVerb::Add { device, name, space }) => {
             Request::AddDevice { space: space.space, device, name }
         }

@@ -4,8 +4,10 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
-use std::process::Command;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -27,14 +29,26 @@ struct Site {
 impl Site {
     /// With one space, in which everybody may do this over HTTP.
     fn new(open: &str) -> Site {
+        Site::with(open, &[])
+    }
+
+    fn with(open: &str, settings: &[(&str, &str)]) -> Site {
         let home = Home::new();
         let space = home.run(&["space", "new", "--writers", "anyone"]).text().to_owned();
-        Site::of(home, space, open)
+        Site::served(home, space, open, settings)
     }
 
     fn of(home: Home, space: String, open: &str) -> Site {
+        Site::served(home, space, open, &[])
+    }
+
+    fn served(home: Home, space: String, open: &str, settings: &[(&str, &str)]) -> Site {
         let mut command = home.command();
-        command.arg("serve").env("COMMONHOLD_HTTP_LISTEN", "127.0.0.1:0").env("COMMONHOLD_HTTP_OPEN", open);
+        command
+            .envs(settings.iter().copied())
+            .arg("serve")
+            .env("COMMONHOLD_HTTP_LISTEN", "127.0.0.1:0")
+            .env("COMMONHOLD_HTTP_OPEN", open);
         let served = home.serve_as(command);
         Site { home, served, space }
     }
@@ -397,6 +411,84 @@ fn what_does_not_work_is_told_with_its_kind() {
     stale.is(410, "gone");
     // Nothing of all that has changed anything, and the process lives.
     assert_eq!(site.get(&path).json(), json!({"n": 1, "list": []}));
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_told_and_documents_go_on() {
+    let site = Site::with("*:write", &[("COMMONHOLD_BLOBS_SPACE_MIB", "1")]);
+    let store = |bytes: usize| Ask::new("POST", site.url("/blobs")).body("text/plain", vec![7; bytes]).send();
+    assert_eq!(store(600_000).status, 201);
+    store(600_001).is(507, "quota");
+    let path = site.document(json!({"n": 1}));
+    assert_eq!(site.get(&path).json(), json!({"n": 1}));
+}
+
+/// Needs a file system that can be filled, which only root can make here.
+#[test]
+fn a_full_disk_is_told_until_there_is_room() {
+    let home = Home::new();
+    fs::create_dir_all(home.data()).unwrap();
+    let mount =
+        |arguments: &[&str]| Command::new("mount").args(arguments).arg(home.data()).stderr(Stdio::null()).status();
+    if !mount(&["-t", "tmpfs", "-o", "size=8m", "commonhold-test"]).is_ok_and(|status| status.success()) {
+        return println!("skipped: no file system can be mounted here");
+    }
+    let _mounted = Mounted(home.data());
+    let space = home.run(&["space", "new", "--writers", "anyone"]).text().to_owned();
+    let site = Site::of(home, space, "*:write");
+    let path = site.document(json!({"n": 1}));
+    let filler = site.home.data().join("filler");
+    let mut file = fs::File::create(&filler).unwrap();
+    while file.write_all(&[7; 4 << 10]).is_ok() {}
+    let mut kept = 0;
+    let refused = (0..200).find_map(|n| {
+        let answer = site.patch(&path, MERGE, &json!({ format!("big{n}"): "x".repeat(100_000) }));
+        kept += usize::from(answer.status == 200);
+        (answer.status != 200).then_some(answer)
+    });
+    let refused = refused.expect("the disk is full");
+    match refused.status {
+        507 => refused.is(507, "quota"),
+        _ => refused.is(503, "unavailable"),
+    }
+    drop(file);
+    fs::remove_file(&filler).unwrap();
+    until("room", || (site.patch(&path, MERGE, &json!({"n": 2})).status == 200).then_some(()));
+    assert_eq!(site.get(&path).json().as_object().unwrap().len(), kept + 1, "what was answered is there, and no more");
+}
+
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Lazily: a process that a failed test left may still have it open.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn who_does_not_read_its_events_is_dropped_with_a_reason_and_can_resume() {
+    let site = Site::new("*:write");
+    let long = "x".repeat(100_000);
+    let path = site.document(json!({ "text": long }));
+    let mut slow = Stream::open(&site.url(&format!("{path}/events")), None);
+    let snapshot = slow.next().unwrap();
+    // Each event has the whole text: together far more than sockets hold, and than waits for one that is slow.
+    for n in 0..200 {
+        assert_eq!(site.patch(&path, MERGE, &json!({ "text": format!("{long}{n}") })).status, 200);
+    }
+    let mut last = snapshot.id;
+    let reason = loop {
+        let event = slow.next().unwrap();
+        if event.name == "bye" {
+            break event.data["reason"].clone();
+        }
+        last = event.id;
+    };
+    assert_eq!(reason, "slow");
+    let resumed = Stream::open(&site.url(&format!("{path}/events")), Some(&last)).next().unwrap();
+    assert_eq!((resumed.name.as_str(), &resumed.data["parents"]), ("patch", &json!(last)));
+    assert_eq!(resumed.data["version"], site.get(&path).header("version").trim_matches('"'));
 }
 
 #[test]

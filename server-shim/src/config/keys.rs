@@ -138,6 +138,12 @@ pub(crate) const KEYS: &[Key] = &[
         "where automerge-repo clients connect, such as 127.0.0.1:7343; whoever reaches it can create documents, and read and edit those whose ids it knows",
     ),
     key_of("gateway.space", Kind::Space, "", "the space that their documents are in, by id; empty: the only one"),
+    key_of(
+        "blobs.space_mib",
+        Kind::Number(1, 1 << 24),
+        "4096",
+        "what the blobs of one space may take on this disk, MiB",
+    ),
     key_of("http.listen", Kind::List(Item::Socket), "", "where HTTP is served (docs/http.md), such as 127.0.0.1:7342"),
     key_of(
         "http.open",
@@ -237,7 +243,7 @@ impl Key {
     /// Whether one text is a value of this key.
     pub(super) fn check(&self, text: &str) -> Result<(), String> {
         match self.kind {
-            Kind::Path if text.is_empty() => Err("an empty path".into()),
+            Kind::Path if text.is_empty() && !self.default.is_empty() => Err("an empty path".into()),
             Kind::Path => Ok(()),
             Kind::Flag => text.parse::<bool>().map(drop).map_err(|_| "neither true nor false".into()),
             Kind::Choice(words) if words.contains(&text) => Ok(()),

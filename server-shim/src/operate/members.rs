@@ -60,9 +60,16 @@ fn row(edge: &Edge) -> Member {
     }
 }
 
-pub(super) async fn grant(node: &Node, space: SpaceId, device: &str, right: RightArg) -> Answered {
+pub(super) async fn grant(node: &Node, space: SpaceId, device: &str, right: RightArg, gateway: bool) -> Answered {
     let id = device_of(device)?;
-    node.grant(space, id, right.into(), false).await.map_err(|error| failure(&error))?;
+    if gateway && right < RightArg::Write {
+        return Err(Failure::usage(
+            "gateway_right",
+            "--gateway goes with the right to write, or to administer",
+            "leave --right out, or say --right write",
+        ));
+    }
+    node.grant(space, id, right.into(), gateway).await.map_err(|error| failure(&error))?;
     Ok(Reply::Granted(Granted { space: space.to_string(), device: id.to_string(), right }))
 }
 

@@ -14,12 +14,11 @@ use commonhold_engine::{DocId, EntryId};
 use futures_util::stream::{self, SelectAll, StreamExt};
 use futures_util::{FutureExt, Stream};
 use serde_json::json;
-use tokio::sync::broadcast;
 use tokio::time::interval;
 
 use super::Shim;
 use super::access::Reader;
-use super::feed::{Event, Feed};
+use super::feed::{Ended, Event, Feed};
 use super::problem::Problem;
 use super::version;
 
@@ -137,13 +136,12 @@ async fn begin(
         Some(seen) => feed.catch_up(seen, &json, &heads).await?,
         None => vec![Event::snapshot(feed.doc(), &json, &heads)],
     };
-    // The feed lives while it is followed.
-    let live = stream::unfold(Some((followed, feed.clone())), |state| async {
-        let (mut followed, feed) = state?;
-        Some(match followed.recv().await {
-            Ok(event) => (Live::Event(event), Some((followed, feed))),
-            Err(broadcast::error::RecvError::Lagged(_)) => (Live::Bye("slow"), None),
-            Err(broadcast::error::RecvError::Closed) => (Live::Bye("gone"), None),
+    let live = stream::unfold(Some(followed), |state| async {
+        let mut followed = state?;
+        Some(match followed.next().await {
+            Ok(event) => (Live::Event(event), Some(followed)),
+            Err(Ended::Slow) => (Live::Bye("slow"), None),
+            Err(Ended::Gone) => (Live::Bye("gone"), None),
         })
     });
     Ok((first, live))

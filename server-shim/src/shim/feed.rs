@@ -1,19 +1,21 @@
 //! What happens to a document, told once to all who follow it: patches of the engine become RFC 6902, and text that is ready to be sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use axum::body::Bytes;
 use commonhold_engine::document::patch::apply;
 use commonhold_engine::{DocId, Document, EntryId, Origin, Patch, PatchAction, Prop, SpaceId};
 use serde_json::{Value as Json, json};
-use tokio::sync::broadcast;
+use tokio::sync::watch;
 
 use super::problem::{Kind, Problem};
 use super::version;
 
-/// Events that wait for a follower. Who falls further behind is dropped, and resumes from the last that it got.
+/// Events that wait for followers, and their bytes, whichever is reached first. Who falls further behind is dropped, and resumes from the
+/// last that it got.
 const BEHIND_MAX: usize = 256;
+const BEHIND_BYTES_MAX: usize = 8 << 20;
 /// Operations beyond which a change is told as the whole document.
 const OPERATIONS_MAX: usize = 1_000;
 
@@ -137,8 +139,28 @@ impl Event {
 struct Shown {
     json: Json,
     heads: Arc<[EntryId]>,
-    /// Who follows; none any more once the document is gone.
-    followers: Option<broadcast::Sender<Event>>,
+    /// The latest events; the newest is always there.
+    events: VecDeque<Event>,
+    bytes: usize,
+    /// Events that there were before these.
+    before: u64,
+    /// The document is gone: there will be no more.
+    over: bool,
+}
+
+impl Shown {
+    fn push(&mut self, event: Event) {
+        self.bytes += event.data.len();
+        self.events.push_back(event);
+        while self.events.len() > BEHIND_MAX || (self.bytes > BEHIND_BYTES_MAX && self.events.len() > 1) {
+            self.bytes -= self.events.pop_front().map_or(0, |gone| gone.data.len());
+            self.before += 1;
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.before + self.events.len() as u64
+    }
 }
 
 /// The events of one document. Lives while somebody follows it.
@@ -146,6 +168,48 @@ struct Shown {
 pub(crate) struct Feed {
     document: Document,
     shown: Mutex<Shown>,
+    /// Changes with each event, and when there are no more.
+    news: watch::Sender<()>,
+}
+
+/// Somebody who follows a document.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    feed: Arc<Feed>,
+    /// The number of the event to be told next.
+    next: u64,
+    news: watch::Receiver<()>,
+}
+
+/// Why there are no more events for a follower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It was too slow.
+    Slow,
+    /// The document is not shown any more.
+    Gone,
+}
+
+impl Follower {
+    /// The next event.
+    pub(crate) async fn next(&mut self) -> Result<Event, Ended> {
+        loop {
+            self.news.mark_unchanged();
+            {
+                let shown = locked(&self.feed.shown);
+                let at = self.next.checked_sub(shown.before).ok_or(Ended::Slow)?;
+                if let Some(event) = shown.events.get(at as usize) {
+                    self.next += 1;
+                    return Ok(event.clone());
+                }
+                if shown.over {
+                    return Err(Ended::Gone);
+                }
+            }
+            // The feed, which this holds, has the sender.
+            self.news.changed().await.map_err(|_| Ended::Gone)?;
+        }
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -171,9 +235,9 @@ impl Feeds {
         let first = watch.next().await.ok_or_else(gone)?;
         let mut json = Json::Null;
         first.patches.iter().try_for_each(|patch| apply(&mut json, patch)).map_err(|_| gone())?;
-        let followers = Some(broadcast::Sender::new(BEHIND_MAX));
-        let shown = Shown { json, heads: first.heads.into(), followers };
-        let feed = Arc::new(Feed { document, shown: Mutex::new(shown) });
+        let heads = first.heads.into();
+        let shown = Shown { json, heads, events: VecDeque::new(), bytes: 0, before: 0, over: false };
+        let feed = Arc::new(Feed { document, shown: Mutex::new(shown), news: watch::Sender::new(()) });
         feeds.insert(key, Arc::downgrade(&feed));
         let weak = Arc::downgrade(&feed);
         tokio::spawn(async move {
@@ -187,7 +251,8 @@ impl Feeds {
                 feed.tell(&change.patches, &change.heads, author);
             }
             if let Some(feed) = weak.upgrade() {
-                locked(&feed.shown).followers = None;
+                locked(&feed.shown).over = true;
+                feed.news.send_replace(());
             }
         });
         Ok(feed)
@@ -196,7 +261,7 @@ impl Feeds {
 
 impl Feed {
     fn lives(&self) -> bool {
-        locked(&self.shown).followers.is_some()
+        !locked(&self.shown).over
     }
 
     fn here(&self) -> String {
@@ -216,15 +281,16 @@ impl Feed {
             0..=OPERATIONS_MAX => Event::patch(doc, &parents, heads, &operations, author),
             _ => Event::snapshot(doc, &shown.json, heads),
         };
-        // Nobody may be there.
-        shown.followers.iter().for_each(|followers| _ = followers.send(event.clone()));
+        shown.push(event);
+        drop(shown);
+        self.news.send_replace(());
     }
 
     /// The document as it is, and every event from then on; `None` once it is gone.
-    pub(crate) fn follow(&self) -> Option<(Json, Arc<[EntryId]>, broadcast::Receiver<Event>)> {
+    pub(crate) fn follow(self: &Arc<Self>) -> Option<(Json, Arc<[EntryId]>, Follower)> {
         let shown = locked(&self.shown);
-        let followers = shown.followers.as_ref()?.subscribe();
-        Some((shown.json.clone(), shown.heads.clone(), followers))
+        let follower = Follower { feed: self.clone(), next: shown.end(), news: self.news.subscribe() };
+        (!shown.over).then(|| (shown.json.clone(), shown.heads.clone(), follower))
     }
 
     /// What brings somebody who has seen a version to another: a patch, or a reset and a snapshot where that version is not held.
