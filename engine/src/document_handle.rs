@@ -235,6 +235,11 @@ impl Document {
         self.open.read_mut(|view| view.entries_since(heads)).await
     }
 
+    /// The same, with the version that they lead to.
+    pub async fn changes_since(&self, heads: &[EntryId]) -> Result<(Vec<(EntryId, Vec<u8>)>, Version), Error> {
+        self.open.read_mut(|view| (view.entries_since(heads), Version(view.heads()))).await
+    }
+
     /// Watches the document, from the next call of [`Watch::next`] on.
     pub fn watch(&self) -> Watch {
         Watch::new(self.clone())

@@ -582,11 +582,13 @@ impl Shown {
         let entries: Vec<(EntryId, &[u8])> = entries.iter().map(|(id, bytes)| (*id, &bytes[..])).collect();
         // A view that fails on a batch is made again from the store, where the guilty entries are found.
         let mut applied = view.apply_remote(&entries, &mut |_| {});
+        let before = applied.heads_before.take();
         self.quarantined.extend(applied.quarantined.iter().copied());
         let local = std::mem::take(&mut applied.local_patches);
         let remote = std::mem::take(&mut applied.patches);
         let heads = view.heads();
-        self.tell(Origin::Local, local, &heads);
+        // What was being edited here is a version of its own: who has heard of it only has not heard of the rest.
+        self.tell(Origin::Local, local, before.as_ref().unwrap_or(&heads));
         self.tell(from.map_or(Origin::Local, Origin::Remote), remote, &heads);
         Some(applied)
     }

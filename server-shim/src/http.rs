@@ -1,4 +1,4 @@
-//! Listening for HTTP: for announces to the tracker (`POST /v1/announce`), and for programs that cannot be peers ([`shim`](crate::shim)).
+//! Listening for HTTP: for announces to the tracker (`POST /v1/announce`), and for programs that cannot be peers ([`shim`]).
 //!
 //! Strangers call at both, so each has so many connections at once and no more, and who sends no request is hung up on. A connection for
 //! announces carries one request and lives for a few seconds. Errors are problem details (RFC 9457).
@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
@@ -72,9 +72,10 @@ pub(crate) async fn listen(node: &Node, settings: &Settings) -> Result<Listening
         let listener = bind(address, "discovery.listen").await?;
         listening.announces.extend(listener.local_addr());
         let (routes, places) = (routes(node.clone()), Arc::new(Semaphore::new(ANNOUNCES_MAX)));
-        listening.serving.spawn(accept(listener, places, move |stream, from| {
+        listening.serving.spawn(accept(listener, places, move |stream, from, place| {
             let routes = routes.clone().layer(Extension(from));
             async move {
+                let _place = place;
                 if timeout(PATIENCE, answer(stream, routes)).await.is_err() {
                     debug!(%from, "gave up waiting for a request");
                 }
@@ -86,10 +87,14 @@ pub(crate) async fn listen(node: &Node, settings: &Settings) -> Result<Listening
         let listener = bind(address, "http.listen").await?;
         listening.programs.extend(listener.local_addr());
         let (routes, places, stopping) = (programs.clone(), listening.places.clone(), stopping.clone());
-        listening.serving.spawn(accept(listener, places, move |stream, _| {
+        listening.serving.spawn(accept(listener, places, move |stream, _, place| {
+            let talk = talk(stream, routes.clone(), stopping.clone());
             // Requests that are under way are answered also when nobody listens any more.
-            let task = tokio::spawn(talk(stream, routes.clone(), stopping.clone()));
-            async move { _ = task.await }
+            drop(tokio::spawn(async move {
+                talk.await;
+                drop(place);
+            }));
+            std::future::ready(())
         }));
     }
     info!(announces = ?listening.announces, programs = ?listening.programs, "listens for HTTP");
@@ -122,7 +127,7 @@ fn routes(node: Node) -> Router {
 async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
     places: Arc<Semaphore>,
-    serve: impl Fn(TcpStream, SocketAddr) -> F,
+    serve: impl Fn(TcpStream, SocketAddr, OwnedSemaphorePermit) -> F,
 ) {
     let mut connections = JoinSet::new();
     loop {
@@ -140,11 +145,7 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
             debug!(%from, "too many connections");
             continue;
         };
-        let served = serve(stream, from);
-        connections.spawn(async move {
-            served.await;
-            drop(place);
-        });
+        connections.spawn(serve(stream, from, place));
     }
 }
 

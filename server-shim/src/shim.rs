@@ -151,6 +151,7 @@ fn cors(origins: Vec<HeaderValue>) -> Option<CorsLayer> {
             "durable-at",
             "accept-patch",
             "content-range",
+            "idempotency-replayed",
         ]))
         .max_age(CORS_AGE);
     Some(layer)

@@ -92,7 +92,7 @@ impl<'a> Base<'a> {
         }
         let (mut found, mut behind) = (Vec::new(), 0);
         for (value, id) in doc.values_at(obj, &self.heads) {
-            let place = self.element(ids, &id).and_then(|element| now.get(&element));
+            let place = self.element(ids, &id).and_then(|element| now.get(&element)).filter(|place| !place.is_empty());
             for step in 0..width(&value) {
                 found.push(match place {
                     Some(place) => Found { at: (place.start + step).min(place.end - 1), shown: true },

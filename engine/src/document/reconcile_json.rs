@@ -74,6 +74,23 @@ impl Edit<'_> {
         }
     }
 
+    /// What stands there now.
+    pub(super) fn stands_now(&self, parent: &ObjId, place: &Place<'_>) -> Result<Option<Value>, EditError> {
+        Ok(match *place {
+            Place::Key(key) => self.get(parent, key),
+            Place::At(index) => match self.now(parent, index)? {
+                Found { at, shown: true } => self.get(parent, at),
+                Found { shown: false, .. } => None,
+            },
+            Place::Before(_) => None,
+        })
+    }
+
+    /// Whether the object that stood there still does.
+    pub(super) fn still_stands(&self, parent: &ObjId, place: &Place<'_>, obj: &ObjId) -> Result<bool, EditError> {
+        Ok(!self.merges() || matches!(self.stands_now(parent, place)?, Some(Value::Object(_, found)) if found == *obj))
+    }
+
     pub(super) fn reconcile(
         &mut self,
         parent: &ObjId,
@@ -82,7 +99,20 @@ impl Edit<'_> {
         depth: usize,
     ) -> Result<(), EditError> {
         let depth = depth.checked_sub(1).ok_or(EditError::Json("nested too deep".into()))?;
-        let stands = self.stands(parent, &place);
+        let mut stands = self.stands(parent, &place);
+        if let Some(Value::Object(_, obj)) = &stands
+            && !self.still_stands(parent, &place, obj)?
+        {
+            // Others took it away, or put something else there. What this edit leaves as it was stays so; else it is written anew.
+            let was = match place {
+                Place::Key(key) => self.json_was(parent, key),
+                Place::At(index) | Place::Before(index) => self.json_was(parent, index),
+            };
+            if was == *value {
+                return Ok(());
+            }
+            stands = None;
+        }
         // What reads the same stays what it is: bytes read as a list of numbers, a counter and a date as a number.
         if let Some(Value::Scalar(old)) = &stands
             && old.to_json() == *value
@@ -189,7 +219,8 @@ impl Edit<'_> {
         new: &[Json],
         depth: usize,
     ) -> Result<(), EditError> {
-        for (index, value) in at.zip(new) {
+        // Back to front here too: what others deleted comes back by an insertion.
+        for (index, value) in at.zip(new).rev() {
             if old[index] != *value {
                 self.reconcile(obj, Place::At(index), value, depth)?;
             }

@@ -46,6 +46,8 @@ pub struct Applied {
     pub broken: bool,
     /// Patches of local edits that were pending when the batch came. They come before `patches`.
     pub local_patches: Vec<Patch>,
+    /// The version that these lead to.
+    pub heads_before: Option<Vec<EntryId>>,
     /// Patches of the batch. Only made while watching.
     pub patches: Vec<Patch>,
 }
@@ -195,6 +197,7 @@ impl View {
         let mut out = Applied::default();
         let committed = self.commit();
         out.local_patches = self.take_local_patches();
+        out.heads_before = Some(self.graph.heads());
         if self.broken || committed.is_err() {
             out.broken = true;
             return out;

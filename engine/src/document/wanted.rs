@@ -44,24 +44,36 @@ impl Edit<'_> {
 
     fn want(&mut self, parent: &ObjId, place: Place<'_>, wanted: &Wanted, depth: usize) -> Result<(), EditError> {
         let depth = depth.checked_sub(1).ok_or(EditError::Json("nested too deep".into()))?;
-        let stands = self.stands(parent, &place);
+        let kind = match wanted {
+            Wanted::Kept => return Ok(()),
+            Wanted::Value(json) => return self.reconcile(parent, place, json, depth),
+            Wanted::Map(_) => ObjKind::Map,
+            Wanted::List(_) => ObjKind::List,
+        };
+        let stood = match self.stands(parent, &place) {
+            Some(Value::Object(found, obj)) if found == kind => Some(obj),
+            _ => None,
+        };
+        let there = stood.as_ref().map_or(Ok(false), |obj| self.still_stands(parent, &place, obj))?;
+        let obj = match (stood, &place) {
+            (Some(obj), _) if there => obj,
+            // A part of an element that others deleted does not bring it back.
+            (Some(_), Place::At(_)) => return Ok(()),
+            (Some(_), _) => match self.stands_now(parent, &place)? {
+                Some(Value::Object(found, other)) if found == kind => other,
+                _ => self.make(parent, &place, kind)?,
+            },
+            (None, _) => self.make(parent, &place, kind)?,
+        };
         match wanted {
-            Wanted::Kept => Ok(()),
-            Wanted::Value(json) => self.reconcile(parent, place, json, depth),
-            Wanted::Map(keys) => {
-                let obj = match stands {
-                    Some(Value::Object(ObjKind::Map, obj)) => obj,
-                    _ => self.make(parent, &place, ObjKind::Map)?,
-                };
-                self.want_keys(&obj, keys, depth)
-            }
+            Wanted::Map(keys) => self.want_keys(&obj, keys, depth),
+            Wanted::List(elements) if there => self.want_elements(&obj, elements, depth),
+            // Of another list than was meant, nothing is known but what comes to it.
             Wanted::List(elements) => {
-                let obj = match stands {
-                    Some(Value::Object(ObjKind::List, obj)) => obj,
-                    _ => self.make(parent, &place, ObjKind::List)?,
-                };
-                self.want_elements(&obj, elements, depth)
+                let new: Vec<Element> = elements.iter().filter(|element| element.was.is_none()).cloned().collect();
+                self.want_elements(&obj, &new, depth)
             }
+            Wanted::Kept | Wanted::Value(_) => Ok(()),
         }
     }
 

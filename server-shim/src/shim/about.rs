@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value as Json, json};
 
-use super::access::Asks;
+use super::access::{Asks, Caller};
 use super::problem::{Kind, Problem};
 use super::{BODY_BYTES_MAX, Shim};
 
@@ -54,6 +54,12 @@ pub(crate) async fn ticket(
     State(shim): State<Shim>,
     Asks(caller): Asks,
 ) -> Result<(StatusCode, Answer<Json>), Problem> {
+    if caller == Caller::Anybody {
+        return Err(Problem::new(
+            Kind::NoToken,
+            "a ticket stands for a token; where none is needed, no ticket is either",
+        ));
+    }
     let ticket = shim.access.ticket(caller)?;
     Ok((StatusCode::CREATED, Answer(json!({ "ticket": ticket, "expires_in": 60 }))))
 }

@@ -3,7 +3,7 @@
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
-use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LINK, LOCATION};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LINK, LOCATION};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -222,7 +222,8 @@ async fn difference(document: &Document, from: &[EntryId], to: &[EntryId]) -> Re
         return Err(Problem::new(Kind::Gone, "one of the versions is not held here"));
     };
     let operations = Operations::of(&mut json, &patches);
-    let body = serde_json::to_vec(&operations.json()).unwrap_or_default();
+    let whole = [json!({ "op": "replace", "path": "", "value": json })];
+    let body = serde_json::to_vec(operations.few().unwrap_or(&whole)).unwrap_or_default();
     Ok(answer(StatusCode::OK, "application/json-patch+json", body, to))
 }
 
@@ -248,7 +249,11 @@ async fn wait_for(document: &Document, heads: &[EntryId], prefer: Prefer) -> Res
     }
 }
 
-pub(crate) async fn delete(Writer(writer): Writer) -> Result<StatusCode, Problem> {
+pub(crate) async fn delete(Writer(writer): Writer, headers: HeaderMap) -> Result<StatusCode, Problem> {
+    if headers.contains_key(IF_MATCH) {
+        let document = writer.document().await?;
+        super::write::preconditions(&headers, &writer.shim.bodies.of(&document).await?)?;
+    }
     writer.shim.node.delete_document(writer.space, writer.doc()?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -261,6 +266,12 @@ pub(crate) fn shown(status: StatusCode, json: &Json, heads: &[EntryId]) -> Respo
 /// A document as it is.
 pub(crate) fn present(status: StatusCode, now: Shown) -> Response {
     sent(status, "application/json", now.bytes, &now.heads, &now.etag)
+}
+
+/// A part of a document as it is, with the ETag of the whole: for `If-Match`.
+pub(crate) fn part(found: &Json, now: &Shown) -> Response {
+    let bytes = serde_json::to_vec(found).unwrap_or_default();
+    sent(StatusCode::OK, "application/json", bytes.into(), &now.heads, &now.etag)
 }
 
 fn answer(status: StatusCode, kind: &'static str, body: Vec<u8>, heads: &[EntryId]) -> Response {

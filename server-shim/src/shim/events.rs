@@ -16,7 +16,6 @@ use futures_util::{FutureExt, Stream};
 use serde_json::json;
 use tokio::time::interval;
 
-use super::Shim;
 use super::access::Reader;
 use super::feed::{Ended, Event, Feed};
 use super::problem::Problem;
@@ -33,14 +32,17 @@ pub(crate) async fn of_one(reader: Reader, RawQuery(query): RawQuery, headers: H
     let seen = last_event_id(&headers, query.as_deref().unwrap_or_default());
     let document = reader.document().await?;
     let feed = reader.shim.feeds.of(document).await?;
-    let seen = seen.map(|seen| version::parse(&seen)).transpose()?;
-    let (first, live) = begin(&feed, seen.as_deref()).await?;
+    let seen = match seen {
+        Some(seen) => Seen::At(version::parse(&seen)?),
+        None => Seen::Nothing,
+    };
+    let (first, _, live) = begin(&feed, seen).await?;
     let first: Vec<Bytes> = first.iter().map(|event| rendered(event, &version::text(&event.heads))).collect();
     let live = live.map(|event| match event {
         Live::Event(event) => (rendered(&event, &version::text(&event.heads)), false),
         Live::Bye(why) => (bye(why), true),
     });
-    Ok(respond(&reader.shim, first, live))
+    Ok(respond(&reader, first, live))
 }
 
 pub(crate) async fn of_many(
@@ -61,13 +63,17 @@ pub(crate) async fn of_many(
     for id in ids {
         let document = reader.open(id).await?;
         let seen = match short_of(&seen, &document.id()) {
-            Some(heads) => document.read(|view| view.heads_that_begin(&heads)).await?.or(Some(Vec::new())),
-            None => None,
+            Short::Nothing => Seen::Nothing,
+            Short::Unreadable => Seen::Unknown,
+            Short::Heads(heads) => {
+                document.read(|view| view.heads_that_begin(&heads)).await?.map_or(Seen::Unknown, Seen::At)
+            }
         };
         let feed = reader.shim.feeds.of(document).await?;
-        // An ambiguous or unknown version has no heads that are held: a reset.
-        let (events, followed) = begin(&feed, seen.as_deref()).await?;
+        let (events, heads, followed) = begin(&feed, seen).await?;
         let doc = feed.doc();
+        // What was not told anew is in the ids all the same.
+        at.insert(doc, heads);
         first.extend(events.into_iter().map(|event| (doc, event)));
         live.push(followed.map(move |event| (doc, event)).boxed());
     }
@@ -83,12 +89,12 @@ pub(crate) async fn of_many(
         }
         Live::Bye(why) => (bye(why), true),
     });
-    Ok(respond(&reader.shim, rendered_first, live))
+    Ok(respond(&reader, rendered_first, live))
 }
 
 /// The id of an event of several documents: `<first digits of the document>=<first digits of each head>.…;…`.
 fn many_id(at: &BTreeMap<DocId, Arc<[EntryId]>>) -> String {
-    let short = |text: String| text[..SHORT_DIGITS].to_owned();
+    let short = |text: String| text.get(..SHORT_DIGITS).unwrap_or_default().to_owned();
     let one = |(doc, heads): (&DocId, &Arc<[EntryId]>)| {
         let heads: Vec<String> = heads.iter().map(|head| short(head.to_string())).collect();
         format!("{}={}", short(doc.to_string()), heads.join("."))
@@ -96,11 +102,26 @@ fn many_id(at: &BTreeMap<DocId, Arc<[EntryId]>>) -> String {
     at.iter().map(one).collect::<Vec<_>>().join(";")
 }
 
-/// What such an id says of a document: the beginnings of its heads.
-fn short_of(id: &str, doc: &DocId) -> Option<Vec<String>> {
+/// What such an id says of a document.
+#[derive(Debug, PartialEq, Eq)]
+enum Short {
+    Nothing,
+    Unreadable,
+    /// The beginnings of its heads.
+    Heads(Vec<String>),
+}
+
+fn short_of(id: &str, doc: &DocId) -> Short {
     let doc = doc.to_string();
-    let found = id.split(';').filter_map(|one| one.split_once('=')).find(|(short, _)| *short == &doc[..SHORT_DIGITS]);
-    found.map(|(_, heads)| heads.split('.').filter(|head| !head.is_empty()).map(str::to_owned).collect())
+    let found =
+        id.split(';').filter_map(|one| one.split_once('=')).find(|(short, _)| doc.get(..SHORT_DIGITS) == Some(short));
+    let Some((_, heads)) = found else { return Short::Nothing };
+    let heads: Vec<&str> = heads.split('.').filter(|head| !head.is_empty()).take(version::HEADS_MAX + 1).collect();
+    let is_short = |head: &&str| head.len() == SHORT_DIGITS && head.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match heads.len() <= version::HEADS_MAX && heads.iter().all(is_short) {
+        true => Short::Heads(heads.into_iter().map(str::to_owned).collect()),
+        false => Short::Unreadable,
+    }
 }
 
 /// The header, or for `EventSource`, which can send none, the parameter.
@@ -125,16 +146,25 @@ enum Live {
     Bye(&'static str),
 }
 
-/// What to send at once, and what follows.
+/// What somebody has seen of a document.
+enum Seen {
+    Nothing,
+    /// A version that nobody can tell.
+    Unknown,
+    At(Vec<EntryId>),
+}
+
+/// What to send at once, the version that it leads to, and what follows.
 async fn begin(
     feed: &Arc<Feed>,
-    seen: Option<&[EntryId]>,
-) -> Result<(Vec<Event>, impl Stream<Item = Live> + Send + use<>), Problem> {
+    seen: Seen,
+) -> Result<(Vec<Event>, Arc<[EntryId]>, impl Stream<Item = Live> + Send + use<>), Problem> {
     let gone = || Problem::new(super::problem::Kind::Gone, "the document is not shown any more");
     let (json, heads, followed) = feed.follow().ok_or_else(gone)?;
     let first = match seen {
-        Some(seen) => feed.catch_up(seen, &json, &heads).await?,
-        None => vec![Event::snapshot(feed.doc(), &json, &heads)],
+        Seen::At(seen) => feed.catch_up(&seen, &json, &heads).await?,
+        Seen::Unknown => vec![Event::reset(feed.doc(), &heads), Event::snapshot(feed.doc(), &json, &heads)],
+        Seen::Nothing => vec![Event::snapshot(feed.doc(), &json, &heads)],
     };
     let live = stream::unfold(Some(followed), |state| async {
         let mut followed = state?;
@@ -144,7 +174,7 @@ async fn begin(
             Err(Ended::Gone) => (Live::Bye("gone"), None),
         })
     });
-    Ok((first, live))
+    Ok((first, heads, live))
 }
 
 fn rendered(event: &Event, id: &str) -> Bytes {
@@ -160,15 +190,22 @@ fn bye(why: &str) -> Bytes {
 }
 
 /// The stream: what is first, then what comes, with heartbeats between; it ends with the first `bye`, and when the peer stops.
-fn respond(shim: &Shim, first: Vec<Bytes>, live: impl Stream<Item = (Bytes, bool)> + Send + 'static) -> Response {
+fn respond(reader: &Reader, first: Vec<Bytes>, live: impl Stream<Item = (Bytes, bool)> + Send + 'static) -> Response {
     // All come back at once when a peer starts again; not in the same millisecond.
     let retry = Bytes::from(format!("retry: {}\n\n", fastrand::u64(1_000..3_000)));
-    let mut stopping = shim.stopping.clone();
+    let mut stopping = reader.shim.stopping.clone();
     let stop = async move { _ = stopping.wait_for(|stopping| *stopping).await }.into_stream();
     let stop = stop.map(|()| (bye("stopping"), true));
-    let beats = stream::unfold(interval(HEARTBEAT), |mut beat| async {
+    // A token that is taken back ends the stream with the next beat.
+    let access = (reader.shim.clone(), reader.caller.clone(), reader.space);
+    let beats = stream::unfold((interval(HEARTBEAT), access), |(mut beat, access)| async {
         beat.tick().await;
-        Some(((Bytes::from_static(b":\n\n"), false), beat))
+        let (shim, caller, space) = &access;
+        let item = match shim.access.may(caller, space) {
+            Some(_) => (Bytes::from_static(b":\n\n"), false),
+            None => (bye("token"), true),
+        };
+        Some((item, (beat, access)))
     });
     let all = stream::select(stream::select(live.boxed(), stop.boxed()), beats.boxed());
     let ended = all.scan(false, |over, (bytes, last)| {
@@ -194,9 +231,13 @@ mod tests {
         let (one, two) = (DocId([1; 32]), DocId([2; 32]));
         let heads = |n: u8| -> Arc<[EntryId]> { Arc::from([EntryId([n; 32])]) };
         let id = many_id(&BTreeMap::from([(one, heads(7)), (two, Arc::from([]))]));
-        assert_eq!(short_of(&id, &one), Some(vec!["07".repeat(8)]));
-        assert_eq!(short_of(&id, &two), Some(vec![]));
-        assert_eq!(short_of(&id, &DocId([3; 32])), None);
-        assert_eq!(short_of("nonsense", &one), None);
+        assert_eq!(short_of(&id, &one), Short::Heads(vec!["07".repeat(8)]));
+        assert_eq!(short_of(&id, &two), Short::Heads(vec![]));
+        assert_eq!(short_of(&id, &DocId([3; 32])), Short::Nothing);
+        assert_eq!(short_of("nonsense", &one), Short::Nothing);
+        let short = "01".repeat(8);
+        for heads in ["x", "07", &vec!["07".repeat(8); 65].join(".")] {
+            assert_eq!(short_of(&format!("{short}={heads}"), &one), Short::Unreadable, "{heads}");
+        }
     }
 }

@@ -21,7 +21,11 @@ const OPERATIONS_MAX: usize = 1_000;
 
 /// JSON Patch operations, in order.
 #[derive(Debug, Default, Clone, PartialEq)]
-pub(crate) struct Operations(Vec<Json>);
+pub(crate) struct Operations {
+    operations: Vec<Json>,
+    /// Those that were told anew included.
+    told: usize,
+}
 
 impl Operations {
     /// What patches do to a document that reads so; it reads as they leave it afterwards.
@@ -33,16 +37,21 @@ impl Operations {
         operations
     }
 
-    pub(crate) fn json(&self) -> Json {
-        Json::Array(self.0.clone())
+    /// None if there are too many: the document says it shorter.
+    pub(crate) fn few(&self) -> Option<&[Json]> {
+        (self.told <= OPERATIONS_MAX).then_some(&self.operations)
     }
 
     fn push(&mut self, name: &str, path: &str, value: Option<&Json>) {
+        self.told += 1;
+        if self.told > OPERATIONS_MAX {
+            return;
+        }
         // A text that is edited at several places is told once.
         if name == "replace" {
             let told = |operation: &Json| operation["op"] == "replace" && operation["path"] == path;
-            while self.0.last().is_some_and(told) {
-                self.0.pop();
+            while self.operations.last().is_some_and(told) {
+                self.operations.pop();
             }
         }
         let mut operation = json!({ "op": name, "path": path });
@@ -50,7 +59,7 @@ impl Operations {
             .as_object_mut()
             .into_iter()
             .for_each(|map| _ = value.map(|value| map.insert("value".into(), value.clone())));
-        self.0.push(operation);
+        self.operations.push(operation);
     }
 
     fn tell(&mut self, document: &mut Json, patch: &Patch) {
@@ -111,18 +120,12 @@ impl Event {
         Event { heads: heads.into(), name: "snapshot", data: data.to_string().into() }
     }
 
-    fn patch(
-        doc: DocId,
-        parents: &[EntryId],
-        heads: &[EntryId],
-        operations: &Operations,
-        author: Option<String>,
-    ) -> Event {
+    fn patch(doc: DocId, parents: &[EntryId], heads: &[EntryId], operations: &[Json], author: Option<String>) -> Event {
         let data = json!({
             "doc": doc.to_string(),
             "version": version::text(heads),
             "parents": version::text(parents),
-            "patch": operations.0,
+            "patch": operations,
             "from": author,
         });
         Event { heads: heads.into(), name: "patch", data: data.to_string().into() }
@@ -273,13 +276,13 @@ impl Feed {
         let parents = shown.heads.clone();
         let operations = Operations::of(&mut shown.json, patches);
         shown.heads = heads.into();
-        if *parents == *heads && operations.0.is_empty() {
+        if *parents == *heads && operations.told == 0 {
             return;
         }
         let doc = self.document.id();
-        let event = match operations.0.len() {
-            0..=OPERATIONS_MAX => Event::patch(doc, &parents, heads, &operations, author),
-            _ => Event::snapshot(doc, &shown.json, heads),
+        let event = match operations.few() {
+            Some(operations) => Event::patch(doc, &parents, heads, operations, author),
+            None => Event::snapshot(doc, &shown.json, heads),
         };
         shown.push(event);
         drop(shown);
@@ -307,7 +310,10 @@ impl Feed {
             _ if seen == heads => Vec::new(),
             Some((mut was, patches)) => {
                 let operations = Operations::of(&mut was, &patches);
-                vec![Event::patch(doc, seen, heads, &operations, None)]
+                match operations.few() {
+                    Some(operations) => vec![Event::patch(doc, seen, heads, operations, None)],
+                    None => vec![Event::snapshot(doc, json, heads)],
+                }
             }
             None => vec![Event::reset(doc, heads), Event::snapshot(doc, json, heads)],
         })

@@ -87,7 +87,9 @@ pub(crate) async fn conflicts(reader: Reader) -> Result<Answer<Json>, Problem> {
 /// The four answers: is it saved here, what is not yet, which peers hold it, and who is level with this one.
 pub(crate) async fn sync(reader: Reader) -> Result<Answer<Json>, Problem> {
     let document = reader.document().await?;
-    let (status, heads) = (document.sync_status().await, document.heads().await?);
+    // The version first: what is said of it may only become more true.
+    let heads = document.heads().await?;
+    let status = document.sync_status().await;
     let acknowledged: Vec<Json> = status
         .acknowledged
         .iter()
@@ -111,12 +113,11 @@ pub(crate) struct Since {
 pub(crate) async fn changes(reader: Reader, _: HeaderMap, Params(since): Params<Since>) -> Result<Response, Problem> {
     let document = reader.document().await?;
     let since = version::parse(since.since.as_deref().unwrap_or_default())?;
-    let entries = document.entries_since(&since).await?;
-    let heads = document.heads().await?;
+    let (entries, version) = document.changes_since(&since).await?;
     let bytes: Vec<u8> = entries.into_iter().flat_map(|(_, bytes)| bytes).collect();
     let mut response = Body::from(bytes).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, axum::http::HeaderValue::from_static(super::documents::AUTOMERGE));
-    headers.insert(super::documents::VERSION.clone(), version::header(&heads));
+    headers.insert(super::documents::VERSION.clone(), version::header(&version.0));
     Ok(response)
 }

@@ -9,12 +9,19 @@ use json_patch::jsonptr::{Pointer, PointerBuf, Token};
 use json_patch::{AddOperation, PatchOperation, RemoveOperation, ReplaceOperation};
 use serde_json::{Map, Value as Json};
 
+use super::BODY_BYTES_MAX;
 use super::problem::{Kind, Problem};
 
 /// What `Accept-Patch` says.
 pub(crate) const ACCEPTED: &str = "application/merge-patch+json, application/json-patch+json";
 /// Operations of one JSON Patch. Each walks its path once; more than any program writes by hand.
 const OPERATIONS_MAX: usize = 10_000;
+
+/// Bytes of JSON that the operations of one patch may add, copy, move, remove or compare in all: `copy` doubles what there is with each
+/// step.
+const WORK_BYTES_MAX: usize = 4 * BODY_BYTES_MAX;
+/// Values inside one another in a document that a patch makes.
+const DEPTH_MAX: usize = 100;
 
 /// A body of PATCH.
 #[derive(Debug)]
@@ -58,9 +65,10 @@ impl Patch {
             Patch::Merge(_) => Err(Problem::new(Kind::Unprocessable, "a merge patch of a document is an object")),
             Patch::Operations(operations) => {
                 let mut node = Node::Kept(document);
+                let mut work = Work(WORK_BYTES_MAX);
                 for (at, operation) in operations.iter().enumerate() {
-                    node.perform(operation).map_err(|problem| {
-                        let detail = format!("operation {at} ({operation}): {}", problem.detail);
+                    node.perform(operation, &mut work).map_err(|problem| {
+                        let detail = format!("operation {at}, at {:?}: {}", operation.path().as_str(), problem.detail);
                         Problem { detail, ..problem }.with("operation", at)
                     })?;
                 }
@@ -90,6 +98,44 @@ enum Node<'a> {
     Map { was: &'a Map<String, Json>, changed: BTreeMap<String, Option<Node<'a>>> },
     List(Vec<(Option<usize>, Node<'a>)>),
     New(Json),
+}
+
+/// What a patch may still do.
+struct Work(usize);
+
+impl Work {
+    /// A value that stands, or is to stand, at a path.
+    fn on(&mut self, path: &Pointer, value: &Json) -> Result<(), Problem> {
+        let depth = path.tokens().count();
+        let bytes = bytes_of(value, DEPTH_MAX.checked_sub(depth).ok_or_else(too_deep)?)?;
+        self.0 = self.0.checked_sub(bytes).ok_or_else(|| {
+            Problem::new(Kind::TooLarge, format!("its operations move more than {WORK_BYTES_MAX} bytes about"))
+        })?;
+        Ok(())
+    }
+}
+
+fn too_deep() -> Problem {
+    Problem::new(Kind::TooLarge, format!("a value lies inside at most {DEPTH_MAX} others"))
+}
+
+/// About what a value takes.
+fn bytes_of(value: &Json, depth: usize) -> Result<usize, Problem> {
+    let inside = || depth.checked_sub(1).ok_or_else(too_deep);
+    Ok(16
+        + match value {
+            Json::String(text) => text.len(),
+            Json::Array(values) => {
+                let depth = inside()?;
+                values.iter().try_fold(0, |sum, value| Ok::<_, Problem>(sum + bytes_of(value, depth)?))?
+            }
+            Json::Object(map) => {
+                let depth = inside()?;
+                map.iter()
+                    .try_fold(0, |sum, (key, value)| Ok::<_, Problem>(sum + key.len() + bytes_of(value, depth)?))?
+            }
+            _ => 0,
+        })
 }
 
 fn nowhere() -> Problem {
@@ -128,27 +174,42 @@ impl<'a> Node<'a> {
         }
     }
 
-    fn perform(&mut self, operation: &PatchOperation) -> Result<(), Problem> {
+    fn perform(&mut self, operation: &PatchOperation, work: &mut Work) -> Result<(), Problem> {
         match operation {
-            PatchOperation::Add(add) => self.add(&add.path, add.value.clone()),
-            PatchOperation::Remove(remove) => self.remove(&remove.path).map(drop),
-            PatchOperation::Replace(replace) => self.replace(&replace.path, replace.value.clone()),
+            PatchOperation::Add(add) => {
+                work.on(&add.path, &add.value)?;
+                self.add(&add.path, add.value.clone())
+            }
+            PatchOperation::Remove(remove) => {
+                let value = self.remove(&remove.path)?;
+                work.on(&remove.path, &value)
+            }
+            PatchOperation::Replace(replace) => {
+                work.on(&replace.path, &replace.value)?;
+                self.replace(&replace.path, replace.value.clone())
+            }
             PatchOperation::Move(moved) => {
                 if moved.path.starts_with(&moved.from) && moved.path != moved.from {
                     return Err(Problem::new(Kind::Unprocessable, "nothing can be moved into itself"));
                 }
                 let value = self.remove(&moved.from)?;
+                work.on(&moved.path, &value)?;
                 self.add(&moved.path, value)
             }
             PatchOperation::Copy(copy) => {
                 let value = self.get(&copy.from).ok_or_else(nowhere)?;
+                work.on(&copy.path, &value)?;
                 self.add(&copy.path, value)
             }
-            PatchOperation::Test(test) => match self.get(&test.path) {
-                Some(value) if value == test.value => Ok(()),
-                Some(_) => Err(Problem::new(Kind::Conflict, "another value stands there")),
-                None => Err(Problem::new(Kind::Conflict, "nothing stands there")),
-            },
+            PatchOperation::Test(test) => {
+                let found = self.get(&test.path);
+                found.iter().try_for_each(|value| work.on(&test.path, value))?;
+                match found {
+                    Some(value) if value == test.value => Ok(()),
+                    Some(_) => Err(Problem::new(Kind::Conflict, "another value stands there")),
+                    None => Err(Problem::new(Kind::Conflict, "nothing stands there")),
+                }
+            }
         }
     }
 
@@ -340,6 +401,24 @@ mod tests {
         bad(json!([{"op": "replace", "path": "/b/x", "value": 1}]), Kind::Unprocessable);
         bad(json!([{"op": "move", "from": "/b", "path": "/b/c"}]), Kind::Unprocessable);
         bad(json!([{"op": "test", "path": "/x", "value": null}]), Kind::Conflict);
+    }
+
+    #[test]
+    fn a_patch_that_doubles_what_there_is_ends_soon() {
+        let document = json!({});
+        let doubling = |from: &str| {
+            let mut all = vec![json!({"op": "add", "path": "/a", "value": {"k": "x".repeat(100)}})];
+            all.extend((0..100).map(|n| json!({"op": "copy", "from": from, "path": format!("/a/{n}")})));
+            operations(&Json::Array(all)).wanted(&document, false).unwrap_err().kind
+        };
+        assert_eq!(doubling("/a"), Kind::TooLarge);
+        let mut deep = vec![json!({"op": "add", "path": "/a", "value": {}})];
+        deep.extend((1..200).map(|n| json!({"op": "add", "path": "/a".repeat(n + 1), "value": {}})));
+        assert_eq!(operations(&Json::Array(deep)).wanted(&document, false).unwrap_err().kind, Kind::TooLarge);
+        let big = json!({ "big": "x".repeat(1 << 20) });
+        let copies: Vec<Json> =
+            (0..100).map(|n| json!({"op": "copy", "from": "/big", "path": format!("/c{n}")})).collect();
+        assert_eq!(operations(&Json::Array(copies)).wanted(&big, false).unwrap_err().kind, Kind::TooLarge);
     }
 
     #[test]

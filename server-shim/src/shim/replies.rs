@@ -7,11 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::access::Writer;
 use super::problem::{Kind, Problem};
 use super::{BODY_BYTES_MAX, Shim};
 
@@ -60,14 +61,26 @@ impl Kept {
 }
 
 /// A request that is under way. However it ends, it is not under way for ever.
-struct UnderWay<'a> {
-    replies: &'a Replies,
+struct UnderWay {
+    shim: Shim,
     name: Name,
 }
 
-impl UnderWay<'_> {
+impl UnderWay {
+    fn begin(shim: &Shim, name: Name) -> Result<UnderWay, Reply> {
+        let mut kept = shim.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.forget_the_oldest(Instant::now());
+        match kept.of.get(&name) {
+            Some(reply) => Err(reply.clone()),
+            None => {
+                kept.of.insert(name, Reply::UnderWay);
+                Ok(UnderWay { shim: shim.clone(), name })
+            }
+        }
+    }
+
     fn done(self, reply: Reply, bytes: usize) {
-        let mut kept = self.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.shim.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         kept.of.insert(self.name, reply);
         kept.order.push_back((now, self.name, bytes));
@@ -76,25 +89,11 @@ impl UnderWay<'_> {
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut kept = self.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.shim.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(kept.of.get(&self.name), Some(Reply::UnderWay)) {
             kept.of.remove(&self.name);
-        }
-    }
-}
-
-impl Replies {
-    fn begin(&self, name: Name) -> Result<UnderWay<'_>, Reply> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.forget_the_oldest(Instant::now());
-        match kept.of.get(&name) {
-            Some(reply) => Err(reply.clone()),
-            None => {
-                kept.of.insert(name, Reply::UnderWay);
-                Ok(UnderWay { replies: self, name })
-            }
         }
     }
 }
@@ -112,22 +111,21 @@ async fn keyed(shim: &Shim, key: HeaderValue, request: Request, next: Next) -> R
     if key.len() > KEY_BYTES_MAX {
         return Err(Problem::bad(format!("an Idempotency-Key has at most {KEY_BYTES_MAX} bytes")));
     }
-    let caller = shim.access.caller(request.headers(), request.uri())?;
+    let (mut head, body) = request.into_parts();
+    // Nothing is read of, or remembered for, somebody who may not write.
+    let Writer(writer) = Writer::from_request_parts(&mut head, shim).await?;
+    head.extensions.insert(writer.caller.clone());
     let mut name = blake3::Hasher::new();
-    for part in [
-        format!("{caller:?}").as_bytes(),
-        request.method().as_str().as_bytes(),
-        request.uri().path().as_bytes(),
-        key.as_bytes(),
-    ] {
+    let (caller, space) = (format!("{:?}", writer.caller), writer.space.0);
+    for part in [caller.as_bytes(), &space, head.method.as_str().as_bytes(), head.uri.path().as_bytes(), key.as_bytes()]
+    {
         name.update(&(part.len() as u64).to_le_bytes()).update(part);
     }
-    let (head, body) = request.into_parts();
     let too_large =
         |_| Problem::new(Kind::TooLarge, format!("with an Idempotency-Key, a body has at most {BODY_BYTES_MAX} bytes"));
     let body = to_bytes(body, BODY_BYTES_MAX).await.map_err(too_large)?;
     let request = *blake3::hash(&body).as_bytes();
-    let under_way = match shim.replies.begin(*name.finalize().as_bytes()) {
+    let under_way = match UnderWay::begin(shim, *name.finalize().as_bytes()) {
         Ok(under_way) => under_way,
         Err(Reply::UnderWay) => {
             return Err(Problem::new(Kind::Conflict, "the same request is under way; ask again when it is done"));
@@ -142,15 +140,21 @@ async fn keyed(shim: &Shim, key: HeaderValue, request: Request, next: Next) -> R
             return Ok(response);
         }
     };
-    let (answer, sent) = next.run(Request::from_parts(head, Body::from(body))).await.into_parts();
-    let sent = to_bytes(sent, usize::MAX)
-        .await
-        .map_err(|_| Problem::new(Kind::Internal, "an answer that could not be read"))?;
-    // A fault, or a moment without a disk, is not an answer to remember: the same request may work next time.
-    if !answer.status.is_server_error() {
-        let bytes = sent.len() + OVERHEAD_BYTES;
-        let reply = Reply::Done { request, status: answer.status, headers: answer.headers.clone(), body: sent.clone() };
-        under_way.done(reply, bytes);
-    }
-    Ok(Response::from_parts(answer, Body::from(sent)))
+    // A task of its own: who hangs up before the answer is the one that will ask again.
+    let answered = tokio::spawn(async move {
+        let (answer, sent) = next.run(Request::from_parts(head, Body::from(body))).await.into_parts();
+        let sent = to_bytes(sent, usize::MAX).await.unwrap_or_default();
+        if is_final(answer.status) {
+            let (status, headers) = (answer.status, answer.headers.clone());
+            under_way.done(Reply::Done { request, status, headers, body: sent.clone() }, sent.len() + OVERHEAD_BYTES);
+        }
+        Response::from_parts(answer, Body::from(sent))
+    });
+    answered.await.map_err(|_| Problem::new(Kind::Internal, "a fault of this peer; please report it"))
+}
+
+/// Whether the same request would be answered like this at any time: what was done, and what can never be.
+fn is_final(status: StatusCode) -> bool {
+    let never = [400, 412, 413, 415, 422, 428];
+    status.is_success() || never.contains(&status.as_u16())
 }

@@ -6,7 +6,7 @@ use commonhold_engine::EntryId;
 use super::problem::Problem;
 
 /// Ids that a version names at most: what a change may depend on.
-const HEADS_MAX: usize = 64;
+pub(crate) const HEADS_MAX: usize = 64;
 
 /// Reads a version: ids of 64 hex digits with commas between, quoted (as in Braid's headers) or not. An empty text is the version
 /// before everything.

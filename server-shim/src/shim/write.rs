@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use super::access::{Reader, Writer};
 use super::body::Shown;
-use super::documents::{Content, MERGED, PARENTS, Params, VERSION, gone, is_json, present, shown};
+use super::documents::{Content, MERGED, PARENTS, Params, VERSION, gone, is_json, part, present};
 use super::patch::{self, Patch};
 use super::prefer::Prefer;
 use super::problem::{Kind, Problem};
@@ -93,7 +93,7 @@ pub(crate) async fn read_at(reader: Reader, headers: HeaderMap) -> Result<Respon
     let json = now.json()?;
     let found = json.pointer(path.as_str());
     let found = found.ok_or_else(|| Problem::new(Kind::NotFound, format!("nothing stands at {path}")))?;
-    Ok(super::documents::unless_known(&headers, shown(StatusCode::OK, found, &now.heads)))
+    Ok(super::documents::unless_known(&headers, part(found, &now)))
 }
 
 /// The version that an edit is meant for, if the caller says which.
@@ -141,7 +141,7 @@ async fn edit(
     answer(writer, &document, Prefer::of(headers), merged).await
 }
 
-fn preconditions(headers: &HeaderMap, now: &Shown) -> Result<(), Problem> {
+pub(crate) fn preconditions(headers: &HeaderMap, now: &Shown) -> Result<(), Problem> {
     let (heads, etag) = (&now.heads, &*now.etag);
     let stale = |detail| {
         let problem = Problem::new(Kind::Stale, detail).with("version", version::text(heads)).with("etag", etag);

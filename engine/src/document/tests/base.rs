@@ -92,6 +92,25 @@ fn what_others_deleted_comes_back_if_it_was_written() {
 }
 
 #[test]
+fn what_comes_back_does_not_push_its_neighbours_aside() {
+    let (mut view, version) = seen(json!({"l": [1, 2, 3], "t": ["x", "y"], "o": {"a": 1}}), |edit| {
+        edit.set_json(&path(&["l"]), &json!([2, 3]))?;
+        edit.set_json(&path(&["t"]), &json!(["y"]))?;
+        edit.put_object(&ObjId::ROOT, "o", ObjKind::Map).map(drop)
+    });
+    view.edit_at(&version, |edit| edit.set_json(&path(&["l"]), &json!([10, 20, 3]))).unwrap();
+    // A text that others deleted is written anew if it changed, and stays away if it did not.
+    view.edit_at(&version, |edit| edit.set_json(&path(&["t"]), &json!(["z", "y"]))).unwrap();
+    let part = Wanted::Map([("b".to_owned(), Some(Wanted::Value(json!(2))))].into());
+    let part = Wanted::Map([("o".to_owned(), Some(part))].into());
+    view.edit_at(&version, |edit| edit.make_so(&part)).unwrap();
+    assert_eq!(view.to_json(), json!({"l": [10, 20, 3], "t": ["z", "y"], "o": {"b": 2}}));
+    view.edit_at(&version, |edit| edit.set_json(&[], &json!({"l": [1, 2, 3], "t": ["x", "y"], "o": {"a": 1}, "n": 1})))
+        .unwrap();
+    assert_eq!(view.to_json(), json!({"l": [10, 20, 3], "t": ["z", "y"], "o": {"b": 2}, "n": 1}));
+}
+
+#[test]
 fn a_version_that_is_not_held_is_refused_and_one_that_is_the_present_is_an_edit_like_any() {
     let (mut view, _) = seen(json!({"a": 1}), |edit| edit.put(&ObjId::ROOT, "a", 2));
     let refused = view.edit_at(&[EntryId([9; 32])], put(&["a"], json!(3)));
