@@ -157,8 +157,9 @@ fn every_test_that_the_text_on_security_names_exists() {
     let rows = text.lines().filter(|line| line.starts_with("| T"));
     let cells: Vec<&str> = rows.filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next()).collect();
     assert!(cells.len() >= 17);
-    let all: String =
-        ["sync/src", "sync/tests", "engine/src", "server-shim/tests", "tests/tests"].map(sources).concat();
+    let all: String = ["sync/src", "sync/tests", "engine/src", "server-shim/src", "server-shim/tests", "tests/tests"]
+        .map(sources)
+        .concat();
     for cell in cells {
         let named: Vec<&str> = cell.split('`').skip(1).step_by(2).filter(|name| !name.contains('/')).collect();
         assert!(!named.is_empty(), "no test in {cell}");
