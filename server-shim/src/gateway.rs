@@ -12,16 +12,15 @@ mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use commonhold_engine::{Node, SpaceId};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::failure::{Exit, Failure};
+use crate::http::accept;
 use hub::Hub;
 
 /// Connections at once; more are hung up on. What one may cost stands with the limits of `connection`.
@@ -59,7 +58,14 @@ pub(crate) async fn listen(
             )
         })?;
         bound.extend(listener.local_addr());
-        serving.spawn(accept(listener, hub.clone(), places.clone()));
+        let hub = hub.clone();
+        serving.spawn(accept(listener, places.clone(), move |stream, from, place| {
+            let hub = hub.clone();
+            async move {
+                let _place = place;
+                connection::serve(hub, stream, from).await;
+            }
+        }));
     }
     info!(addresses = ?bound, %space, "takes automerge-repo clients");
     Ok(Listening { addresses: bound, _serving: serving })
@@ -73,7 +79,7 @@ fn space_of(node: &Node, named: Option<SpaceId>) -> Result<SpaceId, Failure> {
         (Some(named), _) => Err(Failure::not_found(
             "gateway_space",
             format!("gateway.space is {named}, which this peer does not hold"),
-            "join that space first (commonhold join INVITE), or name one of `commonhold space list`",
+            "join that space first (commonhold join INVITE), or name one of `commonhold space ls`",
         )),
         (None, [only]) => Ok(*only),
         (None, []) => Err(Failure::not_found(
@@ -86,30 +92,5 @@ fn space_of(node: &Node, named: Option<SpaceId>) -> Result<SpaceId, Failure> {
             "gateway.listen is set, and this peer holds several spaces",
             "set gateway.space to the id of the one whose documents clients may have",
         )),
-    }
-}
-
-async fn accept(listener: TcpListener, hub: Arc<Hub>, places: Arc<Semaphore>) {
-    let mut connections = JoinSet::new();
-    loop {
-        let (stream, from) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Most often no file descriptors are left; asking again at once would spin.
-                debug!(%error, "accepting failed");
-                sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        while connections.try_join_next().is_some() {}
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            debug!(%from, "too many connections");
-            continue;
-        };
-        let hub = hub.clone();
-        connections.spawn(async move {
-            let _place = place;
-            connection::serve(hub, stream, from).await;
-        });
     }
 }

@@ -124,7 +124,8 @@ fn routes(node: Node) -> Router {
         .with_state(node)
 }
 
-async fn accept<F: Future<Output = ()> + Send + 'static>(
+/// Takes connections for as long as there are places; who comes when there are none is hung up on. What serves a connection keeps its place.
+pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
     places: Arc<Semaphore>,
     serve: impl Fn(TcpStream, SocketAddr, OwnedSemaphorePermit) -> F,
