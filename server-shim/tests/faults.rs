@@ -9,10 +9,10 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 
-use common::{Home, finish, mode, until};
+use common::{Home, Mounted, finish, mode, until};
 use redb::ReadableTable;
 use rustix::process::Signal;
 use serde_json::json;
@@ -395,12 +395,9 @@ fn a_flipped_bit_anywhere_is_never_shown_as_something_else() {
 fn a_full_disk_is_a_store_problem_until_there_is_room() {
     let home = Home::new();
     fs::create_dir_all(home.data()).unwrap();
-    let mount =
-        |arguments: &[&str]| Command::new("mount").args(arguments).arg(home.data()).stderr(Stdio::null()).status();
-    if !mount(&["-t", "tmpfs", "-o", "size=8m", "commonhold-test"]).is_ok_and(|status| status.success()) {
+    let Some(_mounted) = Mounted::small(home.data()) else {
         return println!("skipped: no file system can be mounted here");
-    }
-    let _mounted = Mounted(home.data());
+    };
     home.with_document("list");
     home.run(&["set", "list", "a", "1"]).text();
     let served = home.serve(&["serve"]);
@@ -428,15 +425,6 @@ fn a_full_disk_is_a_store_problem_until_there_is_room() {
     let found: serde_json::Value = serde_json::from_str(&home.run(&["doctor", "--json"]).out).unwrap();
     let rows = found["findings"].as_array().unwrap().iter().find(|finding| finding["check"] == "rows");
     assert_eq!(rows.unwrap()["state"], "ok", "{found}");
-}
-
-struct Mounted(PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // Lazily: a process that a failed test left may still have it open.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 #[test]

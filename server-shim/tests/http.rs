@@ -6,12 +6,11 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use common::{Home, Served, finish, until};
+use common::{Home, Mounted, Served, finish, until};
 use serde_json::{Value as Json, json};
 use ureq::Agent;
 use ureq::http::{Method, Request};
@@ -429,12 +428,9 @@ fn a_quota_that_is_used_up_is_told_and_documents_go_on() {
 fn a_full_disk_is_told_until_there_is_room() {
     let home = Home::new();
     fs::create_dir_all(home.data()).unwrap();
-    let mount =
-        |arguments: &[&str]| Command::new("mount").args(arguments).arg(home.data()).stderr(Stdio::null()).status();
-    if !mount(&["-t", "tmpfs", "-o", "size=8m", "commonhold-test"]).is_ok_and(|status| status.success()) {
+    let Some(_mounted) = Mounted::small(home.data()) else {
         return println!("skipped: no file system can be mounted here");
-    }
-    let _mounted = Mounted(home.data());
+    };
     let space = home.run(&["space", "new", "--writers", "anyone"]).text().to_owned();
     let site = Site::of(home, space, "*:write");
     let path = site.document(json!({"n": 1}));
@@ -456,15 +452,6 @@ fn a_full_disk_is_told_until_there_is_room() {
     fs::remove_file(&filler).unwrap();
     until("room", || (site.patch(&path, MERGE, &json!({"n": 2})).status == 200).then_some(()));
     assert_eq!(site.get(&path).json().as_object().unwrap().len(), kept + 1, "what was answered is there, and no more");
-}
-
-struct Mounted(PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // Lazily: a process that a failed test left may still have it open.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 #[test]

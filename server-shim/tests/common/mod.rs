@@ -160,6 +160,25 @@ impl Home {
     }
 }
 
+/// A file system of 8 MiB over a folder, until it is dropped.
+pub(crate) struct Mounted(PathBuf);
+
+impl Mounted {
+    /// None where none can be mounted, as only root may.
+    pub(crate) fn small(at: PathBuf) -> Option<Mounted> {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=8m", "commonhold-test"]).arg(&at).stderr(Stdio::null());
+        mount.status().is_ok_and(|status| status.success()).then_some(Mounted(at))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Lazily: a process that a failed test left may still have it open.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
 /// Copies a folder to where there is none, as people do.
 pub(crate) fn copy_folder(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
