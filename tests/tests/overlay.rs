@@ -60,6 +60,12 @@ fn peers_that_forward_nothing_neither_stop_nor_slow_the_rest() {
     assert_within_three_times(&report, "holes 60%");
 }
 
+/// Seed 0 of 200 peers: one whose only speaking neighbour left it heard nothing for 6.7 s.
+#[test]
+fn who_is_left_among_black_holes_finds_others_at_once() {
+    assert_within_three_times(&report("black-holes", 200, 1), "holes 60%");
+}
+
 #[test]
 fn with_four_leaves_to_each_full_peer_everything_arrives_in_time() {
     assert_within_three_times(&report("leaves", PEERS, 2), "leaves 80%");

@@ -18,6 +18,8 @@ pub(super) const FAULTS_DISTRUST: u32 = 4;
 pub(super) const FAULTS_LEAVE: u32 = 12;
 /// What a probe that is not answered counts: the third is the last. Once a second or two may be a link that stood still.
 pub(super) const FAULTS_PROBE: u32 = 4;
+/// With fewer deliveries since its last word, a neighbour counts as one that speaks.
+const SILENT_FEW: u32 = 8;
 /// However much was asked for, it is late once within this time.
 const FAULT_EVERY_MS: u64 = 250;
 /// Two requests within this time: the tree does not reach here any more, and the link becomes part of it.
@@ -142,6 +144,16 @@ impl Branch {
             Probe::Idle { not_before } => Probe::Idle { not_before },
             _ => Probe::Idle { not_before: Now(now.0 + FAULTS_HALVE_MS) },
         };
+    }
+
+    /// Whether it said something of late, as far as there was anything to say.
+    pub(super) fn speaks(&self) -> bool {
+        self.spoke_ever && self.silent < SILENT_FEW
+    }
+
+    /// Whether anything new came from it, by whatever way.
+    pub(super) fn gave_ever(&self) -> bool {
+        self.heard_at > Now(0)
     }
 
     pub(super) fn heard(&mut self, now: Now) {

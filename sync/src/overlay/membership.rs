@@ -3,6 +3,7 @@
 //! A relation holds once a request was accepted, and ends with one message of either side; links deliver in order, so both sides agree
 //! as soon as nothing is under way. Whoever is refused is told of others to try.
 
+use super::branch::Branch;
 use super::link::{Link, Place};
 use super::message::{Message, RECORDS_MAX};
 use super::{Effect, Overlay, below, pick};
@@ -20,6 +21,8 @@ const JOIN_REMEMBER_TTL: u8 = 3;
 const FAR_KEPT: usize = 3;
 /// A nearer neighbour has at most this many percent of the round trip of the one that it replaces.
 const NEARER_PERCENT: u32 = 70;
+/// How many are asked at once by who is cut off.
+const CUT_OFF_ASKS: usize = 3;
 /// With fewer neighbours that say anything, one that says nothing is replaced.
 const SPEAKING_MIN: usize = 3;
 
@@ -32,6 +35,13 @@ impl Overlay {
         match self.is_leaf() {
             true => self.limits.attachments,
             false => self.limits.neighbours_aim,
+        }
+    }
+
+    fn neighbours_max(&self) -> usize {
+        match self.is_leaf() {
+            true => self.limits.attachments,
+            false => self.limits.neighbours_max,
         }
     }
 
@@ -49,7 +59,8 @@ impl Overlay {
         let chosen = self.count(|place| matches!(place, Place::Neighbour { chosen: true, .. }));
         let chosen_min = if self.is_leaf() { 0 } else { self.limits.chosen_min };
         let lacking = self.aim().saturating_sub(neighbours).max(chosen_min.saturating_sub(chosen));
-        let room = self.limits.neighbours_max.saturating_sub(neighbours);
+        let lacking = if self.tree.is_cut_off() { lacking.max(CUT_OFF_ASKS) } else { lacking };
+        let room = self.neighbours_max().saturating_sub(neighbours);
         lacking.min(room).saturating_sub(asked + self.dials.values().filter(|dial| !dial.near).count())
     }
 
@@ -74,10 +85,24 @@ impl Overlay {
 
     /// Brings the number of neighbours to what it should be. Called after whatever may have changed it.
     pub(super) fn maintain(&mut self, now: Now) {
+        if self.tree.is_cut_off() && self.neighbour_count() >= self.neighbours_max() {
+            self.give_up_mute(now);
+        }
         for _ in 0..self.limits.dials + self.limits.neighbours_aim {
             if self.lacking() == 0 || !self.ask_linked(now) && !self.dial_one(now, false) {
                 break;
             }
+        }
+    }
+
+    /// Makes room among neighbours of whom none says anything.
+    fn give_up_mute(&mut self, now: Now) {
+        let oldest = self.links.iter().filter_map(|(peer, link)| match link.place {
+            Place::Neighbour { since, .. } => Some((since, *peer)),
+            _ => None,
+        });
+        if let Some((_, peer)) = oldest.min() {
+            self.leave(now, &peer, true);
         }
     }
 
@@ -99,7 +124,7 @@ impl Overlay {
         link.place = Place::Asked { until: Now(now.0 + self.limits.answer_ms), near };
         let message = match join {
             true => Message::Join,
-            false => Message::Neighbour { urgent: alone },
+            false => Message::Neighbour { urgent: alone || self.tree.is_cut_off() },
         };
         self.joined |= join;
         self.effects.push_back(Effect::Send { to: peer, message });
@@ -287,15 +312,16 @@ impl Overlay {
             return false;
         }
         let branches = self.tree.branches();
-        let useful = |peer: &DeviceId| branches.get(peer).map_or(0, |branch| branch.firsts);
+        let useful = |peer: &DeviceId| branches.get(peer).map_or((0, false), |branch| (branch.firsts, branch.speaks()));
         let young = self.links.iter().filter_map(|(peer, link)| match link.place {
             Place::Neighbour { since, chosen: false, .. } => {
                 Some((useful(peer), link.favour, core::cmp::Reverse(since), *peer))
             }
             _ => None,
         });
-        // The one that brought least lately, of those the least favoured, and of those the youngest: a crowd of newcomers replaces its own.
-        let Some((0..=2, _, _, peer)) = young.min() else { return false };
+        // The one that brought least lately; of those one that says nothing, then the least favoured, then the youngest: a crowd of
+        // newcomers replaces its own.
+        let Some(((0..=2, _), _, _, peer)) = young.min() else { return false };
         self.evictions.take(now) && {
             self.leave(now, &peer, true);
             true
@@ -459,9 +485,7 @@ impl Overlay {
     /// The neighbour that a nearer one may replace.
     fn farthest(&self, now: Now) -> Option<(DeviceId, u32)> {
         let neighbours = || self.links.iter().filter(|(_, link)| link.is_neighbour());
-        let speaks = |peer: &DeviceId| {
-            self.tree.branches().get(peer).is_some_and(|branch| branch.silent < 8 && branch.spoke_ever)
-        };
+        let speaks = |peer: &DeviceId| self.tree.branches().get(peer).is_some_and(Branch::speaks);
         if neighbours().filter(|(peer, _)| speaks(peer)).count() < SPEAKING_MIN
             && let Some((peer, _)) = neighbours().find(|(peer, link)| !speaks(peer) && settled(now, link))
         {

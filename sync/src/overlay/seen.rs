@@ -38,6 +38,12 @@ impl Seen {
         self.get(&item.chain).is_some_and(|held| held.n >= item.n)
     }
 
+    /// What came last from somebody else.
+    pub(super) fn last(&self) -> Option<Item> {
+        let all = self.young.iter().chain(&self.old).filter(|(_, held)| held.from.is_some());
+        all.max_by_key(|(_, held)| held.at).map(|(chain, held)| Item { chain: *chain, n: held.n })
+    }
+
     pub(super) fn insert(&mut self, chain: ChainId, held: Held, chains_max: usize, keep_ms: u64) {
         let aged = held.at.0.saturating_sub(self.turned.0) >= keep_ms / 2;
         if aged || self.young.len() >= chains_max / 2 {

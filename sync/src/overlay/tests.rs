@@ -401,3 +401,86 @@ fn peers_that_cannot_be_dialled_are_attached_rather_than_take_each_others_places
     assert_eq!((accepted, overlay.neighbours().count() + overlay.leaves().count()), (38, 38));
     assert!(!said.iter().any(|said| matches!(said, Message::Leave { .. })), "{said:?}");
 }
+
+/// A full peer whose neighbours are these, and who was told all it knows by the last of them.
+fn listening_to_one(mute: u8) -> (Overlay, DeviceId) {
+    let mut overlay = Overlay::new(record(1, FULL, true).device, FULL, [0; 32], &OverlayLimits::default());
+    for name in 2..3 + mute {
+        let peer = record(name, FULL, true);
+        overlay.link_up(Now(0), peer.device, Some(peer.clone()), FULL, false);
+        overlay.receive(Now(0), peer.device, Message::Neighbour { urgent: false }).unwrap();
+        assert!(overlay.is_neighbour(&peer.device));
+    }
+    let speaker = record(2 + mute, FULL, true).device;
+    overlay.delivered(Now(10), item(7, 1), speaker, false);
+    while overlay.poll().is_some() {}
+    (overlay, speaker)
+}
+
+/// Simulated with 200 peers, 60 of 100 of them black holes, seed 0: the only neighbour that said anything left, and the peer was
+/// content with seven that never did. It heard nothing for seconds.
+#[test]
+fn who_is_left_by_all_that_said_anything_asks_urgently_and_hears_who_speaks_in_one_round_trip() {
+    let (mut overlay, speaker) = listening_to_one(6);
+    let other = record(90, FULL, true);
+    overlay.link_up(Now(20), other.device, Some(other.clone()), FULL, true);
+    assert!(
+        !core::iter::from_fn(|| overlay.poll())
+            .any(|said| matches!(said, Effect::Send { to, .. } if to == other.device))
+    );
+    overlay.receive(Now(30), speaker, Message::Leave { stays: true }).unwrap();
+    let said: Vec<Effect> = core::iter::from_fn(|| overlay.poll()).collect();
+    let asks = Effect::Send { to: other.device, message: Message::Neighbour { urgent: true } };
+    assert!(said.contains(&asks), "{said:?}");
+    overlay.receive(Now(40), other.device, Message::Answer { accepted: true, others: vec![] }).unwrap();
+    overlay.tick(Now(40));
+    let said: Vec<Effect> = core::iter::from_fn(|| overlay.poll()).collect();
+    let asks = Effect::Send { to: other.device, message: Message::Graft { eager: false, items: vec![item(7, 1)] } };
+    assert!(said.contains(&asks), "{said:?}");
+    overlay.delivered(Now(60), item(7, 1), other.device, true);
+    // Content again: the next that might be asked is not.
+    let third = record(91, FULL, true);
+    overlay.link_up(Now(70), third.device, Some(third.clone()), FULL, true);
+    assert!(
+        !core::iter::from_fn(|| overlay.poll())
+            .any(|said| matches!(said, Effect::Send { to, .. } if to == third.device))
+    );
+}
+
+/// Where nobody answers, the search ends, and no neighbour beyond the bound is taken.
+#[test]
+fn a_search_for_somebody_who_speaks_ends() {
+    let (mut overlay, speaker) = listening_to_one(9);
+    overlay.receive(Now(30), speaker, Message::Leave { stays: true }).unwrap();
+    let mut asked = 0;
+    for name in 100..160 {
+        let peer = record(name, FULL, true);
+        let now = Now(u64::from(name) * 10);
+        overlay.link_up(now, peer.device, Some(peer.clone()), FULL, true);
+        while let Some(effect) = overlay.poll() {
+            if let Effect::Send { to, message: Message::Neighbour { urgent: true } } = effect {
+                asked += 1;
+                overlay.receive(now, to, Message::Answer { accepted: true, others: vec![] }).unwrap();
+            }
+        }
+        assert!(overlay.neighbours().count() <= OverlayLimits::default().neighbours_max);
+    }
+    assert!((1..=12).contains(&asked), "{asked}");
+}
+
+/// Simulated floods, seed 2: strangers that announced more of a chain than there is were all asked first.
+#[test]
+fn who_gave_something_before_is_asked_first_whatever_others_announce() {
+    let (mut overlay, speaker) = listening_to_one(2);
+    let liar = record(2, FULL, true).device;
+    overlay.receive(Now(50), liar, Message::IHave { items: vec![item(8, 1_000)] }).unwrap();
+    overlay.receive(Now(51), speaker, Message::IHave { items: vec![item(8, 1)] }).unwrap();
+    overlay.tick(Now(5_000));
+    let asked: Vec<DeviceId> = core::iter::from_fn(|| overlay.poll())
+        .filter_map(|effect| match effect {
+            Effect::Send { to, message: Message::Graft { .. } } => Some(to),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(asked, [speaker]);
+}

@@ -27,6 +27,9 @@ const SWAP_EVERY_MS: u64 = 400;
 const SILENT_MAX: u32 = 24;
 /// After the loss of a link that brought payloads, announcements are not waited over for this long.
 const BROKEN_MS: u64 = 2_000;
+/// Neighbours that are looked for, at most, once everybody who said anything is gone. If six of ten say nothing, one in sixty finds
+/// nobody among eight.
+const CUT_OFF_TRIES: u32 = 8;
 /// Times that all who announced an item are asked for it.
 const ROUNDS_MAX: u32 = 3;
 /// Announcements this much later than the payload say nothing about links.
@@ -98,6 +101,8 @@ pub(super) struct Tree {
     duplicates: u32,
     broken_until: Now,
     swap_after: Now,
+    /// Everybody who said anything is gone, and nobody has since: how many more are looked for.
+    cut_off: u32,
 }
 
 impl Tree {
@@ -112,6 +117,7 @@ impl Tree {
             duplicates: 500,
             broken_until: Now(0),
             swap_after: Now(0),
+            cut_off: 0,
         }
     }
 
@@ -125,13 +131,38 @@ impl Tree {
     }
 
     pub(super) fn up(&mut self, cx: &mut Context<'_>, peer: DeviceId, leaf: bool, rtt_ms: Option<u32>) {
-        self.branches.insert(peer, Branch::new(cx.now, leaf, rtt_ms, cx.limits));
+        let mut branch = Branch::new(cx.now, leaf, rtt_ms, cx.limits);
+        if let (false, true, Some(item)) = (leaf, self.cut_off > 0, self.seen.last()) {
+            // Whoever forwards anything holds it by now, and is heard in one round trip.
+            branch.probe = Probe::Planned { item, at: cx.now };
+        }
+        self.cut_off = self.cut_off.saturating_sub(u32::from(!leaf));
+        self.branches.insert(peer, branch);
+    }
+
+    /// Whether everybody who said anything is gone, and more neighbours are worth looking for.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.cut_off > 0
+    }
+
+    /// A neighbour said something about an item.
+    fn spoke(&mut self, now: Now, from: &DeviceId) {
+        if let Some(branch) = self.branches.get_mut(from) {
+            branch.spoke(now);
+            if !branch.leaf {
+                self.cut_off = 0;
+            }
+        }
     }
 
     pub(super) fn down(&mut self, cx: &mut Context<'_>, peer: &DeviceId) {
         let Some(gone) = self.branches.remove(peer) else { return };
         for branch in self.branches.values_mut() {
             branch.leads.remove(peer);
+        }
+        let speaks = |branch: &Branch| branch.speaks() && !branch.leaf;
+        if speaks(&gone) && !self.branches.values().any(speaks) {
+            self.cut_off = CUT_OFF_TRIES;
         }
         if gone.eager && gone.firsts > 0 {
             self.broken_until = Now(cx.now.0 + BROKEN_MS);
@@ -229,6 +260,7 @@ impl Tree {
         let held = Held { n: item.n, at: now, from: Some(from), asked: asked.is_some() };
         self.seen.insert(item.chain, held, cx.limits.seen, cx.limits.seen_ms);
         self.duplicates -= self.duplicates / 32;
+        self.heard(now, &from);
         if let (Some(missing), None) = (&missing, asked) {
             self.lateness.sample(now.0.saturating_sub(missing.first_at.0));
         }
@@ -236,7 +268,6 @@ impl Tree {
         for (peer, branch) in &mut self.branches {
             let source = sources.iter().find(|source| source.peer == *peer && source.n >= item.n);
             if *peer == from {
-                branch.heard(now);
                 branch.count(false);
                 branch.kept_word(now);
                 continue;
@@ -269,9 +300,9 @@ impl Tree {
     fn duplicate(&mut self, cx: &mut Context<'_>, item: Item, from: DeviceId) {
         let now = cx.now;
         let upstream = self.upstream();
+        let probed = self.branches.get(&from).is_some_and(|branch| matches!(branch.probe, Probe::Asked { .. }));
+        self.spoke(now, &from);
         let Some(branch) = self.branches.get_mut(&from) else { return };
-        let probed = matches!(branch.probe, Probe::Asked { .. });
-        branch.spoke(now);
         // A leaf that pushes what is its own twice is told so by the other side of it: the link stays one along which it is pushed to.
         if branch.leaf {
             return;
@@ -336,8 +367,8 @@ impl Tree {
 
     pub(super) fn i_have(&mut self, cx: &mut Context<'_>, from: DeviceId, items: &[Item]) {
         let (now, upstream) = (cx.now, self.upstream());
+        self.spoke(now, &from);
         let Some(branch) = self.branches.get_mut(&from) else { return };
-        branch.spoke(now);
         for item in items {
             if let Some(held) = self.seen.get(&item.chain).filter(|held| held.n >= item.n) {
                 let late = now.0.saturating_sub(held.at.0);
@@ -391,10 +422,11 @@ impl Tree {
 
     pub(super) fn graft(&mut self, cx: &mut Context<'_>, from: DeviceId, eager: bool, items: &[Item]) {
         let Some(branch) = self.branches.get_mut(&from) else { return };
-        if !branch.leaf {
-            branch.spoke(cx.now);
-        }
         branch.eager |= eager;
+        if !branch.leaf {
+            self.spoke(cx.now, &from);
+        }
+        let Some(branch) = self.branches.get_mut(&from) else { return };
         for item in items {
             if self.seen.holds(item) && branch.grafts.take(cx.now) {
                 cx.effects.push_back(Effect::Push { to: from, item: *item });
@@ -403,6 +435,7 @@ impl Tree {
     }
 
     fn heard(&mut self, now: Now, from: &DeviceId) {
+        self.spoke(now, from);
         if let Some(branch) = self.branches.get_mut(from) {
             branch.heard(now);
         }
@@ -469,9 +502,18 @@ impl Tree {
             let usable = missing.sources.iter_mut().filter(|source| !source.tried);
             let best = usable.min_by_key(|source| {
                 let branch = branches.get(&source.peer);
-                // Who kept its word before goes first, whatever the others claim to hold.
-                let figures = branch.map(|branch| (branch.faults(now), core::cmp::Reverse(source.n), branch.rtt_ms()));
-                figures.unwrap_or((u32::MAX, core::cmp::Reverse(0), u32::MAX))
+                // Who gave something before and kept its word goes first, whatever the others claim to hold.
+                let figures = branch.map(|branch| {
+                    let faults = branch.faults(now);
+                    (
+                        faults / FAULTS_DISTRUST,
+                        !branch.gave_ever(),
+                        faults,
+                        core::cmp::Reverse(source.n),
+                        branch.rtt_ms(),
+                    )
+                });
+                figures.unwrap_or((u32::MAX, true, u32::MAX, core::cmp::Reverse(0), u32::MAX))
             });
             match best {
                 Some(source) => {
