@@ -8,7 +8,7 @@ use commonhold_tests::overlay_sim::{NAMES, Row, run};
 /// Simulates the overlay of one space, and the baseline, in virtual time.
 #[derive(Parser)]
 struct Args {
-    /// Which of no-fault, killed, black-holes, leaves, undialable, bootstrap-dies, floods and idle; all if none is named.
+    /// Which of no-fault, one-writer, killed, black-holes, leaves, undialable, bootstrap-dies, floods and idle; all if none is named.
     scenarios: Vec<String>,
     /// Peers.
     #[arg(long, default_value_t = 50)]
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
             continue;
         }
         println!(
-            "{:<18} {:>5} {:>4} {:<8} {:>6} {:>7} {:>6} {:>6} {:>6} {:>5} {:>7} {:>7} {:>8} {:>5} {:>4}",
+            "{:<18} {:>5} {:>4} {:<8} {:>6} {:>7} {:>6} {:>6} {:>6} {:>5} {:>7} {:>7} {:>8} {:>5} {:>4} {:>5}",
             name,
             "peers",
             "seed",
@@ -58,7 +58,8 @@ fn main() -> ExitCode {
             "msgs",
             "recover",
             "parts",
-            "lop"
+            "lop",
+            "first"
         );
         report.rows.iter().for_each(print);
     }
@@ -68,7 +69,7 @@ fn main() -> ExitCode {
 fn print(row: &Row) {
     let or_dash = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
     println!(
-        "{:<18} {:>5} {:>4} {:<8} {:>6.2} {:>7.1} {:>6} {:>6} {:>6} {:>5} {:>7} {:>7.2} {:>8} {:>5} {:>4}",
+        "{:<18} {:>5} {:>4} {:<8} {:>6.2} {:>7.1} {:>6} {:>6} {:>6} {:>5} {:>7} {:>7.2} {:>8} {:>5} {:>4} {:>5.2}",
         row.run,
         row.peers,
         row.seed,
@@ -84,6 +85,7 @@ fn print(row: &Row) {
         or_dash(row.recovery_ms),
         or_dash(row.components.map(|parts| parts as u64)),
         or_dash(row.lopsided.map(|pairs| pairs as u64)),
+        row.bootstrap_gave,
     );
     if let Some((first, later)) = row.idle_bytes {
         println!("  {first:.0} bytes a minute and neighbour in the first hour, {later:.0} after it");

@@ -31,6 +31,8 @@ pub struct Ledger {
     pub messages: u64,
     /// Their bytes.
     pub message_bytes: u64,
+    /// Payloads that the bootstrap peer pushed while measured items were written.
+    pub bootstrap_gave: u64,
 }
 
 /// Times to the last peer, over the measured items.
@@ -71,6 +73,7 @@ impl Ledger {
             repairs: 0,
             messages: 0,
             message_bytes: 0,
+            bootstrap_gave: 0,
         }
     }
 

@@ -10,8 +10,8 @@ use super::queue::drawn;
 use super::swarm::Swarm;
 
 /// All scenarios.
-pub const NAMES: [&str; 8] =
-    ["no-fault", "killed", "black-holes", "leaves", "undialable", "bootstrap-dies", "floods", "idle"];
+pub const NAMES: [&str; 9] =
+    ["no-fault", "one-writer", "killed", "black-holes", "leaves", "undialable", "bootstrap-dies", "floods", "idle"];
 
 /// What a peer is in a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,6 +98,8 @@ pub struct Row {
     pub repairs: u64,
     /// Other messages for each delivery.
     pub messages_per_delivery: f64,
+    /// Payloads that the bootstrap peer pushed for each item.
+    pub bootstrap_gave: f64,
     /// Time from the deaths until items reach all again through the overlay.
     pub recovery_ms: Option<u64>,
     /// Sets of peers that reach one another at the end.
@@ -132,6 +134,7 @@ pub fn run(name: &str, peers: usize, seeds: u64, warm: Option<usize>, near: bool
                 rows.push(ours(name, &calm));
                 rows.push(base(name, &calm));
             }
+            "one-writer" => rows.push(ours(name, &Plan { writers: 1, ..calm.clone() })),
             "killed" => {
                 for killed_percent in [30, 50] {
                     let plan = Plan { killed_percent, ..calm.clone() };
@@ -232,6 +235,7 @@ fn row(run: &str, plan: &Plan, cast: &Cast, ledger: &Ledger, system: &'static st
         incomplete,
         repairs: ledger.repairs,
         messages_per_delivery: ledger.messages as f64 / deliveries.max(1) as f64,
+        bootstrap_gave: ledger.bootstrap_gave as f64 / ledger.measured().len().max(1) as f64,
         recovery_ms: (plan.killed_percent > 0).then(|| ledger.recovery_ms(cast.kill_ms(plan), 2_000, &counts)),
         components: None,
         lopsided: None,

@@ -320,6 +320,9 @@ impl Swarm {
                 self.ledger.message_bytes += bytes;
             }
         }
+        if from == 0 && matches!(packet, Packet::Payload { repair: false, .. }) {
+            self.ledger.bootstrap_gave += u64::from(self.ledger.items.len() > self.plan.warm_items);
+        }
         self.queue.after(delay_ms(self.plan.seed, from, to), Event::Packet { from, to, epoch, packet });
     }
 
