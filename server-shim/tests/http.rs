@@ -124,6 +124,13 @@ impl Ask {
         self.send_by(&agent())
     }
 
+    /// The status, without waiting for a body that may never end.
+    fn status(self) -> u16 {
+        let method = self.method.parse::<Method>().unwrap();
+        let request = Request::builder().method(method).uri(&self.url).body(self.body).unwrap();
+        agent().run(request).unwrap().status().as_u16()
+    }
+
     fn send_by(self, agent: &Agent) -> Answer {
         let mut request = Request::builder().method(self.method.parse::<Method>().unwrap()).uri(&self.url);
         for (name, value) in &self.headers {
@@ -698,4 +705,83 @@ fn the_lines_of_the_guide_run() {
     let said = finish(Command::new("sh").arg("-c").arg(&script).env("SPACE", &site.space));
     assert!(said.out.contains(r#"{"items":["oat milk","eggs"],"note":"tomorrow"}"#), "{}{}", said.out, said.err);
     assert!(said.out.contains("event: snapshot"), "{}", said.out);
+}
+
+#[test]
+fn a_blob_is_answered_with_a_media_type_or_none() {
+    let site = Site::new("*:write");
+    let stored = Ask::new("POST", site.url("/blobs")).body("image/png", "not really").send();
+    let path = format!("/blobs/{}", stored.json()["href"].as_str().unwrap().rsplit('/').next().unwrap());
+    assert_eq!(site.get(&format!("{path}?type=image/png")).header("content-type"), "image/png");
+    assert_eq!(site.get(&format!("{path}?type=")).header("content-type"), "application/octet-stream");
+    for nonsense in ["a", "%0a", "image/", "8XO%29/x"] {
+        assert_eq!(site.get(&format!("{path}?type={nonsense}")).status, 400, "{nonsense}");
+    }
+}
+
+#[test]
+fn the_openapi_document_has_every_route_and_its_examples_work() {
+    let site = Site::new("*:write");
+    let api = Ask::new("GET", format!("{}/openapi.json", site.host())).send().json();
+    assert_eq!(api["openapi"], "3.1.0");
+    let doc = site.document(json!({"items": ["milk"], "note": "today"}));
+    let doc = doc.strip_prefix("/docs/").unwrap();
+    let filled = |path: &str, pointer: &str| {
+        let path = path.replace("{space}", &site.space).replace("{doc}", doc).replace("{pointer}", pointer);
+        format!("{}{}", site.host(), path.replace("{digest}", &"0".repeat(64)))
+    };
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, item) in api["paths"].as_object().unwrap() {
+        assert!(!path.contains('*'), "{path}");
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] {
+            let operation = item.get(method.to_lowercase());
+            if let Some(operation) = operation {
+                assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{method} {path}");
+                assert!(operation["summary"].as_str().is_some_and(|summary| summary.len() > 8), "{method} {path}");
+                let responses = operation["responses"].as_object().unwrap();
+                assert!(responses.keys().any(|status| status.starts_with('2')), "{method} {path}");
+                assert!(responses.values().all(|response| !response["description"].as_str().unwrap().is_empty()));
+            }
+            // What can be done comes last: one of the methods deletes the document.
+            let status = Ask::new(method, filled(path, "nothing").replace(doc, &"0".repeat(64))).status();
+            assert_eq!(status != 405, operation.is_some(), "{method} {path}: {status}");
+        }
+        for (method, operation) in item.as_object().unwrap() {
+            let Some(forms) = operation["requestBody"]["content"].as_object() else { continue };
+            for (kind, form) in forms {
+                let example = form.get("example").cloned();
+                let example = example.or_else(|| {
+                    let schema = form["schema"]["$ref"].as_str()?.strip_prefix("#")?;
+                    api.pointer(schema)?.get("example").cloned()
+                });
+                let Some(example) = example else {
+                    assert!(path.contains("/blobs"), "{method} {path}: {kind} has no example");
+                    continue;
+                };
+                let method =
+                    ["POST", "PUT", "PATCH"].into_iter().find(|name| name.eq_ignore_ascii_case(method)).unwrap();
+                let base = site.get(&format!("/docs/{doc}")).header("version").to_owned();
+                let ask = Ask::new(method, filled(path, "items/0")).header("parents", base);
+                let answer = ask.body(kind, example.to_string()).send();
+                assert!(answer.status < 300, "{method} {path}: {} {}", answer.status, answer.text);
+            }
+        }
+    }
+    // The guide says the same.
+    let guide = include_str!("../../docs/http.md");
+    let rows = guide.lines().filter_map(|line| line.strip_prefix("| `/")).filter_map(|row| row.split_once("` | "));
+    let mut told = std::collections::BTreeSet::new();
+    for (route, rest) in rows {
+        let route = route.split('?').next().unwrap().replace("{id}", "{doc}");
+        let methods: Vec<&str> = rest.split(" |").next().unwrap().split(", ").collect();
+        let path = format!("/v1/spaces/{{space}}/{route}");
+        let item = api["paths"][&path].as_object().unwrap_or_else(|| panic!("no {path} in the document"));
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            assert_eq!(item.contains_key(&method.to_lowercase()), methods.contains(&method), "{method} {route}");
+        }
+        told.insert(path);
+    }
+    for path in api["paths"].as_object().unwrap().keys() {
+        assert!(told.contains(path) || guide.contains(&format!("{path}`")), "docs/http.md lacks {path}");
+    }
 }

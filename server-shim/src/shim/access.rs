@@ -31,7 +31,9 @@ const TICKETS_MAX: usize = 10_000;
 const TICKET_LIFE: Duration = Duration::from_secs(60);
 
 /// What a token, or everybody, may do in a space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum May {
     Read,
@@ -263,7 +265,7 @@ pub(crate) struct Reader {
     pub(crate) space: SpaceId,
     pub(crate) may: May,
     doc: Option<String>,
-    /// What follows `/at/`, decoded once.
+    /// What follows `/at/` or `/blobs/`, decoded once.
     pub(crate) rest: String,
 }
 
@@ -326,7 +328,8 @@ impl FromRequestParts<Shim> for Reader {
         if shim.node.space(space).is_err() {
             return Err(Problem::new(Kind::NotFound, "there is no such space here"));
         }
-        let (doc, rest) = (part("doc"), part("rest").unwrap_or_default());
+        let rest = part("pointer").or_else(|| part("digest")).unwrap_or_default();
+        let doc = part("doc");
         Ok(Reader { shim: shim.clone(), caller, space, may, doc, rest })
     }
 }

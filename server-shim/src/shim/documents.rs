@@ -1,5 +1,7 @@
 //! Documents as JSON: listing, creating, reading, deleting.
 
+use std::collections::BTreeMap;
+
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
@@ -8,15 +10,18 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use commonhold_engine::{Document, DocumentInfo, DocumentQuery, EntryId, View};
-use serde::Deserialize;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
+use utoipa::{IntoParams, ToSchema};
 
 use super::access::{Reader, Writer};
-use super::body::Shown;
+use super::body;
 use super::feed::Operations;
 use super::prefer::Prefer;
 use super::problem::{Kind, Problem};
+use super::spec::{Created, Creates, Deletes, Exactly, Known, Reads, ReadsForm, Shown};
 use super::version;
 
 /// Documents of one page of a list.
@@ -65,14 +70,43 @@ impl Content {
 }
 
 /// Which documents of a space to list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Listing {
+    /// What their names begin with.
     prefix: Option<String>,
+    /// Their kind.
     kind: Option<String>,
+    /// The id that ended the page before.
     cursor: Option<String>,
+    /// Documents of a page: 1,000 at most, and 100 where nothing is said.
     limit: Option<usize>,
 }
 
+/// A page of documents.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Documents {
+    documents: Vec<Row>,
+    /// Where the next page is.
+    next: Option<String>,
+}
+
+/// A document of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Row {
+    id: String,
+    kind: String,
+    name: String,
+    /// The peer that made it.
+    creator: String,
+    href: String,
+}
+
+/// The documents of a space, in pages.
+#[utoipa::path(
+    get, path = "/docs", tag = "documents", operation_id = "list_documents", params(Listing),
+    responses((status = 200, description = "A page", body = Documents, headers(("link" = String, description = "`rel=\"next\"`"))), Reads),
+)]
 pub(crate) async fn list(reader: Reader, Params(listing): Params<Listing>) -> Result<Response, Problem> {
     let limit = listing.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
     let after = listing
@@ -94,47 +128,42 @@ pub(crate) async fn list(reader: Reader, Params(listing): Params<Listing>) -> Re
         let mut next = format!("{here}?limit={limit}&cursor={}", last.id);
         for (name, value) in [("kind", &listing.kind), ("prefix", &listing.prefix)] {
             if let Some(value) = value {
-                next += &format!("&{name}={}", encoded(value));
+                next += &format!("&{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
             }
         }
         next
     });
-    let rows: Vec<Json> = found.iter().map(|info| about(&here, info)).collect();
-    let mut response = axum::Json(json!({ "documents": rows, "next": next })).into_response();
-    if let Some(link) = next.and_then(|next| HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).ok()) {
-        response.headers_mut().insert(LINK, link);
-    }
+    let link = next.as_ref().and_then(|next| HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).ok());
+    let documents = found.into_iter().map(|info| Row::of(&here, info)).collect();
+    let mut response = axum::Json(Documents { documents, next }).into_response();
+    response.headers_mut().extend(link.map(|link| (LINK, link)));
     Ok(response)
 }
 
-fn about(here: &str, info: &DocumentInfo) -> Json {
-    json!({
-        "id": info.id.to_string(),
-        "kind": info.kind,
-        "name": info.name,
-        "creator": info.creator.to_string(),
-        "href": format!("{here}/{}", info.id),
-    })
-}
-
-/// Percent-encodes what does not stand for itself in a query.
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+impl Row {
+    fn of(here: &str, info: DocumentInfo) -> Row {
+        let (id, creator) = (info.id.to_string(), info.creator.to_string());
+        Row { href: format!("{here}/{id}"), id, kind: info.kind, name: info.name, creator }
+    }
 }
 
 /// A new document.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct New {
+#[schema(example = json!({ "kind": "list", "name": "shopping", "content": { "items": ["milk"] } }))]
+pub(super) struct New {
+    /// What the app says it is.
     #[serde(default)]
     kind: String,
     #[serde(default)]
     name: String,
+    /// What it holds from the beginning.
     #[serde(default)]
-    content: serde_json::Map<String, Json>,
+    content: BTreeMap<String, Json>,
 }
 
+/// Makes a document.
+#[utoipa::path(post, path = "/docs", tag = "documents", operation_id = "create_document", request_body = New, responses(Created, Creates))]
 pub(crate) async fn create(Writer(writer): Writer, headers: HeaderMap, body: Content) -> Result<Response, Problem> {
     is_json(&headers)?;
     let new: New = serde_json::from_slice(&body.0).map_err(|error| {
@@ -144,7 +173,7 @@ pub(crate) async fn create(Writer(writer): Writer, headers: HeaderMap, body: Con
     })?;
     let document = writer.shim.node.create_document(writer.space, &new.kind, &new.name).await?;
     if !new.content.is_empty() {
-        let content = Json::Object(new.content);
+        let content = Json::Object(new.content.into_iter().collect());
         let filled = document.edit(|edit| edit.set_json(&[], &content).map_err(Problem::from)).await;
         if let Err(error) = filled.map_err(Problem::from) {
             // Half a document helps nobody.
@@ -171,7 +200,8 @@ pub(crate) fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// What of a document to read.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Reading {
     /// As it was at this version.
     at: Option<String>,
@@ -181,6 +211,15 @@ pub(crate) struct Reading {
     min: Option<String>,
 }
 
+/// A document as JSON.
+#[utoipa::path(
+    get,
+    path = "/docs/{doc}",
+    tag = "documents",
+    operation_id = "read_document",
+    params(Reading, Known),
+    responses(Shown, ReadsForm)
+)]
 pub(crate) async fn read(
     reader: Reader,
     headers: HeaderMap,
@@ -249,6 +288,11 @@ async fn wait_for(document: &Document, heads: &[EntryId], prefer: Prefer) -> Res
     }
 }
 
+/// Deletes a document.
+#[utoipa::path(
+    delete, path = "/docs/{doc}", tag = "documents", operation_id = "delete_document", params(Exactly),
+    responses((status = 204, description = "It is deleted"), Deletes),
+)]
 pub(crate) async fn delete(Writer(writer): Writer, headers: HeaderMap) -> Result<StatusCode, Problem> {
     if headers.contains_key(IF_MATCH) {
         let document = writer.document().await?;
@@ -264,12 +308,12 @@ pub(crate) fn shown(status: StatusCode, json: &Json, heads: &[EntryId]) -> Respo
 }
 
 /// A document as it is.
-pub(crate) fn present(status: StatusCode, now: Shown) -> Response {
+pub(crate) fn present(status: StatusCode, now: body::Shown) -> Response {
     sent(status, "application/json", now.bytes, &now.heads, &now.etag)
 }
 
 /// A part of a document as it is, with the ETag of the whole: for `If-Match`.
-pub(crate) fn part(found: &Json, now: &Shown) -> Response {
+pub(crate) fn part(found: &Json, now: &body::Shown) -> Response {
     let bytes = serde_json::to_vec(found).unwrap_or_default();
     sent(StatusCode::OK, "application/json", bytes.into(), &now.heads, &now.etag)
 }

@@ -13,12 +13,15 @@ use axum::response::{IntoResponse, Response};
 use commonhold_engine::{DocId, EntryId};
 use futures_util::stream::{self, SelectAll, StreamExt};
 use futures_util::{FutureExt, Stream};
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::time::interval;
+use utoipa::{IntoParams, ToSchema};
 
 use super::access::Reader;
 use super::feed::{Ended, Event, Feed};
 use super::problem::Problem;
+use super::spec::{ReadsDocument, Seen as Told};
 use super::version;
 
 /// Documents of one stream: a browser opens six connections to a host, so one page follows many over one.
@@ -28,6 +31,46 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Digits of each head in the ids of streams of several documents.
 const SHORT_DIGITS: usize = 16;
 
+/// An event, as a stream has it.
+#[derive(ToSchema)]
+#[schema(as = Event)]
+#[expect(dead_code, reason = "its shape is what counts")]
+pub(super) struct OneEvent {
+    /// `snapshot`, `patch`, `reset` or `bye`.
+    event: Option<String>,
+    /// The version that it leads to.
+    id: Option<String>,
+    /// A line of JSON.
+    data: Option<String>,
+    /// Milliseconds to wait before coming back.
+    retry: Option<u64>,
+}
+
+/// Parameters of a stream; read by hand, as `doc` comes several times.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "its shape is what counts")]
+pub(super) struct Last {
+    /// In place of the header.
+    last_event_id: Option<String>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "its shape is what counts")]
+pub(super) struct Followed {
+    /// Documents, each in a parameter of its own.
+    #[param(min_items = 1, max_items = 64)]
+    doc: Vec<String>,
+    /// In place of the header.
+    last_event_id: Option<String>,
+}
+
+/// The events of a document (server-sent): `snapshot`, then a `patch` for each change.
+#[utoipa::path(
+    get, path = "/docs/{doc}/events", tag = "documents", operation_id = "follow_document", params(Last, Told),
+    responses((status = 200, description = "Goes on until somebody hangs up", body = OneEvent, content_type = "text/event-stream"), ReadsDocument),
+)]
 pub(crate) async fn of_one(reader: Reader, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
     let seen = last_event_id(&headers, query.as_deref().unwrap_or_default());
     let document = reader.document().await?;
@@ -45,6 +88,11 @@ pub(crate) async fn of_one(reader: Reader, RawQuery(query): RawQuery, headers: H
     Ok(respond(&reader, first, live))
 }
 
+/// The events of up to 64 documents over one connection.
+#[utoipa::path(
+    get, path = "/events", tag = "documents", operation_id = "follow_documents", params(Followed, Told),
+    responses((status = 200, description = "Goes on until somebody hangs up", body = OneEvent, content_type = "text/event-stream"), ReadsDocument),
+)]
 pub(crate) async fn of_many(
     reader: Reader,
     RawQuery(query): RawQuery,
@@ -131,14 +179,8 @@ fn last_event_id(headers: &HeaderMap, query: &str) -> Option<String> {
     header.or_else(parameter).filter(|id| !id.is_empty())
 }
 
-/// Only what `encodeURIComponent` does to an id.
 fn decoded(text: &str) -> String {
-    text.replace("%2C", ",")
-        .replace("%2c", ",")
-        .replace("%3D", "=")
-        .replace("%3d", "=")
-        .replace("%3B", ";")
-        .replace("%3b", ";")
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 enum Live {

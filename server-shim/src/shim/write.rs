@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use commonhold_engine::{Document, Edit, EntryId, Wanted};
 use serde::Deserialize;
 use serde_json::Value as Json;
+use utoipa::{IntoParams, ToSchema};
 
 use super::access::{Reader, Writer};
 use super::body::Shown;
@@ -13,17 +14,70 @@ use super::documents::{Content, MERGED, PARENTS, Params, VERSION, gone, is_json,
 use super::patch::{self, Patch};
 use super::prefer::Prefer;
 use super::problem::{Kind, Problem};
+use super::spec::{Edited, Edits, Known, Meant, ReadsDocument, Replaces, ShownPlace};
 use super::version;
 
 /// Parameters of an edit.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Base {
+    /// The version that the caller has seen, in place of `Parents`.
+    base: Option<String>,
+}
+
+/// The same of a patch.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Editing {
     /// The version that the caller has seen, in place of `Parents`.
     base: Option<String>,
     /// `replace`: arrays of a merge patch take the place of those that stand there.
+    #[param(inline, value_type = Option<Arrays>)]
     arrays: Option<String>,
 }
 
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "its shape is what counts")]
+enum Arrays {
+    Merge,
+    Replace,
+}
+
+/// An operation of a JSON Patch (RFC 6902).
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "its shape is what counts")]
+pub(super) struct Operation {
+    #[schema(inline)]
+    op: Op,
+    /// A JSON pointer.
+    path: String,
+    /// Of `move` and `copy`: another.
+    from: Option<String>,
+    /// Of `add`, `replace` and `test`.
+    value: Json,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "its shape is what counts")]
+enum Op {
+    Add,
+    Remove,
+    Replace,
+    Move,
+    Copy,
+    Test,
+}
+
+/// Changes a document: a merge patch key by key, a JSON Patch all or nothing.
+#[utoipa::path(
+    patch, path = "/docs/{doc}", tag = "documents", operation_id = "patch_document", params(Editing, Meant), responses(Edited, Edits),
+    request_body(content(
+        (BTreeMap<String, serde_json::Value> = "application/merge-patch+json", example = json!({ "note": "tomorrow" })),
+        (Vec<Operation> = "application/json-patch+json", example = json!([{ "op": "add", "path": "/note", "value": "tomorrow" }])),
+    )),
+)]
 pub(crate) async fn patch(
     Writer(writer): Writer,
     headers: HeaderMap,
@@ -37,13 +91,19 @@ pub(crate) async fn patch(
         Some(other) => return Err(Problem::bad(format!("arrays is merge or replace; found {other:?}"))),
     };
     let reads = patch.reads();
-    edit(&writer, &headers, &editing, reads, |json| patch.wanted(json, replace)).await
+    let base = Base { base: editing.base };
+    edit(&writer, &headers, &base, reads, |json| patch.wanted(json, replace)).await
 }
 
+/// Replaces a document by what is different from what the caller has seen.
+#[utoipa::path(
+    put, path = "/docs/{doc}", tag = "documents", operation_id = "put_document", params(Base, Meant), responses(Edited, Replaces),
+    request_body(content = BTreeMap<String, serde_json::Value>, example = json!({ "items": ["milk"] })),
+)]
 pub(crate) async fn put(
     Writer(writer): Writer,
     headers: HeaderMap,
-    Params(editing): Params<Editing>,
+    Params(editing): Params<Base>,
     body: Content,
 ) -> Result<Response, Problem> {
     is_json(&headers)?;
@@ -63,10 +123,15 @@ pub(crate) async fn put(
     edit(&writer, &headers, &editing, false, |_| Ok(Wanted::Value(wanted.clone()))).await
 }
 
+/// Sets one place. At the end of a list, or at `-`, it appends.
+#[utoipa::path(
+    put, path = "/docs/{doc}/at/{*pointer}", tag = "documents", operation_id = "put_place", params(Base, Meant), responses(Edited, Edits),
+    request_body(content = serde_json::Value, content_type = "application/json", example = json!("oat milk")),
+)]
 pub(crate) async fn put_at(
     Writer(writer): Writer,
     headers: HeaderMap,
-    Params(editing): Params<Editing>,
+    Params(editing): Params<Base>,
     body: Content,
 ) -> Result<Response, Problem> {
     is_json(&headers)?;
@@ -74,10 +139,19 @@ pub(crate) async fn put_at(
     edit(&writer, &headers, &editing, true, |json| patch::at(&path, json, Some(value.clone()))).await
 }
 
+/// Deletes one place.
+#[utoipa::path(
+    delete,
+    path = "/docs/{doc}/at/{*pointer}",
+    tag = "documents",
+    operation_id = "delete_place",
+    params(Base, Meant),
+    responses(Edited, Edits)
+)]
 pub(crate) async fn delete_at(
     Writer(writer): Writer,
     headers: HeaderMap,
-    Params(editing): Params<Editing>,
+    Params(editing): Params<Base>,
 ) -> Result<Response, Problem> {
     let path = patch::pointer(&writer.rest)?;
     edit(&writer, &headers, &editing, true, |json| {
@@ -86,6 +160,15 @@ pub(crate) async fn delete_at(
     .await
 }
 
+/// What stands at one place.
+#[utoipa::path(
+    get,
+    path = "/docs/{doc}/at/{*pointer}",
+    tag = "documents",
+    operation_id = "read_place",
+    params(Known),
+    responses(ShownPlace, ReadsDocument)
+)]
 pub(crate) async fn read_at(reader: Reader, headers: HeaderMap) -> Result<Response, Problem> {
     let document = reader.document().await?;
     let path = patch::pointer(&reader.rest)?;
@@ -97,7 +180,7 @@ pub(crate) async fn read_at(reader: Reader, headers: HeaderMap) -> Result<Respon
 }
 
 /// The version that an edit is meant for, if the caller says which.
-fn base(headers: &HeaderMap, editing: &Editing) -> Result<Option<Vec<EntryId>>, Problem> {
+fn base(headers: &HeaderMap, editing: &Base) -> Result<Option<Vec<EntryId>>, Problem> {
     let header = headers.get(&PARENTS).map(|value| value.to_str().map_err(|_| Problem::bad("Parents is no text")));
     match (header.transpose()?, &editing.base) {
         (Some(_), Some(_)) => Err(Problem::bad("either Parents or base, not both")),
@@ -112,7 +195,7 @@ fn base(headers: &HeaderMap, editing: &Editing) -> Result<Option<Vec<EntryId>>, 
 async fn edit(
     writer: &Reader,
     headers: &HeaderMap,
-    editing: &Editing,
+    editing: &Base,
     reads: bool,
     wanted: impl Fn(&Json) -> Result<Wanted, Problem> + Send,
 ) -> Result<Response, Problem> {
