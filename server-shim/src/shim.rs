@@ -6,6 +6,7 @@ mod about;
 pub(crate) mod access;
 mod blobs;
 mod body;
+mod braid;
 mod documents;
 mod events;
 mod feed;
@@ -147,6 +148,9 @@ fn cors(origins: Vec<HeaderValue>) -> Option<CorsLayer> {
             "idempotency-key",
             "last-event-id",
             "range",
+            "subscribe",
+            "version",
+            "heartbeats",
         ]))
         .expose_headers(names(&[
             "etag",
@@ -160,6 +164,9 @@ fn cors(origins: Vec<HeaderValue>) -> Option<CorsLayer> {
             "accept-patch",
             "content-range",
             "idempotency-replayed",
+            "subscribe",
+            "current-version",
+            "heartbeats",
         ]))
         .max_age(CORS_AGE);
     Some(layer)

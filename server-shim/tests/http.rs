@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use common::clients::Clients;
 use common::{Home, Mounted, Served, finish, until};
 use serde_json::{Value as Json, json};
 use ureq::Agent;
@@ -784,4 +785,75 @@ fn the_openapi_document_has_every_route_and_its_examples_work() {
     for path in api["paths"].as_object().unwrap().keys() {
         assert!(told.contains(path) || guide.contains(&format!("{path}`")), "docs/http.md lacks {path}");
     }
+}
+
+#[test]
+fn programs_of_braid_follow_a_document_and_edit_it() {
+    let Some(mut js) = Clients::start() else { return };
+    let site = Site::new("*:write");
+    let path = site.document(json!({"items": ["milk"], "note": "today"}));
+    let (url, read) = (site.url(&path), site.get(&path));
+    let first = read.header("version").trim_matches('"').to_owned();
+    let patches = "application/json-patch+json, application/json";
+    for (name, accept) in [("whole", None), ("patches", Some(patches))] {
+        let began = js.make("subscribe", json!({"name": name, "url": url, "accept": accept}));
+        assert_eq!((&began["status"], &began["beats"]), (&json!(209), &json!("15s")));
+        assert_eq!(began["current"], format!("\"{first}\""));
+        let update = js.make("updates", json!({"name": name, "count": 1}))["updates"][0].clone();
+        assert_eq!(update["text"], read.text);
+        assert_eq!((&update["version"], update.get("parents")), (&json!([first]), None));
+    }
+
+    // A version that the client draws, and the one that the edit gets.
+    let edit = json!({"url": url, "version": ["ann-1"], "parents": [first], "value": {"items": ["milk", "eggs"], "note": "today"}});
+    let put = js.make("put", edit.clone());
+    assert_eq!((&put["status"], &put["value"]["items"]), (&json!(200), &json!(["milk", "eggs"])));
+    let second = put["version"].as_str().unwrap().trim_matches('"').to_owned();
+    let whole = js.make("updates", json!({"name": "whole", "count": 2}))["updates"][1].clone();
+    assert_eq!((&whole["version"], &whole["parents"]), (&json!([second]), &json!([first])));
+    assert_eq!(whole["text"], site.get(&path).text);
+    let patch = js.make("updates", json!({"name": "patches", "count": 2}))["updates"][1].clone();
+    assert_eq!(
+        (&patch["version"], &patch["parents"], &patch["type"]),
+        (&json!([second]), &json!([first]), &json!(OPERATIONS))
+    );
+    let mut mirror = read.json();
+    let operations: json_patch::Patch = serde_json::from_str(patch["text"].as_str().unwrap()).unwrap();
+    json_patch::patch(&mut mirror, &operations).unwrap();
+    assert_eq!(mirror, put["value"]);
+    // Sent again, it is done once.
+    assert_eq!(js.make("put", edit)["version"], put["version"]);
+    assert_eq!(site.get(&format!("{path}/versions")).json()["total"], 2);
+
+    // Meant for the first version: merged with what came after it.
+    let stale =
+        json!({"url": url, "version": ["bob-1"], "parents": [first], "value": {"items": ["milk"], "note": "tomorrow"}});
+    let merged = js.make("put", stale);
+    assert_eq!(
+        (&merged["merged"], &merged["value"]),
+        (&json!("?1"), &json!({"items": ["milk", "eggs"], "note": "tomorrow"}))
+    );
+    js.make("updates", json!({"name": "whole", "text": "tomorrow"}));
+    js.make("updates", json!({"name": "patches", "text": "tomorrow"}));
+    for name in ["whole", "patches"] {
+        js.make("unsubscribe", json!({"name": name}));
+    }
+
+    // Whoever comes back is told what came after what they have; of what nobody has here, everything.
+    let resume = |js: &mut Clients, name: &str, parents: &str| {
+        js.make("subscribe", json!({"name": name, "url": url, "accept": patches, "parents": [parents]}));
+        js.make("updates", json!({"name": name, "count": 1}))["updates"][0].clone()
+    };
+    let since = resume(&mut js, "again", &second);
+    assert_eq!((&since["parents"], &since["type"]), (&json!([second]), &json!(OPERATIONS)));
+    assert_eq!(since["text"], r#"[{"op":"replace","path":"/note","value":"tomorrow"}]"#);
+    let everything = resume(&mut js, "lost", &"0".repeat(64));
+    assert_eq!((&everything["text"], everything.get("parents")), (&json!(site.get(&path).text), None));
+
+    // A part of a document is never taken for the whole.
+    let part =
+        Ask::new("PUT", url.clone()).header("parents", format!("\"{second}\"")).header("content-range", "json .note");
+    part.json(&json!({})).send().is(400, "bad-request");
+    let then = Ask::new("GET", url).header("version", format!("\"{first}\"")).send();
+    assert_eq!(then.json(), json!({"items": ["milk"], "note": "today"}));
 }

@@ -91,7 +91,8 @@ def main(home):
         run = subprocess.run(
             [os.path.join(os.path.dirname(sys.executable), "schemathesis"), "--config-file", f"{home}/schemathesis.toml", "run",
              f"{host}/openapi.json", "--checks", ",".join(CHECKS), "--max-time", str(SECONDS), "--max-examples", "40",
-             "--no-color", "--warnings", "off", "--generation-database", "none"], cwd=home)
+             "--no-color", "--warnings", "off", "--generation-database", "none"],
+            cwd=home, env=os.environ | {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": os.path.dirname(os.path.abspath(__file__))})
         alive = peer.poll() is None and urllib.request.urlopen(f"{host}/readyz", timeout=PATIENCE).status == 204
         for what, good in (("requests", run.returncode == 0), ("the peer afterwards", alive)):
             print(f"{'ok' if good else 'FAILED'}: {what}")

@@ -17,12 +17,12 @@ use serde_json::{Value as Json, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::access::{Reader, Writer};
-use super::body;
 use super::feed::Operations;
 use super::prefer::Prefer;
 use super::problem::{Kind, Problem};
-use super::spec::{Created, Creates, Deletes, Exactly, Known, Reads, ReadsForm, Shown};
+use super::spec::{Created, Creates, Deletes, Exactly, Follows, Known, Reads, ReadsForm, Shown};
 use super::version;
+use super::{body, braid};
 
 /// Documents of one page of a list.
 const PAGE_MAX: usize = 1_000;
@@ -217,7 +217,7 @@ pub(crate) struct Reading {
     path = "/docs/{doc}",
     tag = "documents",
     operation_id = "read_document",
-    params(Reading, Known),
+    params(Reading, Known, Follows),
     responses(Shown, ReadsForm)
 )]
 pub(crate) async fn read(
@@ -233,7 +233,11 @@ pub(crate) async fn read(
         let (from, to) = diff.split_once("..").ok_or_else(|| Problem::bad("diff is VERSION..VERSION"))?;
         return difference(&document, &version::parse(from)?, &version::parse(to)?).await;
     }
-    if let Some(at) = &reading.at {
+    if headers.contains_key(&braid::SUBSCRIBE) {
+        return braid::subscribe(&reader, &headers, document).await;
+    }
+    let version = headers.get(&VERSION).and_then(|version| version.to_str().ok());
+    if let Some(at) = reading.at.as_deref().or(version) {
         let heads = version::parse(at)?;
         let json = document.read(|view| view.json_at_heads(&heads)).await?.ok_or_else(|| gone(&reader, &document))?;
         return Ok(unless_known(&headers, shown(StatusCode::OK, &json, &heads)));
@@ -263,7 +267,7 @@ async fn difference(document: &Document, from: &[EntryId], to: &[EntryId]) -> Re
     let operations = Operations::of(&mut json, &patches);
     let whole = [json!({ "op": "replace", "path": "", "value": json })];
     let body = serde_json::to_vec(operations.few().unwrap_or(&whole)).unwrap_or_default();
-    Ok(answer(StatusCode::OK, "application/json-patch+json", body, to))
+    Ok(answer(StatusCode::OK, super::patch::OPERATIONS, body, to))
 }
 
 /// Waits until a version is in a document, as long as the request allows.

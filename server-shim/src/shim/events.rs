@@ -2,6 +2,7 @@
 //! holds the document goes on where another ended.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use super::version;
 /// Documents of one stream: a browser opens six connections to a host, so one page follows many over one.
 const DOCUMENTS_MAX: usize = 64;
 /// How often a silent stream says that it is there.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Digits of each head in the ids of streams of several documents.
 const SHORT_DIGITS: usize = 16;
 
@@ -235,33 +236,43 @@ fn bye(why: &str) -> Bytes {
 fn respond(reader: &Reader, first: Vec<Bytes>, live: impl Stream<Item = (Bytes, bool)> + Send + 'static) -> Response {
     // All come back at once when a peer starts again; not in the same millisecond.
     let retry = Bytes::from(format!("retry: {}\n\n", fastrand::u64(1_000..3_000)));
-    let mut stopping = reader.shim.stopping.clone();
-    let stop = async move { _ = stopping.wait_for(|stopping| *stopping).await }.into_stream();
-    let stop = stop.map(|()| (bye("stopping"), true));
-    // A token that is taken back ends the stream with the next beat.
-    let access = (reader.shim.clone(), reader.caller.clone(), reader.space);
-    let beats = stream::unfold((interval(HEARTBEAT), access), |(mut beat, access)| async {
-        beat.tick().await;
-        let (shim, caller, space) = &access;
-        let item = match shim.access.may(caller, space) {
-            Some(_) => (Bytes::from_static(b":\n\n"), false),
-            None => (bye("token"), true),
-        };
-        Some((item, (beat, access)))
-    });
-    let all = stream::select(stream::select(live.boxed(), stop.boxed()), beats.boxed());
-    let ended = all.scan(false, |over, (bytes, last)| {
-        let item = (!*over).then_some(bytes);
-        *over |= last;
-        std::future::ready(item)
-    });
-    let body = stream::iter(std::iter::once(retry).chain(first)).chain(ended);
-    let mut response = Body::from_stream(body.map(Ok::<_, std::convert::Infallible>)).into_response();
+    let first = std::iter::once(retry).chain(first).map(Ok);
+    let body = stream::iter(first).chain(until_the_end(reader, live, bye, b":\n\n"));
+    let mut response = Body::from_stream(body).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
+}
+
+/// What comes, each with whether it is the last, and heartbeats between. It ends as well when the peer stops, and with the beat after a token
+/// was taken back; `bye` says so.
+pub(super) fn until_the_end(
+    reader: &Reader,
+    live: impl Stream<Item = (Bytes, bool)> + Send + 'static,
+    bye: fn(&str) -> Bytes,
+    heartbeat: &'static [u8],
+) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
+    let mut stopping = reader.shim.stopping.clone();
+    let stop = async move { _ = stopping.wait_for(|stopping| *stopping).await }.into_stream();
+    let stop = stop.map(move |()| (bye("stopping"), true));
+    let access = (reader.shim.clone(), reader.caller.clone(), reader.space);
+    let beats = stream::unfold((interval(HEARTBEAT), access), move |(mut beat, access)| async move {
+        beat.tick().await;
+        let (shim, caller, space) = &access;
+        let item = match shim.access.may(caller, space) {
+            Some(_) => (Bytes::from_static(heartbeat), false),
+            None => (bye("token"), true),
+        };
+        Some((item, (beat, access)))
+    });
+    let all = stream::select(stream::select(live.boxed(), stop.boxed()), beats.boxed());
+    all.scan(false, |over, (bytes, last)| {
+        let item = (!*over).then_some(Ok(bytes));
+        *over |= last;
+        std::future::ready(item)
+    })
 }
 
 #[cfg(test)]

@@ -167,6 +167,13 @@ asked! {
         "if-none-match": "ETags that the caller has: 304 where nothing has changed",
         "prefer": "`wait=SECONDS`, 60 at most, for what is not here yet",
     }
+    /// Of Braid.
+    Follows {
+        "subscribe": "`?1`: the answer stays open, and each change comes as an update (Braid)",
+        "version": "the version to read, as `at`",
+        "parents": "of a subscription: the version that the caller has, so that it begins with what came after it",
+        "heartbeats": "of a subscription: it is told how often a blank line comes",
+    }
     /// Of streams.
     Seen {
         "last-event-id": "the last event that the caller has seen; `EventSource` sends it by itself",
@@ -176,6 +183,7 @@ asked! {
         "if-match": "the ETag that the caller has seen: 412 where it is another",
         "if-none-match": "ETags that must not be there, or `*`",
         "parents": "the version that the caller has seen: what was done since stays, and the edit is merged with it",
+        "version": "drawn for each edit, as an Idempotency-Key (Braid); the version that the edit gets is in the answer",
         "prefer": "`return=minimal`: no body. `durability=PEERS, wait=SECONDS`: an answer when so many have it on disk, or 202",
     }
     /// Of deletions.
@@ -290,6 +298,9 @@ fn described(names: &[&str]) -> BTreeMap<String, RefOr<utoipa::openapi::header::
         "content-range" => "the bytes that are in the body, and how many there are",
         "www-authenticate" => "how a token is sent",
         "retry-after" => "seconds",
+        "subscribe" => "`?1`",
+        "current-version" => "the version of now, with which the caller has caught up",
+        "heartbeats" => "how often a blank line comes",
         _ => "see HTTP",
     };
     let header = |name: &&str| {
@@ -333,11 +344,20 @@ pub(super) enum Shown {}
 impl IntoResponses for Shown {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let patch = form(any(), json!([{ "op": "replace", "path": "/note", "value": "tomorrow" }]));
+        let updates = vec![("application/http-history", ContentBuilder::new().schema(Some(any())).build())];
         let binary = ContentBuilder::new().schema(Some(any())).build();
         let forms =
             vec![("application/json", a_document()), ("application/json-patch+json", patch), (AUTOMERGE, binary)];
         listed([
             ("200", answer("The document; with `diff`, a JSON Patch", forms, &["etag", "version"])),
+            (
+                "209",
+                answer(
+                    "With `Subscribe`: updates, until somebody hangs up",
+                    updates,
+                    &["subscribe", "current-version", "heartbeats"],
+                ),
+            ),
             ("304", answer("The caller has it", vec![], &["etag", "version"])),
         ])
     }

@@ -1,6 +1,6 @@
 //! Edits over HTTP: a whole document, a patch, one place. What the caller has seen is the base; what others did since stays.
 
-use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH, LINK};
+use axum::http::header::{CONTENT_RANGE, ETAG, IF_MATCH, IF_NONE_MATCH, LINK};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use commonhold_engine::{Document, Edit, EntryId, Wanted};
@@ -106,6 +106,10 @@ pub(crate) async fn put(
     Params(editing): Params<Base>,
     body: Content,
 ) -> Result<Response, Problem> {
+    // Taken for the whole, a part would delete all else.
+    if headers.contains_key(CONTENT_RANGE) || headers.contains_key("patches") {
+        return Err(Problem::bad("PUT takes a whole document; PATCH it, or PUT one place below `at/`"));
+    }
     is_json(&headers)?;
     let wanted = body.json()?;
     if !wanted.is_object() {
@@ -181,10 +185,9 @@ pub(crate) async fn read_at(reader: Reader, headers: HeaderMap) -> Result<Respon
 
 /// The version that an edit is meant for, if the caller says which.
 fn base(headers: &HeaderMap, editing: &Base) -> Result<Option<Vec<EntryId>>, Problem> {
-    let header = headers.get(&PARENTS).map(|value| value.to_str().map_err(|_| Problem::bad("Parents is no text")));
-    match (header.transpose()?, &editing.base) {
+    match (version::parents(headers)?, &editing.base) {
         (Some(_), Some(_)) => Err(Problem::bad("either Parents or base, not both")),
-        (Some(text), None) => version::parse(text).map(Some),
+        (Some(parents), None) => Ok(Some(parents)),
         (None, Some(text)) => version::parse(text).map(Some),
         (None, None) => Ok(None),
     }
