@@ -13,6 +13,7 @@ mod feed;
 mod history;
 mod patch;
 mod prefer;
+mod presence;
 pub(crate) mod problem;
 mod replies;
 mod spec;
@@ -41,6 +42,7 @@ use crate::config::Settings;
 use access::Access;
 use body::Bodies;
 use feed::Feeds;
+use presence::Presence;
 use problem::{Kind, Problem};
 use replies::Replies;
 use spec::Described;
@@ -60,6 +62,7 @@ pub(crate) struct Inner {
     feeds: Feeds,
     bodies: Bodies,
     replies: Replies,
+    presence: Presence,
     /// True once the peer is about to stop.
     stopping: watch::Receiver<bool>,
 }
@@ -81,6 +84,7 @@ pub(crate) fn routes(node: &Node, settings: &Settings, stopping: watch::Receiver
         feeds: Feeds::default(),
         bodies: Bodies::default(),
         replies: Replies::default(),
+        presence: Presence::default(),
         stopping,
     }));
     let documents = OpenApiRouter::new()
@@ -91,6 +95,7 @@ pub(crate) fn routes(node: &Node, settings: &Settings, stopping: watch::Receiver
         .routes(routes!(history::conflicts))
         .routes(routes!(history::sync))
         .routes(routes!(history::changes))
+        .routes(routes!(presence::read, presence::say))
         .routes(routes!(events::of_one))
         .routes(routes!(events::of_many))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));

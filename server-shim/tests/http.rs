@@ -857,3 +857,45 @@ fn programs_of_braid_follow_a_document_and_edit_it() {
     let then = Ask::new("GET", url).header("version", format!("\"{first}\"")).send();
     assert_eq!(then.json(), json!({"items": ["milk"], "note": "today"}));
 }
+
+#[test]
+fn who_is_at_a_document_is_told_and_forgotten() {
+    let site = Site::new("*:write");
+    let path = site.document(json!({}));
+    let presence = format!("{path}/presence");
+    let say = |body: Json| Ask::new("POST", site.url(&presence)).json(&body).send();
+    let mut stream = Stream::open(&site.url(&format!("{path}/events")), None);
+    assert_eq!(stream.next().unwrap().name, "snapshot");
+    assert_eq!(say(json!({"id": "ann", "state": {"at": "/items/0"}})).status, 204);
+    let came = stream.next().unwrap();
+    assert_eq!((came.name.as_str(), came.id.as_str()), ("presence", ""));
+    assert_eq!((&came.data["id"], &came.data["state"]), (&json!("ann"), &json!({"at": "/items/0"})));
+    // Whoever comes later is told who is there, also over a stream of several documents.
+    let several = site.url(&format!("/events?doc={}", path.strip_prefix("/docs/").unwrap()));
+    let mut later = Stream::open(&several, None);
+    let names: Vec<String> = (0..2).map(|_| later.next().unwrap().name).collect();
+    assert_eq!(names, ["snapshot", "presence"]);
+    let present = site.get(&presence).json();
+    assert_eq!(present["presence"][0]["state"], json!({"at": "/items/0"}));
+    assert!(present["presence"][0]["expires_in"].as_u64().unwrap() <= 30);
+    // They leave when their time is over, or when they say so.
+    assert_eq!(say(json!({"id": "bob", "state": 1, "ttl": 1})).status, 204);
+    assert_eq!(stream.next().unwrap().data["id"], "bob");
+    let left = stream.next().unwrap();
+    assert_eq!((&left.data["id"], &left.data["state"]), (&json!("bob"), &Json::Null));
+    assert_eq!(say(json!({"id": "ann", "state": null})).status, 204);
+    assert_eq!(stream.next().unwrap().data["state"], Json::Null);
+    assert_eq!(site.get(&presence).json(), json!({"presence": []}));
+    // It changes nothing, and says nothing of what nobody said.
+    assert_eq!(site.get(&format!("{path}/versions")).json()["total"], 0);
+    assert_eq!(say(json!({"id": "nobody", "state": null})).status, 204);
+
+    say(json!({"id": "", "state": 1})).is(400, "bad-request");
+    say(json!({"id": "x", "state": 1, "ttl": 301})).is(400, "bad-request");
+    say(json!({"id": "x", "state": "x".repeat(5_000)})).is(413, "too-large");
+    for n in 0..256 {
+        assert_eq!(say(json!({"id": n.to_string(), "state": n})).status, 204);
+    }
+    say(json!({"id": "one more", "state": 1})).is(429, "too-many");
+    assert_eq!(say(json!({"id": "7", "state": "again"})).status, 204);
+}

@@ -37,7 +37,7 @@ const SHORT_DIGITS: usize = 16;
 #[schema(as = Event)]
 #[expect(dead_code, reason = "its shape is what counts")]
 pub(super) struct OneEvent {
-    /// `snapshot`, `patch`, `reset` or `bye`.
+    /// `snapshot`, `patch`, `presence`, `reset` or `bye`.
     event: Option<String>,
     /// The version that it leads to.
     id: Option<String>,
@@ -86,7 +86,8 @@ pub(crate) async fn of_one(reader: Reader, RawQuery(query): RawQuery, headers: H
         Live::Event(event) => (rendered(&event, &version::text(&event.heads)), false),
         Live::Bye(why) => (bye(why), true),
     });
-    Ok(respond(&reader, first, live))
+    let present = reader.shim.presence.follow((reader.space, feed.doc())).map(|event| (event, false));
+    Ok(respond(&reader, first, stream::select(live, present)))
 }
 
 /// The events of up to 64 documents over one connection.
@@ -108,7 +109,7 @@ pub(crate) async fn of_many(
     }
     let seen = last_event_id(&headers, &query).unwrap_or_default();
     let mut at = BTreeMap::new();
-    let (mut first, mut live) = (Vec::new(), SelectAll::new());
+    let (mut first, mut live, mut present) = (Vec::new(), SelectAll::new(), SelectAll::new());
     for id in ids {
         let document = reader.open(id).await?;
         let seen = match short_of(&seen, &document.id()) {
@@ -121,6 +122,7 @@ pub(crate) async fn of_many(
         let feed = reader.shim.feeds.of(document).await?;
         let (events, heads, followed) = begin(&feed, seen).await?;
         let doc = feed.doc();
+        present.push(reader.shim.presence.follow((reader.space, doc)).map(|event| (event, false)).boxed());
         // What was not told anew is in the ids all the same.
         at.insert(doc, heads);
         first.extend(events.into_iter().map(|event| (doc, event)));
@@ -138,7 +140,7 @@ pub(crate) async fn of_many(
         }
         Live::Bye(why) => (bye(why), true),
     });
-    Ok(respond(&reader, rendered_first, live))
+    Ok(respond(&reader, rendered_first, stream::select(live, present)))
 }
 
 /// The id of an event of several documents: `<first digits of the document>=<first digits of each head>.…;…`.

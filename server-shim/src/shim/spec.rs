@@ -233,6 +233,8 @@ refusals! {
     Edits {
         BadRequest NoToken NotAllowed NotFound Gone Conflict Stale TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet Quota
     }
+    /// Of what is said and not stored.
+    Says { BadRequest NoToken NotAllowed NotFound Gone Conflict TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet }
     /// Of replacing a whole document.
     Replaces {
         BadRequest NoToken NotAllowed NotFound Gone Conflict Stale Precondition TooLarge MediaType Unprocessable TooMany Internal Unavailable
