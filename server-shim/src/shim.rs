@@ -10,6 +10,7 @@ mod braid;
 mod documents;
 mod events;
 mod feed;
+pub(crate) mod guard;
 mod history;
 mod patch;
 mod prefer;
@@ -30,7 +31,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use axum::{Extension, Router};
 use commonhold_engine::Node;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -49,6 +50,8 @@ use spec::Described;
 
 /// Bytes of a body, but for blobs. Eight changes as large as the rules let a change be.
 const BODY_BYTES_MAX: usize = 8 << 20;
+/// Requests that wait until a version arrives, at the same time: each follows a document meanwhile.
+const WAITING_MAX: usize = 1_024;
 /// How long a browser may remember what CORS allows.
 const CORS_AGE: Duration = Duration::from_secs(600);
 
@@ -62,6 +65,10 @@ pub(crate) struct Inner {
     feeds: Feeds,
     bodies: Bodies,
     replies: Replies,
+    /// Those whose pages may use the API; `*`: all.
+    origins: Vec<HeaderValue>,
+    /// Places for requests that wait until a version arrives.
+    waiting: Semaphore,
     presence: Presence,
     /// True once the peer is about to stop.
     stopping: watch::Receiver<bool>,
@@ -84,6 +91,8 @@ pub(crate) fn routes(node: &Node, settings: &Settings, stopping: watch::Receiver
         feeds: Feeds::default(),
         bodies: Bodies::default(),
         replies: Replies::default(),
+        origins: settings.http_origins(),
+        waiting: Semaphore::new(WAITING_MAX),
         presence: Presence::default(),
         stopping,
     }));
@@ -121,14 +130,15 @@ pub(crate) fn routes(node: &Node, settings: &Settings, stopping: watch::Receiver
         Some(folder) => app.fallback_service(ServeDir::new(folder).fallback(get(nothing))),
         None => app.fallback(nothing),
     };
-    app.layer(CatchPanicLayer::custom(|_| {
-        axum::response::IntoResponse::into_response(Problem::new(
-            Kind::Internal,
-            "a fault of this peer; please report it",
-        ))
-    }))
-    .layer(option_layer(cors(settings.http_origins())))
-    .with_state(shim)
+    app.layer(from_fn_with_state(shim.clone(), guard::guard))
+        .layer(CatchPanicLayer::custom(|_| {
+            axum::response::IntoResponse::into_response(Problem::new(
+                Kind::Internal,
+                "a fault of this peer; please report it",
+            ))
+        }))
+        .layer(option_layer(cors(settings.http_origins())))
+        .with_state(shim)
 }
 
 /// Pages of these origins may use the API and read the headers that it answers with.

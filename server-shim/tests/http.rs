@@ -6,6 +6,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -898,4 +899,33 @@ fn who_is_at_a_document_is_told_and_forgotten() {
     }
     say(json!({"id": "one more", "state": 1})).is(429, "too-many");
     assert_eq!(say(json!({"id": "7", "state": "again"})).status, 204);
+}
+
+#[test]
+fn a_strangers_page_in_a_browser_reaches_nothing() {
+    let site = Site::with("*:write", &[("COMMONHOLD_HTTP_ORIGINS", "https://app.example.org")]);
+    let address = site.served.facts["http"][0].as_str().unwrap().to_owned();
+    let blobs = format!("/v1/spaces/{}/blobs", site.space);
+    let status = |line: &str, headers: &[&str]| {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        let head =
+            format!("{line} HTTP/1.1\r\n{}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", headers.join("\r\n"));
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    // A name that was made to lead here.
+    for host in ["127.0.0.1:1", "localhost:7342", "app.example.org"] {
+        assert_eq!(status("GET /v1/spaces", &[&format!("host: {host}")]), "200", "{host}");
+    }
+    assert_eq!(status("GET /v1/spaces", &["host: evil.example"]), "403");
+    assert_eq!(status("GET /livez", &["host: evil.example"]), "204");
+    // A form of another page.
+    let here = format!("host: {address}");
+    for (origin, expected) in [("http://evil.example", "403"), ("null", "403"), ("https://app.example.org", "201")] {
+        assert_eq!(status(&format!("POST {blobs}"), &[&here, &format!("origin: {origin}")]), expected, "{origin}");
+    }
+    assert_eq!(status(&format!("POST {blobs}"), &[&here, &format!("origin: http://{address}")]), "201");
+    assert_eq!(status(&format!("POST {blobs}"), &[&here]), "201");
 }

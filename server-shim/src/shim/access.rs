@@ -194,6 +194,11 @@ impl Access {
         }
     }
 
+    /// Whether anything is open to all.
+    pub(super) fn opens(&self) -> bool {
+        !self.opened.is_empty()
+    }
+
     /// What somebody may do in a space.
     pub(crate) fn may(&self, caller: &Caller, space: &SpaceId) -> Option<May> {
         let opened = self.opened.iter().filter(|opened| opened.space.is_none_or(|of| of == *space)).map(|o| o.may);
@@ -247,6 +252,11 @@ pub(crate) fn random() -> Result<String, String> {
 fn cookie(headers: &HeaderMap) -> Option<String> {
     let all = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     all.flat_map(|value| value.split(';')).find_map(|one| one.trim().strip_prefix("commonhold=")).map(str::to_owned)
+}
+
+/// Whether a request shows nothing of who sends it.
+pub(super) fn is_anonymous(headers: &HeaderMap, uri: &Uri) -> bool {
+    !headers.contains_key(AUTHORIZATION) && cookie(headers).is_none() && parameter(uri, "ticket").is_none()
 }
 
 /// A parameter of the query, as it stands there.

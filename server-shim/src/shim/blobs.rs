@@ -1,5 +1,7 @@
 //! Attachments by their hash. What a hash names never changes, so browsers may keep it for good.
 
+use std::sync::{Arc, OnceLock};
+
 use axum::Json as Answer;
 use axum::body::{Body, Bytes};
 use axum::http::header::{
@@ -18,6 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::access::{Reader, Writer};
 use super::documents::Params;
+use super::guard;
 use super::prefer::Prefer;
 use super::problem::{Kind, Problem};
 use super::spec::{Ranged, ReadsBlob, Stored as Content, StoresBlob};
@@ -148,9 +151,19 @@ async fn fetch(node: &Node, space: SpaceId, blob: Blob, prefer: Prefer) -> Resul
 }
 
 async fn store(writer: &Reader, headers: &HeaderMap, body: Body) -> Result<BlobRef, Problem> {
-    let stream = body.into_data_stream().map_err(std::io::Error::other);
+    let broken = Arc::new(OnceLock::new());
+    let tell = broken.clone();
+    let stream = body.into_data_stream().map_err(move |error| {
+        let _ = tell.set(guard::broken(&error));
+        std::io::Error::other(error)
+    });
     let from = SyncIoBridge::new(StreamReader::new(stream.boxed()));
-    let put = writer.shim.node.put_blob(writer.space, from).await?;
+    let put = writer.shim.node.put_blob(writer.space, from).await;
+    // The store only knows that it could not read on.
+    if let Some(problem) = Arc::into_inner(broken).and_then(OnceLock::into_inner) {
+        return Err(problem);
+    }
+    let put = put?;
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     Ok(BlobRef::with_type(put.blob, kind))
 }

@@ -22,7 +22,7 @@ use super::prefer::Prefer;
 use super::problem::{Kind, Problem};
 use super::spec::{Created, Creates, Deletes, Exactly, Follows, Known, Reads, ReadsForm, Shown};
 use super::version;
-use super::{body, braid};
+use super::{Shim, body, braid, guard};
 
 /// Documents of one page of a list.
 const PAGE_MAX: usize = 1_000;
@@ -56,16 +56,19 @@ impl<S: Send + Sync> FromRequest<S> for Content {
 
     async fn from_request(request: Request, state: &S) -> Result<Content, Problem> {
         Bytes::from_request(request, state).await.map(Content).map_err(|rejection: BytesRejection| {
-            let kind =
-                if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE { Kind::TooLarge } else { Kind::BadRequest };
-            Problem::new(kind, rejection.body_text())
+            match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Kind::TooLarge, rejection.body_text()),
+                _ => guard::broken(&rejection),
+            }
         })
     }
 }
 
 impl Content {
-    pub(crate) fn json(&self) -> Result<Json, Problem> {
-        serde_json::from_slice(&self.0).map_err(|error| Problem::bad(format!("the body is no JSON: {error}")))
+    /// The body, which has to be JSON and to say so. `expected` is for people.
+    pub(crate) fn json<T: DeserializeOwned>(&self, headers: &HeaderMap, expected: &str) -> Result<T, Problem> {
+        is_json(headers)?;
+        serde_json::from_slice(&self.0).map_err(|error| Problem::bad(format!("expected {expected}: {error}")))
     }
 }
 
@@ -165,12 +168,8 @@ pub(super) struct New {
 /// Makes a document.
 #[utoipa::path(post, path = "/docs", tag = "documents", operation_id = "create_document", request_body = New, responses(Created, Creates))]
 pub(crate) async fn create(Writer(writer): Writer, headers: HeaderMap, body: Content) -> Result<Response, Problem> {
-    is_json(&headers)?;
-    let new: New = serde_json::from_slice(&body.0).map_err(|error| {
-        Problem::bad(format!(
-            "expected {{\"kind\": …, \"name\": …, \"content\": {{…}}}}, each of which may be left out: {error}"
-        ))
-    })?;
+    let new: New =
+        body.json(&headers, "{\"kind\": …, \"name\": …, \"content\": {…}}, each of which may be left out")?;
     let document = writer.shim.node.create_document(writer.space, &new.kind, &new.name).await?;
     if !new.content.is_empty() {
         let content = Json::Object(new.content.into_iter().collect());
@@ -191,7 +190,7 @@ pub(crate) async fn create(Writer(writer): Writer, headers: HeaderMap, body: Con
 }
 
 /// A body of JSON says so.
-pub(crate) fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
+fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     match kind.split(';').next().unwrap_or_default().trim() {
         "application/json" => Ok(()),
@@ -227,7 +226,7 @@ pub(crate) async fn read(
 ) -> Result<Response, Problem> {
     let document = reader.document().await?;
     if let Some(min) = &reading.min {
-        wait_for(&document, &version::parse(min)?, Prefer::of(&headers)).await?;
+        wait_for(&reader.shim, &document, &version::parse(min)?, Prefer::of(&headers)).await?;
     }
     if let Some(diff) = &reading.diff {
         let (from, to) = diff.split_once("..").ok_or_else(|| Problem::bad("diff is VERSION..VERSION"))?;
@@ -271,8 +270,13 @@ async fn difference(document: &Document, from: &[EntryId], to: &[EntryId]) -> Re
 }
 
 /// Waits until a version is in a document, as long as the request allows.
-async fn wait_for(document: &Document, heads: &[EntryId], prefer: Prefer) -> Result<(), Problem> {
+async fn wait_for(shim: &Shim, document: &Document, heads: &[EntryId], prefer: Prefer) -> Result<(), Problem> {
     let is_in = |view: &View| heads.iter().all(|id| view.contains(id));
+    if document.read(is_in).await? {
+        return Ok(());
+    }
+    let full = |_| Problem::new(Kind::TooMany, "too many requests wait for versions that are to arrive");
+    let _place = shim.waiting.try_acquire().map_err(full)?;
     let mut watch = document.watch();
     let arrived = async {
         loop {

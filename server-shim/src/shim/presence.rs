@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::access::{Caller, Reader};
-use super::documents::{Content, is_json};
+use super::documents::Content;
 use super::problem::{Kind, Problem};
 use super::spec::{ReadsDocument, Says};
 
@@ -227,9 +227,7 @@ pub(super) async fn read(reader: Reader) -> Result<Answer<Everybody>, Problem> {
     responses((status = 204, description = "All who follow the document here are told"), Says),
 )]
 pub(super) async fn say(reader: Reader, headers: HeaderMap, body: Content) -> Result<StatusCode, Problem> {
-    is_json(&headers)?;
-    let said: Said = serde_json::from_slice(&body.0)
-        .map_err(|error| Problem::bad(format!("expected {{\"id\": …, \"state\": …, \"ttl\": SECONDS}}: {error}")))?;
+    let said: Said = body.json(&headers, "{\"id\": …, \"state\": …, \"ttl\": SECONDS}")?;
     if said.id.is_empty() || said.id.len() > ID_BYTES_MAX {
         return Err(Problem::bad(format!("id has 1 to {ID_BYTES_MAX} bytes")));
     }

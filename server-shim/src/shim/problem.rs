@@ -29,6 +29,7 @@ pub(crate) enum Kind {
     TooLarge,
     MediaType,
     Unprocessable,
+    Stalled,
     TooMany,
     Quota,
     NotYet,
@@ -52,6 +53,7 @@ impl Kind {
             Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Kind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+            Kind::Stalled => StatusCode::REQUEST_TIMEOUT,
             Kind::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Kind::Quota => StatusCode::INSUFFICIENT_STORAGE,
             Kind::NotYet | Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -75,6 +77,7 @@ impl Kind {
             Kind::TooLarge => "too-large",
             Kind::MediaType => "media-type",
             Kind::Unprocessable => "unprocessable",
+            Kind::Stalled => "stalled",
             Kind::TooMany => "too-many",
             Kind::Quota => "quota",
             Kind::NotYet => "not-yet",
@@ -88,7 +91,9 @@ impl Kind {
         match self {
             Kind::BadRequest => "the request cannot be read: a header, a parameter or the body",
             Kind::NoToken => "no token, or one that is unknown, expired or revoked",
-            Kind::NotAllowed => "the token gives no right to write here, or this peer has none itself",
+            Kind::NotAllowed => {
+                "the token gives no right to write here, this peer has none itself, or a page of a strange origin or host asks"
+            }
             Kind::NotFound => "nothing is there, or nothing that the caller may know of",
             Kind::Gone => "the version is not held here, or the document was deleted",
             Kind::Method => "the resource does not know this method",
@@ -99,6 +104,7 @@ impl Kind {
             Kind::TooLarge => "the body, or a value in it, is larger than this peer or the rules of the space take",
             Kind::MediaType => "the body is of a type that this resource does not take",
             Kind::Unprocessable => "the body can be read, and does not fit the document",
+            Kind::Stalled => "the body stopped coming",
             Kind::TooMany => "too many at once",
             Kind::Quota => "the space's blobs take all they may, or the disk is full",
             Kind::Unavailable => "the store fails at present, or the peer is stopping",
@@ -250,7 +256,7 @@ impl From<EditFailure<Problem>> for Problem {
 mod tests {
     use super::*;
 
-    const ALL: [Kind; 18] = [
+    const ALL: [Kind; 19] = [
         Kind::BadRequest,
         Kind::NoToken,
         Kind::NotAllowed,
@@ -264,6 +270,7 @@ mod tests {
         Kind::TooLarge,
         Kind::MediaType,
         Kind::Unprocessable,
+        Kind::Stalled,
         Kind::TooMany,
         Kind::Quota,
         Kind::NotYet,

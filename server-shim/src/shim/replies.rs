@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::access::Writer;
 use super::documents::VERSION;
+use super::guard::broken;
 use super::problem::{Kind, Problem};
 use super::{BODY_BYTES_MAX, Shim};
 
@@ -124,9 +125,13 @@ async fn keyed(shim: &Shim, key: HeaderValue, request: Request, next: Next) -> R
     {
         name.update(&(part.len() as u64).to_le_bytes()).update(part);
     }
-    let too_large =
-        |_| Problem::new(Kind::TooLarge, format!("with an Idempotency-Key, a body has at most {BODY_BYTES_MAX} bytes"));
-    let body = to_bytes(body, BODY_BYTES_MAX).await.map_err(too_large)?;
+    let body = to_bytes(body, BODY_BYTES_MAX).await.map_err(|error| match broken(&error) {
+        stalled if stalled.kind == Kind::Stalled => stalled,
+        _ => {
+            let detail = format!("with an Idempotency-Key, a body has at most {BODY_BYTES_MAX} bytes, and comes whole");
+            Problem::new(Kind::TooLarge, detail)
+        }
+    })?;
     let request = *blake3::hash(&body).as_bytes();
     let under_way = match UnderWay::begin(shim, *name.finalize().as_bytes()) {
         Ok(under_way) => under_way,

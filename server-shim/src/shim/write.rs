@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::access::{Reader, Writer};
 use super::body::Shown;
-use super::documents::{Content, MERGED, PARENTS, Params, VERSION, gone, is_json, part, present};
+use super::documents::{Content, MERGED, PARENTS, Params, VERSION, gone, part, present};
 use super::patch::{self, Patch};
 use super::prefer::Prefer;
 use super::problem::{Kind, Problem};
@@ -110,8 +110,7 @@ pub(crate) async fn put(
     if headers.contains_key(CONTENT_RANGE) || headers.contains_key("patches") {
         return Err(Problem::bad("PUT takes a whole document; PATCH it, or PUT one place below `at/`"));
     }
-    is_json(&headers)?;
-    let wanted = body.json()?;
+    let wanted: Json = body.json(&headers, "a document as JSON")?;
     if !wanted.is_object() {
         return Err(Problem::new(Kind::Unprocessable, "a document is a JSON object"));
     }
@@ -138,8 +137,7 @@ pub(crate) async fn put_at(
     Params(editing): Params<Base>,
     body: Content,
 ) -> Result<Response, Problem> {
-    is_json(&headers)?;
-    let (value, path) = (body.json()?, patch::pointer(&writer.rest)?);
+    let (value, path): (Json, _) = (body.json(&headers, "a value as JSON")?, patch::pointer(&writer.rest)?);
     edit(&writer, &headers, &editing, true, |json| patch::at(&path, json, Some(value.clone()))).await
 }
 
