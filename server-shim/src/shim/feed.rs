@@ -48,12 +48,14 @@ impl Operations {
         if self.told > OPERATIONS_MAX {
             return;
         }
-        // A text that is edited at several places is told once.
-        if name == "replace" {
-            let told = |operation: &Json| operation["op"] == "replace" && operation["path"] == path;
-            while self.operations.last().is_some_and(told) {
-                self.operations.pop();
-            }
+        // A text that is edited at several places, or was empty when it was put there, is told once.
+        if name == "replace"
+            && let Some(last) = self.operations.last_mut()
+            && last["path"] == path
+            && last["op"] != "remove"
+        {
+            last["value"] = value.cloned().unwrap_or_default();
+            return;
         }
         let mut operation = json!({ "op": name, "path": path });
         operation

@@ -114,7 +114,7 @@ fn keyed(operation: &mut Operation) {
     let what = "drawn for each request, at most 256 bytes: with it, the request may be sent again, and is done once";
     let key = header("idempotency-key", what);
     operation.parameters.get_or_insert_default().push(RefOr::T(key));
-    for (_, response) in &mut operation.responses.responses {
+    for response in operation.responses.responses.values_mut() {
         if let RefOr::T(response) = response {
             let replayed = described(&["idempotency-replayed"]);
             response.headers.extend(replayed);
@@ -126,7 +126,7 @@ fn keyed(operation: &mut Operation) {
 fn head(get: &Operation) -> Operation {
     let mut head = get.clone();
     head.operation_id = head.operation_id.map(|id| format!("{id}_head"));
-    for (_, response) in &mut head.responses.responses {
+    for response in head.responses.responses.values_mut() {
         if let RefOr::T(response) = response {
             response.content.clear();
         }
