@@ -29,7 +29,7 @@ use tracing::{debug, info};
 
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
-use crate::shim;
+use crate::shim::{self, guard::TakenAt};
 
 /// Announces: connections at once, more are hung up on; and the time for all of one, as an announce is a few KiB.
 const ANNOUNCES_MAX: usize = 256;
@@ -86,7 +86,9 @@ pub(crate) async fn listen(node: &Node, settings: &Settings) -> Result<Listening
     for address in settings.http_listen() {
         let listener = bind(address, "http.listen").await?;
         listening.programs.extend(listener.local_addr());
-        let (routes, places, stopping) = (programs.clone(), listening.places.clone(), stopping.clone());
+        let taken_at = Extension(TakenAt(listener.local_addr().unwrap_or(address)));
+        let routes = programs.clone().layer(taken_at);
+        let (places, stopping) = (listening.places.clone(), stopping.clone());
         listening.serving.spawn(accept(listener, places, move |stream, _, place| {
             let talk = talk(stream, routes.clone(), stopping.clone());
             // Requests that are under way are answered also when nobody listens any more.

@@ -1,17 +1,23 @@
 //! HTTP for programs that cannot be peers (docs/http.md). It uses the engine's public API and nothing else, so any peer can serve it.
 
+#![allow(unused_qualifications, reason = "utoipa's macros write paths out")]
+
 mod about;
 pub(crate) mod access;
 mod blobs;
 mod body;
+mod braid;
 mod documents;
 mod events;
 mod feed;
+pub(crate) mod guard;
 mod history;
 mod patch;
 mod prefer;
+mod presence;
 pub(crate) mod problem;
 mod replies;
+mod spec;
 mod version;
 mod write;
 
@@ -19,27 +25,33 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post, put};
+use axum::routing::get;
+use axum::{Extension, Router};
 use commonhold_engine::Node;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::services::ServeDir;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::config::Settings;
 use access::Access;
 use body::Bodies;
 use feed::Feeds;
+use presence::Presence;
 use problem::{Kind, Problem};
 use replies::Replies;
+use spec::Described;
 
 /// Bytes of a body, but for blobs. Eight changes as large as the rules let a change be.
 const BODY_BYTES_MAX: usize = 8 << 20;
+/// Requests that wait until a version arrives, at the same time: each follows a document meanwhile.
+const WAITING_MAX: usize = 1_024;
 /// How long a browser may remember what CORS allows.
 const CORS_AGE: Duration = Duration::from_secs(600);
 
@@ -53,6 +65,11 @@ pub(crate) struct Inner {
     feeds: Feeds,
     bodies: Bodies,
     replies: Replies,
+    /// Those whose pages may use the API; `*`: all.
+    origins: Vec<HeaderValue>,
+    /// Places for requests that wait until a version arrives.
+    waiting: Semaphore,
+    presence: Presence,
     /// True once the peer is about to stop.
     stopping: watch::Receiver<bool>,
 }
@@ -74,47 +91,54 @@ pub(crate) fn routes(node: &Node, settings: &Settings, stopping: watch::Receiver
         feeds: Feeds::default(),
         bodies: Bodies::default(),
         replies: Replies::default(),
+        origins: settings.http_origins(),
+        waiting: Semaphore::new(WAITING_MAX),
+        presence: Presence::default(),
         stopping,
     }));
-    let documents = Router::new()
-        .route("/docs", get(documents::list).post(documents::create))
-        .route("/docs/{doc}", get(documents::read).put(write::put).patch(write::patch).delete(documents::delete))
-        .route("/docs/{doc}/at/{*rest}", get(write::read_at).put(write::put_at).delete(write::delete_at))
-        .route("/docs/{doc}/versions", get(history::versions))
-        .route("/docs/{doc}/conflicts", get(history::conflicts))
-        .route("/docs/{doc}/sync", get(history::sync))
-        .route("/docs/{doc}/changes", get(history::changes))
-        .route("/docs/{doc}/events", get(events::of_one))
-        .route("/events", get(events::of_many))
+    let documents = OpenApiRouter::new()
+        .routes(routes!(documents::list, documents::create))
+        .routes(routes!(documents::read, write::put, write::patch, documents::delete))
+        .routes(routes!(write::read_at, write::put_at, write::delete_at))
+        .routes(routes!(history::versions))
+        .routes(routes!(history::conflicts))
+        .routes(routes!(history::sync))
+        .routes(routes!(history::changes))
+        .routes(routes!(presence::read, presence::say))
+        .routes(routes!(events::of_one))
+        .routes(routes!(events::of_many))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
-    let blobs = Router::new()
-        .route("/blobs", post(blobs::post))
-        .route("/blobs/{rest}", put(blobs::put).get(blobs::read))
+    let blobs = OpenApiRouter::new()
+        .routes(routes!(blobs::post))
+        .routes(routes!(blobs::put, blobs::read))
         // The space's quota of blobs bounds them.
         .layer(DefaultBodyLimit::disable());
-    let app = Router::new()
-        .route("/v1/spaces", get(about::spaces))
+    let (app, api) = OpenApiRouter::with_openapi(spec::base())
+        .routes(routes!(about::spaces))
         .nest("/v1/spaces/{space}", documents.merge(blobs).layer(from_fn_with_state(shim.clone(), replies::once)))
-        .route("/v1/tickets", post(about::ticket))
-        .route("/livez", get(about::live))
-        .route("/readyz", get(about::ready))
-        .route("/.well-known/commonhold", get(about::well_known))
-        .method_not_allowed_fallback(|| async {
-            Problem::new(Kind::Method, "this resource does not know that method")
-        });
+        .routes(routes!(about::ticket))
+        .routes(routes!(about::live))
+        .routes(routes!(about::ready))
+        .routes(routes!(about::well_known))
+        .routes(routes!(spec::openapi))
+        .split_for_parts();
+    let app = app.layer(Extension(Described::of(api))).method_not_allowed_fallback(|| async {
+        Problem::new(Kind::Method, "this resource does not know that method")
+    });
     let nothing = || async { Problem::new(Kind::NotFound, "there is nothing here; docs/http.md lists what there is") };
     let app = match settings.http_files() {
         Some(folder) => app.fallback_service(ServeDir::new(folder).fallback(get(nothing))),
         None => app.fallback(nothing),
     };
-    app.layer(CatchPanicLayer::custom(|_| {
-        axum::response::IntoResponse::into_response(Problem::new(
-            Kind::Internal,
-            "a fault of this peer; please report it",
-        ))
-    }))
-    .layer(option_layer(cors(settings.http_origins())))
-    .with_state(shim)
+    app.layer(from_fn_with_state(shim.clone(), guard::guard))
+        .layer(CatchPanicLayer::custom(|_| {
+            axum::response::IntoResponse::into_response(Problem::new(
+                Kind::Internal,
+                "a fault of this peer; please report it",
+            ))
+        }))
+        .layer(option_layer(cors(settings.http_origins())))
+        .with_state(shim)
 }
 
 /// Pages of these origins may use the API and read the headers that it answers with.
@@ -139,6 +163,9 @@ fn cors(origins: Vec<HeaderValue>) -> Option<CorsLayer> {
             "idempotency-key",
             "last-event-id",
             "range",
+            "subscribe",
+            "version",
+            "heartbeats",
         ]))
         .expose_headers(names(&[
             "etag",
@@ -152,6 +179,9 @@ fn cors(origins: Vec<HeaderValue>) -> Option<CorsLayer> {
             "accept-patch",
             "content-range",
             "idempotency-replayed",
+            "subscribe",
+            "current-version",
+            "heartbeats",
         ]))
         .max_age(CORS_AGE);
     Some(layer)

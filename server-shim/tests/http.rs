@@ -6,10 +6,12 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use common::clients::Clients;
 use common::{Home, Mounted, Served, finish, until};
 use serde_json::{Value as Json, json};
 use ureq::Agent;
@@ -122,6 +124,13 @@ impl Ask {
 
     fn send(self) -> Answer {
         self.send_by(&agent())
+    }
+
+    /// The status, without waiting for a body that may never end.
+    fn status(self) -> u16 {
+        let method = self.method.parse::<Method>().unwrap();
+        let request = Request::builder().method(method).uri(&self.url).body(self.body).unwrap();
+        agent().run(request).unwrap().status().as_u16()
     }
 
     fn send_by(self, agent: &Agent) -> Answer {
@@ -698,4 +707,231 @@ fn the_lines_of_the_guide_run() {
     let said = finish(Command::new("sh").arg("-c").arg(&script).env("SPACE", &site.space));
     assert!(said.out.contains(r#"{"items":["oat milk","eggs"],"note":"tomorrow"}"#), "{}{}", said.out, said.err);
     assert!(said.out.contains("event: snapshot"), "{}", said.out);
+}
+
+#[test]
+fn a_blob_is_answered_with_a_media_type_or_none() {
+    let site = Site::new("*:write");
+    let stored = Ask::new("POST", site.url("/blobs")).body("image/png", "not really").send();
+    let path = format!("/blobs/{}", stored.json()["href"].as_str().unwrap().rsplit('/').next().unwrap());
+    assert_eq!(site.get(&format!("{path}?type=image/png")).header("content-type"), "image/png");
+    assert_eq!(site.get(&format!("{path}?type=")).header("content-type"), "application/octet-stream");
+    for nonsense in ["a", "%0a", "image/", "8XO%29/x"] {
+        assert_eq!(site.get(&format!("{path}?type={nonsense}")).status, 400, "{nonsense}");
+    }
+}
+
+#[test]
+fn a_wait_that_ends_is_no_fault_in_the_log() {
+    let site = Site::new("*:write");
+    let path = site.document(json!({}));
+    site.get(&format!("{path}?min={}", "0".repeat(64))).is(503, "not-yet");
+    let (_, _, err) = site.served.stop();
+    assert!(!err.contains("answered with a problem"), "{err}");
+}
+
+#[test]
+fn the_openapi_document_has_every_route_and_its_examples_work() {
+    let site = Site::new("*:write");
+    let api = Ask::new("GET", format!("{}/openapi.json", site.host())).send().json();
+    assert_eq!(api["openapi"], "3.1.0");
+    let doc = site.document(json!({"items": ["milk"], "note": "today"}));
+    let doc = doc.strip_prefix("/docs/").unwrap();
+    let filled = |path: &str, pointer: &str| {
+        let path = path.replace("{space}", &site.space).replace("{doc}", doc).replace("{pointer}", pointer);
+        format!("{}{}", site.host(), path.replace("{digest}", &"0".repeat(64)))
+    };
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, item) in api["paths"].as_object().unwrap() {
+        assert!(!path.contains('*'), "{path}");
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] {
+            let operation = item.get(method.to_lowercase());
+            if let Some(operation) = operation {
+                assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{method} {path}");
+                assert!(operation["summary"].as_str().is_some_and(|summary| summary.len() > 8), "{method} {path}");
+                let responses = operation["responses"].as_object().unwrap();
+                assert!(responses.keys().any(|status| status.starts_with('2')), "{method} {path}");
+                assert!(responses.values().all(|response| !response["description"].as_str().unwrap().is_empty()));
+            }
+            // What can be done comes last: one of the methods deletes the document.
+            let status = Ask::new(method, filled(path, "nothing").replace(doc, &"0".repeat(64))).status();
+            assert_eq!(status != 405, operation.is_some(), "{method} {path}: {status}");
+        }
+        for (method, operation) in item.as_object().unwrap() {
+            let Some(forms) = operation["requestBody"]["content"].as_object() else { continue };
+            for (kind, form) in forms {
+                let example = form.get("example").cloned();
+                let example = example.or_else(|| {
+                    let schema = form["schema"]["$ref"].as_str()?.strip_prefix("#")?;
+                    api.pointer(schema)?.get("example").cloned()
+                });
+                let Some(example) = example else {
+                    assert!(path.contains("/blobs"), "{method} {path}: {kind} has no example");
+                    continue;
+                };
+                let method =
+                    ["POST", "PUT", "PATCH"].into_iter().find(|name| name.eq_ignore_ascii_case(method)).unwrap();
+                let base = site.get(&format!("/docs/{doc}")).header("version").to_owned();
+                let ask = Ask::new(method, filled(path, "items/0")).header("parents", base);
+                let answer = ask.body(kind, example.to_string()).send();
+                assert!(answer.status < 300, "{method} {path}: {} {}", answer.status, answer.text);
+            }
+        }
+    }
+    // The guide says the same.
+    let guide = include_str!("../../docs/http.md");
+    let rows = guide.lines().filter_map(|line| line.strip_prefix("| `/")).filter_map(|row| row.split_once("` | "));
+    let mut told = std::collections::BTreeSet::new();
+    for (route, rest) in rows {
+        let route = route.split('?').next().unwrap().replace("{id}", "{doc}");
+        let methods: Vec<&str> = rest.split(" |").next().unwrap().split(", ").collect();
+        let path = format!("/v1/spaces/{{space}}/{route}");
+        let item = api["paths"][&path].as_object().unwrap_or_else(|| panic!("no {path} in the document"));
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            assert_eq!(item.contains_key(&method.to_lowercase()), methods.contains(&method), "{method} {route}");
+        }
+        told.insert(path);
+    }
+    for path in api["paths"].as_object().unwrap().keys() {
+        assert!(told.contains(path) || guide.contains(&format!("{path}`")), "docs/http.md lacks {path}");
+    }
+}
+
+#[test]
+fn programs_of_braid_follow_a_document_and_edit_it() {
+    let Some(mut js) = Clients::start() else { return };
+    let site = Site::new("*:write");
+    let path = site.document(json!({"items": ["milk"], "note": "today"}));
+    let (url, read) = (site.url(&path), site.get(&path));
+    let first = read.header("version").trim_matches('"').to_owned();
+    let patches = "application/json-patch+json, application/json";
+    for (name, accept) in [("whole", None), ("patches", Some(patches))] {
+        let began = js.make("subscribe", json!({"name": name, "url": url, "accept": accept}));
+        assert_eq!((&began["status"], &began["beats"]), (&json!(209), &json!("15s")));
+        assert_eq!(began["current"], format!("\"{first}\""));
+        let update = js.make("updates", json!({"name": name, "count": 1}))["updates"][0].clone();
+        assert_eq!(update["text"], read.text);
+        assert_eq!((&update["version"], update.get("parents")), (&json!([first]), None));
+    }
+
+    // A version that the client draws, and the one that the edit gets.
+    let edit = json!({"url": url, "version": ["ann-1"], "parents": [first], "value": {"items": ["milk", "eggs"], "note": "today"}});
+    let put = js.make("put", edit.clone());
+    assert_eq!((&put["status"], &put["value"]["items"]), (&json!(200), &json!(["milk", "eggs"])));
+    let second = put["version"].as_str().unwrap().trim_matches('"').to_owned();
+    let whole = js.make("updates", json!({"name": "whole", "count": 2}))["updates"][1].clone();
+    assert_eq!((&whole["version"], &whole["parents"]), (&json!([second]), &json!([first])));
+    assert_eq!(whole["text"], site.get(&path).text);
+    let patch = js.make("updates", json!({"name": "patches", "count": 2}))["updates"][1].clone();
+    assert_eq!(
+        (&patch["version"], &patch["parents"], &patch["type"]),
+        (&json!([second]), &json!([first]), &json!(OPERATIONS))
+    );
+    assert_eq!(patch["text"], r#"[{"op":"add","path":"/items/1","value":"eggs"}]"#);
+    // Sent again, it is done once.
+    assert_eq!(js.make("put", edit)["version"], put["version"]);
+    assert_eq!(site.get(&format!("{path}/versions")).json()["total"], 2);
+
+    // Meant for the first version: merged with what came after it.
+    let stale =
+        json!({"url": url, "version": ["bob-1"], "parents": [first], "value": {"items": ["milk"], "note": "tomorrow"}});
+    let merged = js.make("put", stale);
+    assert_eq!(
+        (&merged["merged"], &merged["value"]),
+        (&json!("?1"), &json!({"items": ["milk", "eggs"], "note": "tomorrow"}))
+    );
+    js.make("updates", json!({"name": "whole", "text": "tomorrow"}));
+    js.make("updates", json!({"name": "patches", "text": "tomorrow"}));
+    for name in ["whole", "patches"] {
+        js.make("unsubscribe", json!({"name": name}));
+    }
+
+    // Whoever comes back is told what came after what they have; of what nobody has here, everything.
+    let resume = |js: &mut Clients, name: &str, parents: &str| {
+        js.make("subscribe", json!({"name": name, "url": url, "accept": patches, "parents": [parents]}));
+        js.make("updates", json!({"name": name, "count": 1}))["updates"][0].clone()
+    };
+    let since = resume(&mut js, "again", &second);
+    assert_eq!((&since["parents"], &since["type"]), (&json!([second]), &json!(OPERATIONS)));
+    assert_eq!(since["text"], r#"[{"op":"replace","path":"/note","value":"tomorrow"}]"#);
+    let everything = resume(&mut js, "lost", &"0".repeat(64));
+    assert_eq!((&everything["text"], everything.get("parents")), (&json!(site.get(&path).text), None));
+
+    // A part of a document is never taken for the whole.
+    let part =
+        Ask::new("PUT", url.clone()).header("parents", format!("\"{second}\"")).header("content-range", "json .note");
+    part.json(&json!({})).send().is(400, "bad-request");
+    let then = Ask::new("GET", url).header("version", format!("\"{first}\"")).send();
+    assert_eq!(then.json(), json!({"items": ["milk"], "note": "today"}));
+}
+
+#[test]
+fn who_is_at_a_document_is_told_and_forgotten() {
+    let site = Site::new("*:write");
+    let path = site.document(json!({}));
+    let presence = format!("{path}/presence");
+    let say = |body: Json| Ask::new("POST", site.url(&presence)).json(&body).send();
+    let mut stream = Stream::open(&site.url(&format!("{path}/events")), None);
+    assert_eq!(stream.next().unwrap().name, "snapshot");
+    assert_eq!(say(json!({"id": "ann", "state": {"at": "/items/0"}})).status, 204);
+    let came = stream.next().unwrap();
+    assert_eq!((came.name.as_str(), came.id.as_str()), ("presence", ""));
+    assert_eq!((&came.data["id"], &came.data["state"]), (&json!("ann"), &json!({"at": "/items/0"})));
+    // Whoever comes later is told who is there, also over a stream of several documents.
+    let several = site.url(&format!("/events?doc={}", path.strip_prefix("/docs/").unwrap()));
+    let mut later = Stream::open(&several, None);
+    let names: Vec<String> = (0..2).map(|_| later.next().unwrap().name).collect();
+    assert_eq!(names, ["snapshot", "presence"]);
+    let present = site.get(&presence).json();
+    assert_eq!(present["presence"][0]["state"], json!({"at": "/items/0"}));
+    assert!(present["presence"][0]["expires_in"].as_u64().unwrap() <= 30);
+    // They leave when their time is over, or when they say so.
+    assert_eq!(say(json!({"id": "bob", "state": 1, "ttl": 1})).status, 204);
+    assert_eq!(stream.next().unwrap().data["id"], "bob");
+    let left = stream.next().unwrap();
+    assert_eq!((&left.data["id"], &left.data["state"]), (&json!("bob"), &Json::Null));
+    assert_eq!(say(json!({"id": "ann", "state": null})).status, 204);
+    assert_eq!(stream.next().unwrap().data["state"], Json::Null);
+    assert_eq!(site.get(&presence).json(), json!({"presence": []}));
+    // It changes nothing, and says nothing of what nobody said.
+    assert_eq!(site.get(&format!("{path}/versions")).json()["total"], 0);
+    assert_eq!(say(json!({"id": "nobody", "state": null})).status, 204);
+
+    say(json!({"id": "", "state": 1})).is(400, "bad-request");
+    say(json!({"id": "x", "state": 1, "ttl": 301})).is(400, "bad-request");
+    say(json!({"id": "x", "state": "x".repeat(5_000)})).is(413, "too-large");
+    for n in 0..256 {
+        assert_eq!(say(json!({"id": n.to_string(), "state": n})).status, 204);
+    }
+    say(json!({"id": "one more", "state": 1})).is(429, "too-many");
+    assert_eq!(say(json!({"id": "7", "state": "again"})).status, 204);
+}
+
+#[test]
+fn a_strangers_page_in_a_browser_reaches_nothing() {
+    let site = Site::with("*:write", &[("COMMONHOLD_HTTP_ORIGINS", "https://app.example.org")]);
+    let address = site.served.facts["http"][0].as_str().unwrap().to_owned();
+    let blobs = format!("/v1/spaces/{}/blobs", site.space);
+    let status = |line: &str, headers: &[&str]| {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        let head =
+            format!("{line} HTTP/1.1\r\n{}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", headers.join("\r\n"));
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    // A name that was made to lead here.
+    for host in ["127.0.0.1:1", "localhost:7342", "app.example.org"] {
+        assert_eq!(status("GET /v1/spaces", &[&format!("host: {host}")]), "200", "{host}");
+    }
+    assert_eq!(status("GET /v1/spaces", &["host: evil.example"]), "403");
+    assert_eq!(status("GET /livez", &["host: evil.example"]), "204");
+    // A form of another page.
+    let here = format!("host: {address}");
+    for (origin, expected) in [("http://evil.example", "403"), ("null", "403"), ("https://app.example.org", "201")] {
+        assert_eq!(status(&format!("POST {blobs}"), &[&here, &format!("origin: {origin}")]), expected, "{origin}");
+    }
+    assert_eq!(status(&format!("POST {blobs}"), &[&here, &format!("origin: http://{address}")]), "201");
+    assert_eq!(status(&format!("POST {blobs}"), &[&here]), "201");
 }

@@ -1,10 +1,11 @@
-// Stock automerge-repo clients. Commands come as lines of JSON on standard input, each with a number; so do the answers.
-// Nothing in here knows what it talks to: the assertions are in gateway.rs.
+// Stock automerge-repo clients, and Braid's. Commands come as lines of JSON on standard input, each with a number; so do the answers.
+// Nothing in here knows what it talks to: the assertions are in gateway.rs and http.rs.
 
 import { createInterface } from "node:readline"
 import { generateAutomergeUrl, Repo } from "@automerge/automerge-repo"
 import { WebSocketClientAdapter } from "@automerge/automerge-repo-network-websocket"
 import { NodeFSStorageAdapter } from "@automerge/automerge-repo-storage-nodefs"
+import { fetch as braidFetch } from "braid-http"
 
 // The adapter throws what a connection that is reset reports, outside of anything that could catch it.
 process.on("uncaughtException", error => {
@@ -16,6 +17,7 @@ process.on("uncaughtException", error => {
 
 const repos = new Map()
 const handles = new Map()
+const followed = new Map()
 
 const handleOf = ({ repo, url }) => handles.get(repo + url)
 
@@ -113,6 +115,35 @@ const commands = {
     const progress = repos.get(repo).findWithProgress(url)
     await until(() => progress.handle.isReady())
     return { value: plain(progress.handle.doc()) }
+  },
+  // Braid: subscribes to a resource, as a name, and keeps every update.
+  async subscribe({ name, url, accept, parents, retry }) {
+    const updates = [], ending = new AbortController()
+    followed.set(name, { updates, ending })
+    const headers = accept ? { accept } : {}
+    const from = parents ?? (() => updates.at(-1)?.version ?? null)
+    const answer = await braidFetch(url, { subscribe: true, headers, parents: from, retry, heartbeats: 20, signal: ending.signal })
+    answer.subscribe(update => {
+      const type = update.content_type ?? update.extra_headers?.["content-type"]
+      updates.push({ version: update.version, parents: update.parents, type, text: update.body_text })
+    }, () => {})
+    return { status: answer.status, current: answer.headers.get("current-version"), beats: answer.headers.get("heartbeats") }
+  },
+  // Returns the updates once there are so many, or once one of them has this text in it.
+  async updates({ name, count, text }) {
+    const { updates } = followed.get(name)
+    await until(() => (text ? updates.some(update => update.text?.includes(text)) : updates.length >= count))
+    return { updates }
+  },
+  async unsubscribe({ name }) {
+    followed.get(name).ending.abort()
+    return {}
+  },
+  async put({ url, version, parents, value }) {
+    const answer = await braidFetch(url, {
+      method: "PUT", version, parents, body: JSON.stringify(value), headers: { "content-type": "application/json" },
+    })
+    return { status: answer.status, version: answer.headers.get("version"), merged: answer.headers.get("merged"), value: await answer.json() }
   },
   async server({ repo }) {
     const { peerMetadataByPeerId } = repos.get(repo)

@@ -3,17 +3,22 @@
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde_json::{Value as Json, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::access::{Asks, Caller};
+use super::access::{Asks, Caller, May};
 use super::problem::{Kind, Problem};
+use super::spec::{Called, Readies, Tickets};
 use super::{BODY_BYTES_MAX, Shim};
 
+/// Whether the process answers.
+#[utoipa::path(get, path = "/livez", tag = "peer", operation_id = "is_alive", responses((status = 204, description = "It lives")), security(()))]
 pub(crate) async fn live() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
 /// Whether requests can be answered: the store is open, and the peer is not stopping.
+#[utoipa::path(get, path = "/readyz", tag = "peer", operation_id = "is_ready", responses((status = 204, description = "They can"), Readies), security(()))]
 pub(crate) async fn ready(State(shim): State<Shim>) -> Result<StatusCode, Problem> {
     if *shim.stopping.borrow() {
         return Err(Problem::new(Kind::Unavailable, "the peer is stopping"));
@@ -23,37 +28,90 @@ pub(crate) async fn ready(State(shim): State<Shim>) -> Result<StatusCode, Proble
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn well_known(State(shim): State<Shim>) -> Answer<Json> {
+/// What a peer says of itself.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Itself {
+    /// Its id.
+    peer: String,
+    program: String,
+    /// Where other peers connect.
+    addresses: Vec<String>,
+    /// Whether it is a tracker for others.
+    tracker: bool,
+    http: Http,
+    /// Addresses of other peers that it knows, 16 at most.
+    peers: Vec<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Http {
+    /// Of this API.
+    version: u32,
+    /// Bytes of a body, but for blobs.
+    body_bytes_max: usize,
+}
+
+/// Who this peer is, and what it takes.
+#[utoipa::path(
+    get, path = "/.well-known/commonhold", tag = "peer", operation_id = "read_peer", security(()),
+    responses((status = 200, description = "What it says of itself", body = Itself)),
+)]
+pub(crate) async fn well_known(State(shim): State<Shim>) -> Answer<Itself> {
     let node = &shim.node;
-    Answer(json!({
-        "peer": node.device().to_string(),
-        "program": concat!("commonhold/", env!("CARGO_PKG_VERSION")),
-        "addresses": node.listening(),
-        "tracker": node.announced().is_some(),
-        "http": { "version": 1, "body_bytes_max": BODY_BYTES_MAX },
-        "peers": node.known_peers().iter().flat_map(|peer| peer.addresses.first().cloned()).take(16).collect::<Vec<_>>(),
-    }))
+    let others = node.known_peers();
+    Answer(Itself {
+        peer: node.device().to_string(),
+        program: concat!("commonhold/", env!("CARGO_PKG_VERSION")).to_owned(),
+        addresses: node.listening().iter().map(ToString::to_string).collect(),
+        tracker: node.announced().is_some(),
+        http: Http { version: 1, body_bytes_max: BODY_BYTES_MAX },
+        peers: others.iter().filter_map(|peer| peer.addresses.first()).map(ToString::to_string).take(16).collect(),
+    })
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Spaces {
+    spaces: Vec<Space>,
+}
+
+/// A space that this peer holds.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Space {
+    id: String,
+    /// What the caller may do in it.
+    may: May,
+    documents: u64,
+    /// Whether all that it begins with is here.
+    ready: bool,
 }
 
 /// The spaces that the caller may know of.
-pub(crate) async fn spaces(State(shim): State<Shim>, Asks(caller): Asks) -> Answer<Json> {
-    let may = |space| shim.access.may(&caller, space);
-    let spaces = shim.node.spaces();
-    let rows: Vec<Json> = spaces
-        .iter()
-        .filter_map(|info| {
-            let may = may(&info.id)?;
-            Some(json!({ "id": info.id.to_string(), "may": may, "documents": info.documents, "ready": info.ready }))
-        })
-        .collect();
-    Answer(json!({ "spaces": rows }))
+#[utoipa::path(get, path = "/v1/spaces", tag = "spaces", operation_id = "list_spaces", responses((status = 200, description = "Those", body = Spaces), Called))]
+pub(crate) async fn spaces(State(shim): State<Shim>, Asks(caller): Asks) -> Answer<Spaces> {
+    let spaces = shim.node.spaces().into_iter().filter_map(|info| {
+        let may = shim.access.may(&caller, &info.id)?;
+        Some(Space { id: info.id.to_string(), may, documents: info.documents, ready: info.ready })
+    });
+    Answer(Spaces { spaces: spaces.collect() })
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Ticket {
+    /// For `?ticket=`, once.
+    ticket: String,
+    /// Seconds.
+    expires_in: u64,
 }
 
 /// A ticket: for `EventSource`, which sends no headers.
+#[utoipa::path(
+    post, path = "/v1/tickets", tag = "spaces", operation_id = "draw_ticket",
+    responses((status = 201, description = "In place of the token, once", body = Ticket), Tickets),
+)]
 pub(crate) async fn ticket(
     State(shim): State<Shim>,
     Asks(caller): Asks,
-) -> Result<(StatusCode, Answer<Json>), Problem> {
+) -> Result<(StatusCode, Answer<Ticket>), Problem> {
     if caller == Caller::Anybody {
         return Err(Problem::new(
             Kind::NoToken,
@@ -61,5 +119,5 @@ pub(crate) async fn ticket(
         ));
     }
     let ticket = shim.access.ticket(caller)?;
-    Ok((StatusCode::CREATED, Answer(json!({ "ticket": ticket, "expires_in": 60 }))))
+    Ok((StatusCode::CREATED, Answer(Ticket { ticket, expires_in: 60 })))
 }

@@ -31,7 +31,9 @@ const TICKETS_MAX: usize = 10_000;
 const TICKET_LIFE: Duration = Duration::from_secs(60);
 
 /// What a token, or everybody, may do in a space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum May {
     Read,
@@ -192,6 +194,11 @@ impl Access {
         }
     }
 
+    /// Whether anything is open to all.
+    pub(super) fn opens(&self) -> bool {
+        !self.opened.is_empty()
+    }
+
     /// What somebody may do in a space.
     pub(crate) fn may(&self, caller: &Caller, space: &SpaceId) -> Option<May> {
         let opened = self.opened.iter().filter(|opened| opened.space.is_none_or(|of| of == *space)).map(|o| o.may);
@@ -247,6 +254,11 @@ fn cookie(headers: &HeaderMap) -> Option<String> {
     all.flat_map(|value| value.split(';')).find_map(|one| one.trim().strip_prefix("commonhold=")).map(str::to_owned)
 }
 
+/// Whether a request shows nothing of who sends it.
+pub(super) fn is_anonymous(headers: &HeaderMap, uri: &Uri) -> bool {
+    !headers.contains_key(AUTHORIZATION) && cookie(headers).is_none() && parameter(uri, "ticket").is_none()
+}
+
 /// A parameter of the query, as it stands there.
 fn parameter(uri: &Uri, name: &str) -> Option<String> {
     let query = uri.query()?;
@@ -263,7 +275,7 @@ pub(crate) struct Reader {
     pub(crate) space: SpaceId,
     pub(crate) may: May,
     doc: Option<String>,
-    /// What follows `/at/`, decoded once.
+    /// What follows `/at/` or `/blobs/`, decoded once.
     pub(crate) rest: String,
 }
 
@@ -326,7 +338,8 @@ impl FromRequestParts<Shim> for Reader {
         if shim.node.space(space).is_err() {
             return Err(Problem::new(Kind::NotFound, "there is no such space here"));
         }
-        let (doc, rest) = (part("doc"), part("rest").unwrap_or_default());
+        let rest = part("pointer").or_else(|| part("digest")).unwrap_or_default();
+        let doc = part("doc");
         Ok(Reader { shim: shim.clone(), caller, space, may, doc, rest })
     }
 }

@@ -1,5 +1,7 @@
 //! Attachments by their hash. What a hash names never changes, so browsers may keep it for good.
 
+use std::sync::{Arc, OnceLock};
+
 use axum::Json as Answer;
 use axum::body::{Body, Bytes};
 use axum::http::header::{
@@ -11,16 +13,20 @@ use commonhold_engine::sync::blobs::{Blob, PIECE_BYTES};
 use commonhold_engine::sync::id::BlobHash;
 use commonhold_engine::{BlobReader, BlobRef, Node, SpaceId};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use serde::Deserialize;
-use serde_json::{Value as Json, json};
+use mime::Mime;
+use serde::{Deserialize, Serialize};
 use tokio_util::io::{StreamReader, SyncIoBridge};
+use utoipa::{IntoParams, ToSchema};
 
 use super::access::{Reader, Writer};
 use super::documents::Params;
+use super::guard;
 use super::prefer::Prefer;
 use super::problem::{Kind, Problem};
+use super::spec::{Ranged, ReadsBlob, Stored as Content, StoresBlob};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Named {
     /// Bytes, as the blob's name says: with it, a blob that is not here is fetched from peers.
     size: Option<u64>,
@@ -29,6 +35,15 @@ pub(crate) struct Named {
     media_type: Option<String>,
 }
 
+/// A blob, or a range of it. It may be cached for good.
+#[utoipa::path(
+    get,
+    path = "/blobs/{digest}",
+    tag = "blobs",
+    operation_id = "read_blob",
+    params(Named, Ranged),
+    responses(Content, ReadsBlob)
+)]
 pub(crate) async fn read(
     reader: Reader,
     method: Method,
@@ -36,6 +51,12 @@ pub(crate) async fn read(
     Params(named): Params<Named>,
 ) -> Result<Response, Problem> {
     let hash: BlobHash = reader.rest_as("digest")?;
+    let media_type = named.media_type.as_deref().unwrap_or_default();
+    // It goes into a header, which others have to understand.
+    let is_one = |kind: Mime| !kind.type_().as_str().is_empty() && !kind.subtype().as_str().is_empty();
+    if !media_type.is_empty() && !media_type.parse().is_ok_and(is_one) {
+        return Err(Problem::bad(format!("{media_type:?} is no media type, such as image/png")));
+    }
     let nothing = || {
         Problem::new(
             Kind::NotFound,
@@ -66,7 +87,7 @@ pub(crate) async fn read(
             }
         },
     };
-    let name = BlobRef::with_type(blob, named.media_type.as_deref().unwrap_or_default());
+    let name = BlobRef::with_type(blob, media_type);
     let content = reader.shim.node.blob(reader.space, &name).await?.ok_or_else(nothing)?;
     let body = if method == Method::HEAD { Body::empty() } else { body(content, range.clone()) };
     let mut response = (status, body).into_response();
@@ -130,26 +151,60 @@ async fn fetch(node: &Node, space: SpaceId, blob: Blob, prefer: Prefer) -> Resul
 }
 
 async fn store(writer: &Reader, headers: &HeaderMap, body: Body) -> Result<BlobRef, Problem> {
-    let stream = body.into_data_stream().map_err(std::io::Error::other);
+    let broken = Arc::new(OnceLock::new());
+    let tell = broken.clone();
+    let stream = body.into_data_stream().map_err(move |error| {
+        let _ = tell.set(guard::broken(&error));
+        std::io::Error::other(error)
+    });
     let from = SyncIoBridge::new(StreamReader::new(stream.boxed()));
-    let put = writer.shim.node.put_blob(writer.space, from).await?;
+    let put = writer.shim.node.put_blob(writer.space, from).await;
+    // The store only knows that it could not read on.
+    if let Some(problem) = Arc::into_inner(broken).and_then(OnceLock::into_inner) {
+        return Err(problem);
+    }
+    let put = put?;
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     Ok(BlobRef::with_type(put.blob, kind))
 }
 
+/// A blob that was stored.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Put {
+    /// What a document refers to it by.
+    name: String,
+    /// Bytes.
+    size: u64,
+    href: String,
+}
+
 fn stored(writer: &Reader, name: &BlobRef) -> Response {
     let here = format!("/v1/spaces/{}/blobs/{}", writer.space, name.blob.hash);
-    let body: Json = json!({ "name": name.to_string(), "size": name.blob.size, "href": here });
+    let body = Put { name: name.to_string(), size: name.blob.size, href: here.clone() };
     let mut response = (StatusCode::CREATED, Answer(body)).into_response();
     response.headers_mut().extend(HeaderValue::try_from(here).ok().map(|here| (LOCATION, here)));
     response
 }
 
+/// Stores the body.
+#[utoipa::path(
+    post, path = "/blobs", tag = "blobs", operation_id = "post_blob", request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 201, description = "Its name", body = Put, headers(("location" = String, description = "where it is"))), StoresBlob),
+)]
 pub(crate) async fn post(Writer(writer): Writer, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let name = store(&writer, &headers, body).await?;
     Ok(stored(&writer, &name))
 }
 
+/// Stores the body, whose hash the caller knows.
+#[utoipa::path(
+    put, path = "/blobs/{digest}", tag = "blobs", operation_id = "put_blob", request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses(
+        (status = 201, description = "Its name", body = Put, headers(("location" = String, description = "where it is"))),
+        (status = 204, description = "It is here already"),
+        StoresBlob,
+    ),
+)]
 pub(crate) async fn put(Writer(writer): Writer, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let hash: BlobHash = writer.rest_as("digest")?;
     if find(&writer.shim.node, writer.space, hash).await?.is_some() {

@@ -1,5 +1,7 @@
 //! Documents as JSON: listing, creating, reading, deleting.
 
+use std::collections::BTreeMap;
+
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
@@ -8,16 +10,19 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use commonhold_engine::{Document, DocumentInfo, DocumentQuery, EntryId, View};
-use serde::Deserialize;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
+use utoipa::{IntoParams, ToSchema};
 
 use super::access::{Reader, Writer};
-use super::body::Shown;
 use super::feed::Operations;
 use super::prefer::Prefer;
 use super::problem::{Kind, Problem};
+use super::spec::{Created, Creates, Deletes, Exactly, Follows, Known, Reads, ReadsForm, Shown};
 use super::version;
+use super::{Shim, body, braid, guard};
 
 /// Documents of one page of a list.
 const PAGE_MAX: usize = 1_000;
@@ -51,28 +56,60 @@ impl<S: Send + Sync> FromRequest<S> for Content {
 
     async fn from_request(request: Request, state: &S) -> Result<Content, Problem> {
         Bytes::from_request(request, state).await.map(Content).map_err(|rejection: BytesRejection| {
-            let kind =
-                if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE { Kind::TooLarge } else { Kind::BadRequest };
-            Problem::new(kind, rejection.body_text())
+            match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Kind::TooLarge, rejection.body_text()),
+                _ => guard::broken(&rejection),
+            }
         })
     }
 }
 
 impl Content {
-    pub(crate) fn json(&self) -> Result<Json, Problem> {
-        serde_json::from_slice(&self.0).map_err(|error| Problem::bad(format!("the body is no JSON: {error}")))
+    /// The body, which has to be JSON and to say so. `expected` is for people.
+    pub(crate) fn json<T: DeserializeOwned>(&self, headers: &HeaderMap, expected: &str) -> Result<T, Problem> {
+        is_json(headers)?;
+        serde_json::from_slice(&self.0).map_err(|error| Problem::bad(format!("expected {expected}: {error}")))
     }
 }
 
 /// Which documents of a space to list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Listing {
+    /// What their names begin with.
     prefix: Option<String>,
+    /// Their kind.
     kind: Option<String>,
+    /// The id that ended the page before.
     cursor: Option<String>,
+    /// Documents of a page: 1,000 at most, and 100 where nothing is said.
     limit: Option<usize>,
 }
 
+/// A page of documents.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Documents {
+    documents: Vec<Row>,
+    /// Where the next page is.
+    next: Option<String>,
+}
+
+/// A document of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Row {
+    id: String,
+    kind: String,
+    name: String,
+    /// The peer that made it.
+    creator: String,
+    href: String,
+}
+
+/// The documents of a space, in pages.
+#[utoipa::path(
+    get, path = "/docs", tag = "documents", operation_id = "list_documents", params(Listing),
+    responses((status = 200, description = "A page", body = Documents, headers(("link" = String, description = "`rel=\"next\"`"))), Reads),
+)]
 pub(crate) async fn list(reader: Reader, Params(listing): Params<Listing>) -> Result<Response, Problem> {
     let limit = listing.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
     let after = listing
@@ -94,57 +131,48 @@ pub(crate) async fn list(reader: Reader, Params(listing): Params<Listing>) -> Re
         let mut next = format!("{here}?limit={limit}&cursor={}", last.id);
         for (name, value) in [("kind", &listing.kind), ("prefix", &listing.prefix)] {
             if let Some(value) = value {
-                next += &format!("&{name}={}", encoded(value));
+                next += &format!("&{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
             }
         }
         next
     });
-    let rows: Vec<Json> = found.iter().map(|info| about(&here, info)).collect();
-    let mut response = axum::Json(json!({ "documents": rows, "next": next })).into_response();
-    if let Some(link) = next.and_then(|next| HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).ok()) {
-        response.headers_mut().insert(LINK, link);
-    }
+    let link = next.as_ref().and_then(|next| HeaderValue::try_from(format!("<{next}>; rel=\"next\"")).ok());
+    let documents = found.into_iter().map(|info| Row::of(&here, info)).collect();
+    let mut response = axum::Json(Documents { documents, next }).into_response();
+    response.headers_mut().extend(link.map(|link| (LINK, link)));
     Ok(response)
 }
 
-fn about(here: &str, info: &DocumentInfo) -> Json {
-    json!({
-        "id": info.id.to_string(),
-        "kind": info.kind,
-        "name": info.name,
-        "creator": info.creator.to_string(),
-        "href": format!("{here}/{}", info.id),
-    })
-}
-
-/// Percent-encodes what does not stand for itself in a query.
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+impl Row {
+    fn of(here: &str, info: DocumentInfo) -> Row {
+        let (id, creator) = (info.id.to_string(), info.creator.to_string());
+        Row { href: format!("{here}/{id}"), id, kind: info.kind, name: info.name, creator }
+    }
 }
 
 /// A new document.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct New {
+#[schema(example = json!({ "kind": "list", "name": "shopping", "content": { "items": ["milk"] } }))]
+pub(super) struct New {
+    /// What the app says it is.
     #[serde(default)]
     kind: String,
     #[serde(default)]
     name: String,
+    /// What it holds from the beginning.
     #[serde(default)]
-    content: serde_json::Map<String, Json>,
+    content: BTreeMap<String, Json>,
 }
 
+/// Makes a document.
+#[utoipa::path(post, path = "/docs", tag = "documents", operation_id = "create_document", request_body = New, responses(Created, Creates))]
 pub(crate) async fn create(Writer(writer): Writer, headers: HeaderMap, body: Content) -> Result<Response, Problem> {
-    is_json(&headers)?;
-    let new: New = serde_json::from_slice(&body.0).map_err(|error| {
-        Problem::bad(format!(
-            "expected {{\"kind\": …, \"name\": …, \"content\": {{…}}}}, each of which may be left out: {error}"
-        ))
-    })?;
+    let new: New =
+        body.json(&headers, "{\"kind\": …, \"name\": …, \"content\": {…}}, each of which may be left out")?;
     let document = writer.shim.node.create_document(writer.space, &new.kind, &new.name).await?;
     if !new.content.is_empty() {
-        let content = Json::Object(new.content);
+        let content = Json::Object(new.content.into_iter().collect());
         let filled = document.edit(|edit| edit.set_json(&[], &content).map_err(Problem::from)).await;
         if let Err(error) = filled.map_err(Problem::from) {
             // Half a document helps nobody.
@@ -162,7 +190,7 @@ pub(crate) async fn create(Writer(writer): Writer, headers: HeaderMap, body: Con
 }
 
 /// A body of JSON says so.
-pub(crate) fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
+fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     match kind.split(';').next().unwrap_or_default().trim() {
         "application/json" => Ok(()),
@@ -171,7 +199,8 @@ pub(crate) fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// What of a document to read.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Reading {
     /// As it was at this version.
     at: Option<String>,
@@ -181,6 +210,15 @@ pub(crate) struct Reading {
     min: Option<String>,
 }
 
+/// A document as JSON.
+#[utoipa::path(
+    get,
+    path = "/docs/{doc}",
+    tag = "documents",
+    operation_id = "read_document",
+    params(Reading, Known, Follows),
+    responses(Shown, ReadsForm)
+)]
 pub(crate) async fn read(
     reader: Reader,
     headers: HeaderMap,
@@ -188,13 +226,17 @@ pub(crate) async fn read(
 ) -> Result<Response, Problem> {
     let document = reader.document().await?;
     if let Some(min) = &reading.min {
-        wait_for(&document, &version::parse(min)?, Prefer::of(&headers)).await?;
+        wait_for(&reader.shim, &document, &version::parse(min)?, Prefer::of(&headers)).await?;
     }
     if let Some(diff) = &reading.diff {
         let (from, to) = diff.split_once("..").ok_or_else(|| Problem::bad("diff is VERSION..VERSION"))?;
         return difference(&document, &version::parse(from)?, &version::parse(to)?).await;
     }
-    if let Some(at) = &reading.at {
+    if headers.contains_key(&braid::SUBSCRIBE) {
+        return braid::subscribe(&reader, &headers, document).await;
+    }
+    let version = headers.get(&VERSION).and_then(|version| version.to_str().ok());
+    if let Some(at) = reading.at.as_deref().or(version) {
         let heads = version::parse(at)?;
         let json = document.read(|view| view.json_at_heads(&heads)).await?.ok_or_else(|| gone(&reader, &document))?;
         return Ok(unless_known(&headers, shown(StatusCode::OK, &json, &heads)));
@@ -224,12 +266,17 @@ async fn difference(document: &Document, from: &[EntryId], to: &[EntryId]) -> Re
     let operations = Operations::of(&mut json, &patches);
     let whole = [json!({ "op": "replace", "path": "", "value": json })];
     let body = serde_json::to_vec(operations.few().unwrap_or(&whole)).unwrap_or_default();
-    Ok(answer(StatusCode::OK, "application/json-patch+json", body, to))
+    Ok(answer(StatusCode::OK, super::patch::OPERATIONS, body, to))
 }
 
 /// Waits until a version is in a document, as long as the request allows.
-async fn wait_for(document: &Document, heads: &[EntryId], prefer: Prefer) -> Result<(), Problem> {
+async fn wait_for(shim: &Shim, document: &Document, heads: &[EntryId], prefer: Prefer) -> Result<(), Problem> {
     let is_in = |view: &View| heads.iter().all(|id| view.contains(id));
+    if document.read(is_in).await? {
+        return Ok(());
+    }
+    let full = |_| Problem::new(Kind::TooMany, "too many requests wait for versions that are to arrive");
+    let _place = shim.waiting.try_acquire().map_err(full)?;
     let mut watch = document.watch();
     let arrived = async {
         loop {
@@ -249,6 +296,11 @@ async fn wait_for(document: &Document, heads: &[EntryId], prefer: Prefer) -> Res
     }
 }
 
+/// Deletes a document.
+#[utoipa::path(
+    delete, path = "/docs/{doc}", tag = "documents", operation_id = "delete_document", params(Exactly),
+    responses((status = 204, description = "It is deleted"), Deletes),
+)]
 pub(crate) async fn delete(Writer(writer): Writer, headers: HeaderMap) -> Result<StatusCode, Problem> {
     if headers.contains_key(IF_MATCH) {
         let document = writer.document().await?;
@@ -264,12 +316,12 @@ pub(crate) fn shown(status: StatusCode, json: &Json, heads: &[EntryId]) -> Respo
 }
 
 /// A document as it is.
-pub(crate) fn present(status: StatusCode, now: Shown) -> Response {
+pub(crate) fn present(status: StatusCode, now: body::Shown) -> Response {
     sent(status, "application/json", now.bytes, &now.heads, &now.etag)
 }
 
 /// A part of a document as it is, with the ETag of the whole: for `If-Match`.
-pub(crate) fn part(found: &Json, now: &Shown) -> Response {
+pub(crate) fn part(found: &Json, now: &body::Shown) -> Response {
     let bytes = serde_json::to_vec(found).unwrap_or_default();
     sent(StatusCode::OK, "application/json", bytes.into(), &now.heads, &now.etag)
 }

@@ -2,6 +2,7 @@
 //! holds the document goes on where another ended.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,21 +14,64 @@ use axum::response::{IntoResponse, Response};
 use commonhold_engine::{DocId, EntryId};
 use futures_util::stream::{self, SelectAll, StreamExt};
 use futures_util::{FutureExt, Stream};
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::time::interval;
+use utoipa::{IntoParams, ToSchema};
 
 use super::access::Reader;
 use super::feed::{Ended, Event, Feed};
 use super::problem::Problem;
+use super::spec::{ReadsDocument, Seen as Told};
 use super::version;
 
 /// Documents of one stream: a browser opens six connections to a host, so one page follows many over one.
 const DOCUMENTS_MAX: usize = 64;
 /// How often a silent stream says that it is there.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Digits of each head in the ids of streams of several documents.
 const SHORT_DIGITS: usize = 16;
 
+/// An event, as a stream has it.
+#[derive(ToSchema)]
+#[schema(as = Event)]
+#[expect(dead_code, reason = "its shape is what counts")]
+pub(super) struct OneEvent {
+    /// `snapshot`, `patch`, `presence`, `reset` or `bye`.
+    event: Option<String>,
+    /// The version that it leads to.
+    id: Option<String>,
+    /// A line of JSON.
+    data: Option<String>,
+    /// Milliseconds to wait before coming back.
+    retry: Option<u64>,
+}
+
+/// Parameters of a stream; read by hand, as `doc` comes several times.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "its shape is what counts")]
+pub(super) struct Last {
+    /// In place of the header.
+    last_event_id: Option<String>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "its shape is what counts")]
+pub(super) struct Followed {
+    /// Documents, each in a parameter of its own.
+    #[param(min_items = 1, max_items = 64)]
+    doc: Vec<String>,
+    /// In place of the header.
+    last_event_id: Option<String>,
+}
+
+/// The events of a document (server-sent): `snapshot`, then a `patch` for each change.
+#[utoipa::path(
+    get, path = "/docs/{doc}/events", tag = "documents", operation_id = "follow_document", params(Last, Told),
+    responses((status = 200, description = "Goes on until somebody hangs up", body = OneEvent, content_type = "text/event-stream"), ReadsDocument),
+)]
 pub(crate) async fn of_one(reader: Reader, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
     let seen = last_event_id(&headers, query.as_deref().unwrap_or_default());
     let document = reader.document().await?;
@@ -42,9 +86,15 @@ pub(crate) async fn of_one(reader: Reader, RawQuery(query): RawQuery, headers: H
         Live::Event(event) => (rendered(&event, &version::text(&event.heads)), false),
         Live::Bye(why) => (bye(why), true),
     });
-    Ok(respond(&reader, first, live))
+    let present = reader.shim.presence.follow((reader.space, feed.doc())).map(|event| (event, false));
+    Ok(respond(&reader, first, stream::select(live, present)))
 }
 
+/// The events of up to 64 documents over one connection.
+#[utoipa::path(
+    get, path = "/events", tag = "documents", operation_id = "follow_documents", params(Followed, Told),
+    responses((status = 200, description = "Goes on until somebody hangs up", body = OneEvent, content_type = "text/event-stream"), ReadsDocument),
+)]
 pub(crate) async fn of_many(
     reader: Reader,
     RawQuery(query): RawQuery,
@@ -59,7 +109,7 @@ pub(crate) async fn of_many(
     }
     let seen = last_event_id(&headers, &query).unwrap_or_default();
     let mut at = BTreeMap::new();
-    let (mut first, mut live) = (Vec::new(), SelectAll::new());
+    let (mut first, mut live, mut present) = (Vec::new(), SelectAll::new(), SelectAll::new());
     for id in ids {
         let document = reader.open(id).await?;
         let seen = match short_of(&seen, &document.id()) {
@@ -72,6 +122,7 @@ pub(crate) async fn of_many(
         let feed = reader.shim.feeds.of(document).await?;
         let (events, heads, followed) = begin(&feed, seen).await?;
         let doc = feed.doc();
+        present.push(reader.shim.presence.follow((reader.space, doc)).map(|event| (event, false)).boxed());
         // What was not told anew is in the ids all the same.
         at.insert(doc, heads);
         first.extend(events.into_iter().map(|event| (doc, event)));
@@ -89,7 +140,7 @@ pub(crate) async fn of_many(
         }
         Live::Bye(why) => (bye(why), true),
     });
-    Ok(respond(&reader, rendered_first, live))
+    Ok(respond(&reader, rendered_first, stream::select(live, present)))
 }
 
 /// The id of an event of several documents: `<first digits of the document>=<first digits of each head>.…;…`.
@@ -131,14 +182,8 @@ fn last_event_id(headers: &HeaderMap, query: &str) -> Option<String> {
     header.or_else(parameter).filter(|id| !id.is_empty())
 }
 
-/// Only what `encodeURIComponent` does to an id.
 fn decoded(text: &str) -> String {
-    text.replace("%2C", ",")
-        .replace("%2c", ",")
-        .replace("%3D", "=")
-        .replace("%3d", "=")
-        .replace("%3B", ";")
-        .replace("%3b", ";")
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 enum Live {
@@ -193,33 +238,43 @@ fn bye(why: &str) -> Bytes {
 fn respond(reader: &Reader, first: Vec<Bytes>, live: impl Stream<Item = (Bytes, bool)> + Send + 'static) -> Response {
     // All come back at once when a peer starts again; not in the same millisecond.
     let retry = Bytes::from(format!("retry: {}\n\n", fastrand::u64(1_000..3_000)));
-    let mut stopping = reader.shim.stopping.clone();
-    let stop = async move { _ = stopping.wait_for(|stopping| *stopping).await }.into_stream();
-    let stop = stop.map(|()| (bye("stopping"), true));
-    // A token that is taken back ends the stream with the next beat.
-    let access = (reader.shim.clone(), reader.caller.clone(), reader.space);
-    let beats = stream::unfold((interval(HEARTBEAT), access), |(mut beat, access)| async {
-        beat.tick().await;
-        let (shim, caller, space) = &access;
-        let item = match shim.access.may(caller, space) {
-            Some(_) => (Bytes::from_static(b":\n\n"), false),
-            None => (bye("token"), true),
-        };
-        Some((item, (beat, access)))
-    });
-    let all = stream::select(stream::select(live.boxed(), stop.boxed()), beats.boxed());
-    let ended = all.scan(false, |over, (bytes, last)| {
-        let item = (!*over).then_some(bytes);
-        *over |= last;
-        std::future::ready(item)
-    });
-    let body = stream::iter(std::iter::once(retry).chain(first)).chain(ended);
-    let mut response = Body::from_stream(body.map(Ok::<_, std::convert::Infallible>)).into_response();
+    let first = std::iter::once(retry).chain(first).map(Ok);
+    let body = stream::iter(first).chain(until_the_end(reader, live, bye, b":\n\n"));
+    let mut response = Body::from_stream(body).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
+}
+
+/// What comes, each with whether it is the last, and heartbeats between. It ends as well when the peer stops, and with the beat after a token
+/// was taken back; `bye` says so.
+pub(super) fn until_the_end(
+    reader: &Reader,
+    live: impl Stream<Item = (Bytes, bool)> + Send + 'static,
+    bye: fn(&str) -> Bytes,
+    heartbeat: &'static [u8],
+) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
+    let mut stopping = reader.shim.stopping.clone();
+    let stop = async move { _ = stopping.wait_for(|stopping| *stopping).await }.into_stream();
+    let stop = stop.map(move |()| (bye("stopping"), true));
+    let access = (reader.shim.clone(), reader.caller.clone(), reader.space);
+    let beats = stream::unfold((interval(HEARTBEAT), access), move |(mut beat, access)| async move {
+        beat.tick().await;
+        let (shim, caller, space) = &access;
+        let item = match shim.access.may(caller, space) {
+            Some(_) => (Bytes::from_static(heartbeat), false),
+            None => (bye("token"), true),
+        };
+        Some((item, (beat, access)))
+    });
+    let all = stream::select(stream::select(live.boxed(), stop.boxed()), beats.boxed());
+    all.scan(false, |over, (bytes, last)| {
+        let item = (!*over).then_some(Ok(bytes));
+        *over |= last;
+        std::future::ready(item)
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What happens to a document, told once to all who follow it: patches of the engine become RFC 6902, and text that is ready to be sent.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use axum::body::Bytes;
@@ -47,12 +48,14 @@ impl Operations {
         if self.told > OPERATIONS_MAX {
             return;
         }
-        // A text that is edited at several places is told once.
-        if name == "replace" {
-            let told = |operation: &Json| operation["op"] == "replace" && operation["path"] == path;
-            while self.operations.last().is_some_and(told) {
-                self.operations.pop();
-            }
+        // A text that is edited at several places, or was empty when it was put there, is told once.
+        if name == "replace"
+            && let Some(last) = self.operations.last_mut()
+            && last["path"] == path
+            && last["op"] != "remove"
+        {
+            last["value"] = value.cloned().unwrap_or_default();
+            return;
         }
         let mut operation = json!({ "op": name, "path": path });
         operation
@@ -112,29 +115,37 @@ pub(crate) struct Event {
     pub(crate) name: &'static str,
     /// One line of JSON.
     pub(crate) data: Bytes,
+    /// Where in it the document or the operations are.
+    content: Range<usize>,
 }
 
 impl Event {
+    /// What is told between these two, which are the rest of the data, can be told alone as well.
+    fn telling(name: &'static str, heads: &[EntryId], (before, after): (String, String), content: &str) -> Event {
+        let range = before.len()..before.len() + content.len();
+        Event { heads: heads.into(), name, data: (before + content + &after).into(), content: range }
+    }
+
     pub(crate) fn snapshot(doc: DocId, json: &Json, heads: &[EntryId]) -> Event {
-        let data = json!({ "doc": doc.to_string(), "version": version::text(heads), "document": json });
-        Event { heads: heads.into(), name: "snapshot", data: data.to_string().into() }
+        let around = (format!(r#"{{"doc":"{doc}","document":"#), format!(r#","version":"{}"}}"#, version::text(heads)));
+        Event::telling("snapshot", heads, around, &json.to_string())
     }
 
     fn patch(doc: DocId, parents: &[EntryId], heads: &[EntryId], operations: &[Json], author: Option<String>) -> Event {
-        let data = json!({
-            "doc": doc.to_string(),
-            "version": version::text(heads),
-            "parents": version::text(parents),
-            "patch": operations,
-            "from": author,
-        });
-        Event { heads: heads.into(), name: "patch", data: data.to_string().into() }
+        let (from, parents, version) = (json!(author), version::text(parents), version::text(heads));
+        let before = format!(r#"{{"doc":"{doc}","from":{from},"parents":"{parents}","patch":"#);
+        Event::telling("patch", heads, (before, format!(r#","version":"{version}"}}"#)), &json!(operations).to_string())
     }
 
     /// What the caller has seen is not held here: a snapshot follows.
     pub(crate) fn reset(doc: DocId, heads: &[EntryId]) -> Event {
         let data = json!({ "doc": doc.to_string(), "version": version::text(heads) });
-        Event { heads: heads.into(), name: "reset", data: data.to_string().into() }
+        Event { heads: heads.into(), name: "reset", data: data.to_string().into(), content: 0..0 }
+    }
+
+    /// The document of a snapshot, or the operations of a patch, as JSON.
+    pub(crate) fn content(&self) -> Bytes {
+        self.data.slice(self.content.clone())
     }
 }
 
@@ -194,6 +205,24 @@ pub(crate) enum Ended {
 }
 
 impl Follower {
+    /// Waits until there are events, and leaves them out.
+    pub(crate) async fn skip(&mut self) -> Result<(), Ended> {
+        loop {
+            self.news.mark_unchanged();
+            {
+                let shown = locked(&self.feed.shown);
+                if self.next < shown.end() {
+                    self.next = shown.end();
+                    return Ok(());
+                }
+                if shown.over {
+                    return Err(Ended::Gone);
+                }
+            }
+            self.news.changed().await.map_err(|_| Ended::Gone)?;
+        }
+    }
+
     /// The next event.
     pub(crate) async fn next(&mut self) -> Result<Event, Ended> {
         loop {

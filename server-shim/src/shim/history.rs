@@ -2,16 +2,18 @@
 
 use axum::Json as Answer;
 use axum::body::Body;
-use axum::http::HeaderMap;
+use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value as Json, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use utoipa::{IntoParams, ToSchema};
 
 use super::access::Reader;
-use super::documents::Params;
+use super::documents::{AUTOMERGE, Params, VERSION};
 use super::feed::pointer;
 use super::problem::Problem;
+use super::spec::ReadsDocument;
 use super::version;
 
 /// Versions of one answer, and conflicts.
@@ -19,34 +21,56 @@ const VERSIONS_MAX: usize = 10_000;
 const VERSIONS: usize = 100;
 const CONFLICTS_MAX: usize = 1_000;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Page {
+    /// Changes of one answer: 10,000 at most, and 100 where nothing is said.
     limit: Option<usize>,
+    /// Changes to leave out before the first.
     skip: Option<usize>,
 }
 
-/// Newest first.
-pub(crate) async fn versions(reader: Reader, Params(page): Params<Page>) -> Result<Answer<Json>, Problem> {
+/// Changes of a document.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Versions {
+    /// Newest first.
+    versions: Vec<Version>,
+    /// Changes that there are.
+    total: usize,
+}
+
+/// A change, which is a version by itself.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Version {
+    version: String,
+    /// What it was made upon.
+    parents: Vec<String>,
+    /// The peer that made it.
+    author: Option<String>,
+    /// When, by its author's clock (ISO 8601).
+    time: Option<String>,
+    operations: u64,
+    message: Option<String>,
+}
+
+/// Every change of a document.
+#[utoipa::path(
+    get, path = "/docs/{doc}/versions", tag = "documents", operation_id = "list_versions", params(Page),
+    responses((status = 200, description = "Newest first", body = Versions), ReadsDocument),
+)]
+pub(crate) async fn versions(reader: Reader, Params(page): Params<Page>) -> Result<Answer<Versions>, Problem> {
     let document = reader.document().await?;
     let history = document.history().await?;
     let (skip, limit) = (page.skip.unwrap_or(0), page.limit.unwrap_or(VERSIONS).min(VERSIONS_MAX));
-    let rows: Vec<Json> = history
-        .iter()
-        .rev()
-        .skip(skip)
-        .take(limit)
-        .map(|change| {
-            json!({
-                "version": change.id.to_string(),
-                "parents": change.deps.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "author": change.author.as_ref().map(|author| hex(author)),
-                "time": time(change.time),
-                "operations": change.ops,
-                "message": change.message,
-            })
-        })
-        .collect();
-    Ok(Answer(json!({ "versions": rows, "total": history.len() })))
+    let rows = history.iter().rev().skip(skip).take(limit).map(|change| Version {
+        version: change.id.to_string(),
+        parents: change.deps.iter().map(ToString::to_string).collect(),
+        author: change.author.as_deref().map(hex),
+        time: time(change.time),
+        operations: change.ops,
+        message: change.message.clone(),
+    });
+    Ok(Answer(Versions { versions: rows.collect(), total: history.len() }))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -61,63 +85,117 @@ fn time(seconds: i64) -> Option<String> {
     jiff::Timestamp::from_second(seconds).ok().map(|time| time.to_string())
 }
 
-pub(crate) async fn conflicts(reader: Reader) -> Result<Answer<Json>, Problem> {
-    let document = reader.document().await?;
-    let (found, heads) = document.read(|view| (view.all_conflicts(CONFLICTS_MAX), view.heads())).await?;
-    let rows: Vec<Json> = found
-        .iter()
-        .map(|(path, values)| {
-            let values: Vec<Json> = values
-                .iter()
-                .enumerate()
-                .map(|(at, value)| {
-                    json!({
-                        "value": value.value,
-                        "version": value.entry.map(|entry| entry.to_string()),
-                        "shown": at + 1 == values.len(),
-                    })
-                })
-                .collect();
-            json!({ "path": pointer(path), "values": values })
-        })
-        .collect();
-    Ok(Answer(json!({ "version": version::text(&heads), "conflicts": rows })))
+/// Places at which edits that were made at the same time left several values.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Conflicts {
+    version: String,
+    /// The first 1,000.
+    conflicts: Vec<Conflict>,
 }
 
-/// The four answers: is it saved here, what is not yet, which peers hold it, and who is level with this one.
-pub(crate) async fn sync(reader: Reader) -> Result<Answer<Json>, Problem> {
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Conflict {
+    /// A JSON pointer.
+    path: String,
+    values: Vec<Candidate>,
+}
+
+/// A value of several.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Candidate {
+    value: Json,
+    /// The change that put it there.
+    version: Option<String>,
+    /// Whether it is the one that the document shows.
+    shown: bool,
+}
+
+/// Places at which concurrent edits left several values.
+#[utoipa::path(
+    get, path = "/docs/{doc}/conflicts", tag = "documents", operation_id = "list_conflicts",
+    responses((status = 200, description = "With the version that put each value there", body = Conflicts), ReadsDocument),
+)]
+pub(crate) async fn conflicts(reader: Reader) -> Result<Answer<Conflicts>, Problem> {
+    let document = reader.document().await?;
+    let (found, heads) = document.read(|view| (view.all_conflicts(CONFLICTS_MAX), view.heads())).await?;
+    let conflicts = found.into_iter().map(|(path, values)| {
+        let last = values.len();
+        let values = values.into_iter().enumerate().map(|(at, value)| Candidate {
+            value: value.value,
+            version: value.entry.map(|entry| entry.to_string()),
+            shown: at + 1 == last,
+        });
+        Conflict { path: pointer(&path), values: values.collect() }
+    });
+    Ok(Answer(Conflicts { version: version::text(&heads), conflicts: conflicts.collect() }))
+}
+
+/// Where a document is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Saved {
+    version: String,
+    /// Whether every edit that was made here is on this disk.
+    saved_here: bool,
+    /// Batches of edits that are not.
+    unsaved: u64,
+    /// Peers that have said what they hold on their disks.
+    acknowledged: Vec<Acknowledged>,
+    /// Connected peers that hold the same of the space, as last compared.
+    level_with: Vec<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Acknowledged {
+    peer: String,
+    /// Whether that is everything that this peer made.
+    everything_of_this_peer: bool,
+}
+
+/// Is it saved here, and which peers have it.
+#[utoipa::path(
+    get, path = "/docs/{doc}/sync", tag = "documents", operation_id = "read_sync",
+    responses((status = 200, description = "Who holds what", body = Saved), ReadsDocument),
+)]
+pub(crate) async fn sync(reader: Reader) -> Result<Answer<Saved>, Problem> {
     let document = reader.document().await?;
     // The version first: what is said of it may only become more true.
     let heads = document.heads().await?;
     let status = document.sync_status().await;
-    let acknowledged: Vec<Json> = status
-        .acknowledged
-        .iter()
-        .map(|(peer, all)| json!({ "peer": peer.to_string(), "everything_of_this_peer": all }))
-        .collect();
-    Ok(Answer(json!({
-        "version": version::text(&heads),
-        "saved_here": status.saved_here,
-        "unsaved": status.unsaved,
-        "acknowledged": acknowledged,
-        "level_with": status.level_with.iter().map(ToString::to_string).collect::<Vec<_>>(),
-    })))
+    let acknowledged = status.acknowledged.iter();
+    Ok(Answer(Saved {
+        version: version::text(&heads),
+        saved_here: status.saved_here,
+        unsaved: status.unsaved,
+        acknowledged: acknowledged
+            .map(|(peer, all)| Acknowledged { peer: peer.to_string(), everything_of_this_peer: *all })
+            .collect(),
+        level_with: status.level_with.iter().map(ToString::to_string).collect(),
+    }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Since {
+    /// The version whose changes the caller has.
     since: Option<String>,
 }
 
 /// Raw changes, each an Automerge chunk that tells its own length, dependencies first.
-pub(crate) async fn changes(reader: Reader, _: HeaderMap, Params(since): Params<Since>) -> Result<Response, Problem> {
+#[utoipa::path(
+    get, path = "/docs/{doc}/changes", tag = "documents", operation_id = "read_changes", params(Since),
+    responses(
+        (status = 200, description = "Automerge chunks", body = Vec<u8>, content_type = AUTOMERGE, headers(("version" = String))),
+        ReadsDocument,
+    ),
+)]
+pub(crate) async fn changes(reader: Reader, Params(since): Params<Since>) -> Result<Response, Problem> {
     let document = reader.document().await?;
     let since = version::parse(since.since.as_deref().unwrap_or_default())?;
     let (entries, version) = document.changes_since(&since).await?;
     let bytes: Vec<u8> = entries.into_iter().flat_map(|(_, bytes)| bytes).collect();
     let mut response = Body::from(bytes).into_response();
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, axum::http::HeaderValue::from_static(super::documents::AUTOMERGE));
-    headers.insert(super::documents::VERSION.clone(), version::header(&version.0));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(AUTOMERGE));
+    headers.insert(VERSION.clone(), version::header(&version.0));
     Ok(response)
 }

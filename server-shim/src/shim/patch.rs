@@ -13,6 +13,8 @@ use super::BODY_BYTES_MAX;
 use super::problem::{Kind, Problem};
 
 /// What `Accept-Patch` says.
+/// The media type of a JSON Patch.
+pub(super) const OPERATIONS: &str = "application/json-patch+json";
 pub(crate) const ACCEPTED: &str = "application/merge-patch+json, application/json-patch+json";
 /// Operations of one JSON Patch. Each walks its path once; more than any program writes by hand.
 const OPERATIONS_MAX: usize = 10_000;
@@ -36,7 +38,7 @@ impl Patch {
         let unreadable = |error: serde_json::Error| Problem::bad(format!("the patch cannot be read: {error}"));
         match kind.split(';').next().unwrap_or_default().trim() {
             "application/merge-patch+json" => serde_json::from_slice(body).map(Patch::Merge).map_err(unreadable),
-            "application/json-patch+json" => {
+            OPERATIONS => {
                 let operations: Vec<PatchOperation> = serde_json::from_slice(body).map_err(unreadable)?;
                 if operations.len() > OPERATIONS_MAX {
                     return Err(Problem::new(

@@ -1,15 +1,19 @@
 //! What an answer says when there is none: problem details (RFC 9457) whose `type` stays the same in all versions.
 
-use axum::Json;
+use std::collections::BTreeMap;
+
+use axum::Json as Answer;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use commonhold_engine::{EditError, EditFailure, Error};
-use serde_json::{Map, Value as Json_, json};
+use serde::Serialize;
+use serde_json::Value as Json;
+use utoipa::ToSchema;
 
 use crate::failure::chain;
 
-/// What went wrong; `docs/http.md` says it of each.
+/// What went wrong; `docs/http.md` and the OpenAPI document say it of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     BadRequest,
@@ -25,6 +29,7 @@ pub(crate) enum Kind {
     TooLarge,
     MediaType,
     Unprocessable,
+    Stalled,
     TooMany,
     Quota,
     NotYet,
@@ -48,6 +53,7 @@ impl Kind {
             Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Kind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+            Kind::Stalled => StatusCode::REQUEST_TIMEOUT,
             Kind::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Kind::Quota => StatusCode::INSUFFICIENT_STORAGE,
             Kind::NotYet | Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -71,6 +77,7 @@ impl Kind {
             Kind::TooLarge => "too-large",
             Kind::MediaType => "media-type",
             Kind::Unprocessable => "unprocessable",
+            Kind::Stalled => "stalled",
             Kind::TooMany => "too-many",
             Kind::Quota => "quota",
             Kind::NotYet => "not-yet",
@@ -78,6 +85,57 @@ impl Kind {
             Kind::Internal => "internal",
         }
     }
+
+    /// What it says, in general.
+    pub(crate) fn meaning(self) -> &'static str {
+        match self {
+            Kind::BadRequest => "the request cannot be read: a header, a parameter or the body",
+            Kind::NoToken => "no token, or one that is unknown, expired or revoked",
+            Kind::NotAllowed => {
+                "the token gives no right to write here, this peer has none itself, or a page of a strange origin or host asks"
+            }
+            Kind::NotFound => "nothing is there, or nothing that the caller may know of",
+            Kind::Gone => "the version is not held here, or the document was deleted",
+            Kind::Method => "the resource does not know this method",
+            Kind::NotAcceptable => "none of the forms that were asked for exists",
+            Kind::Conflict => "a test of a patch failed, or the same request is under way",
+            Kind::Stale => "the document is not as `If-Match` or `If-None-Match` says",
+            Kind::Precondition => "a whole document is only replaced with `If-Match` or `Parents`",
+            Kind::TooLarge => "the body, or a value in it, is larger than this peer or the rules of the space take",
+            Kind::MediaType => "the body is of a type that this resource does not take",
+            Kind::Unprocessable => "the body can be read, and does not fit the document",
+            Kind::Stalled => "the body stopped coming",
+            Kind::TooMany => "too many at once",
+            Kind::Quota => "the space's blobs take all they may, or the disk is full",
+            Kind::Unavailable => "the store fails at present, or the peer is stopping",
+            Kind::Internal => "a fault of this peer",
+            Kind::NotYet => "what was asked for has not arrived in the time that the request gave",
+        }
+    }
+
+    /// Its `type`.
+    pub(crate) fn urn(self) -> String {
+        format!("urn:commonhold:problem:{}", self.name())
+    }
+}
+
+/// Why there is no answer: problem details (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Details {
+    /// Which problem it is; the same in all versions.
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    /// The status in words.
+    pub(super) title: String,
+    pub(super) status: u16,
+    /// For people: what was wrong, and what to do.
+    pub(super) detail: String,
+    /// The log has it as well.
+    pub(super) trace_id: String,
+    /// For programs: `version` and `etag` of a document that has changed, `snapshot` in place of a version that is gone.
+    #[serde(flatten)]
+    pub(super) more: BTreeMap<String, Json>,
 }
 
 /// An answer that is none.
@@ -87,20 +145,20 @@ pub(crate) struct Problem {
     /// For people: what was wrong, and what to do.
     pub(crate) detail: String,
     /// For programs, beside the standard members.
-    pub(super) more: Map<String, Json_>,
+    pub(super) more: BTreeMap<String, Json>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Problem {
-        Problem { kind, detail: detail.into(), more: Map::new(), headers: Vec::new() }
+        Problem { kind, detail: detail.into(), more: BTreeMap::new(), headers: Vec::new() }
     }
 
     pub(crate) fn bad(detail: impl Into<String>) -> Problem {
         Problem::new(Kind::BadRequest, detail)
     }
 
-    pub(crate) fn with(mut self, member: &str, value: impl Into<Json_>) -> Problem {
+    pub(crate) fn with(mut self, member: &str, value: impl Into<Json>) -> Problem {
         self.more.insert(member.to_owned(), value.into());
         self
     }
@@ -116,23 +174,22 @@ impl IntoResponse for Problem {
         let status = self.kind.status();
         // So that a person's complaint and a line of the log can be brought together.
         let trace = format!("{:016x}", fastrand::u64(..));
-        match status.is_server_error() {
+        // What a caller did not wait for is no fault, and callers could fill the log with it.
+        match status.is_server_error() && self.kind != Kind::NotYet {
             true => tracing::warn!(%trace, status = status.as_u16(), detail = %self.detail, "answered with a problem"),
             false => {
                 tracing::debug!(%trace, status = status.as_u16(), detail = %self.detail, "answered with a problem")
             }
         }
-        let mut body = json!({
-            "type": format!("urn:commonhold:problem:{}", self.kind.name()),
-            "title": status.canonical_reason().unwrap_or_default(),
-            "status": status.as_u16(),
-            "detail": self.detail,
-            "trace_id": trace,
-        });
-        if let Some(body) = body.as_object_mut() {
-            body.extend(self.more);
-        }
-        let mut response = (status, Json(body)).into_response();
+        let details = Details {
+            kind: self.kind.urn(),
+            title: status.canonical_reason().unwrap_or_default().to_owned(),
+            status: status.as_u16(),
+            detail: self.detail,
+            trace_id: trace,
+            more: self.more,
+        };
+        let mut response = (status, Answer(details)).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match self.kind {
@@ -199,32 +256,33 @@ impl From<EditFailure<Problem>> for Problem {
 mod tests {
     use super::*;
 
-    const KINDS: &[(Kind, &str)] = &[
-        (Kind::BadRequest, "the request cannot be read: a header, a parameter or the body"),
-        (Kind::NoToken, "no token, or one that is unknown, expired or revoked"),
-        (Kind::NotAllowed, "the token gives no right to write here, or this peer has none itself"),
-        (Kind::NotFound, "nothing is there, or nothing that the caller may know of"),
-        (Kind::Gone, "the version is not held here, or the document was deleted"),
-        (Kind::Method, "the resource does not know this method"),
-        (Kind::NotAcceptable, "none of the forms that were asked for exists"),
-        (Kind::Conflict, "a test of a patch failed, or the same request is under way"),
-        (Kind::Stale, "the document is not as `If-Match` or `If-None-Match` says"),
-        (Kind::Precondition, "a whole document is only replaced with `If-Match` or `Parents`"),
-        (Kind::TooLarge, "the body, or a value in it, is larger than this peer or the rules of the space take"),
-        (Kind::MediaType, "the body is of a type that this resource does not take"),
-        (Kind::Unprocessable, "the body can be read, and does not fit the document"),
-        (Kind::TooMany, "too many at once"),
-        (Kind::Quota, "the space's blobs take all they may, or the disk is full"),
-        (Kind::NotYet, "what was asked for has not arrived in the time that the request gave"),
-        (Kind::Unavailable, "the store fails at present, or the peer is stopping"),
-        (Kind::Internal, "a fault of this peer"),
+    const ALL: [Kind; 19] = [
+        Kind::BadRequest,
+        Kind::NoToken,
+        Kind::NotAllowed,
+        Kind::NotFound,
+        Kind::Gone,
+        Kind::Method,
+        Kind::NotAcceptable,
+        Kind::Conflict,
+        Kind::Stale,
+        Kind::Precondition,
+        Kind::TooLarge,
+        Kind::MediaType,
+        Kind::Unprocessable,
+        Kind::Stalled,
+        Kind::TooMany,
+        Kind::Quota,
+        Kind::NotYet,
+        Kind::Unavailable,
+        Kind::Internal,
     ];
 
     #[test]
     fn the_guide_lists_every_problem() {
         let guide = include_str!("../../../docs/http.md");
-        for (kind, what) in KINDS {
-            let row = format!("| `{}` | {} | {what} |", kind.name(), kind.status().as_u16());
+        for kind in ALL {
+            let row = format!("| `{}` | {} | {} |", kind.name(), kind.status().as_u16(), kind.meaning());
             assert!(guide.contains(&row), "docs/http.md lacks: {row}");
         }
     }

@@ -1,4 +1,5 @@
-//! Requests that are sent twice, because the first answer was lost, and must be done once: those with an `Idempotency-Key`.
+//! Requests that are sent twice, because the first answer was lost, and must be done once: those with an `Idempotency-Key`, or with a `Version`,
+//! which Braid's programs draw for each edit.
 //!
 //! The answer to each is remembered for a day, in memory: after a restart of the process nothing is.
 
@@ -13,6 +14,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::access::Writer;
+use super::documents::VERSION;
+use super::guard::broken;
 use super::problem::{Kind, Problem};
 use super::{BODY_BYTES_MAX, Shim};
 
@@ -101,7 +104,8 @@ impl Drop for UnderWay {
 /// Stands before every request of a space that may change something.
 pub(crate) async fn once(State(shim): State<Shim>, request: Request, next: Next) -> Response {
     let changes = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH | Method::DELETE);
-    match request.headers().get(&KEY).cloned() {
+    let headers = request.headers();
+    match headers.get(&KEY).or_else(|| headers.get(&VERSION)).cloned() {
         Some(key) if changes => keyed(&shim, key, request, next).await.unwrap_or_else(IntoResponse::into_response),
         _ => next.run(request).await,
     }
@@ -109,7 +113,7 @@ pub(crate) async fn once(State(shim): State<Shim>, request: Request, next: Next)
 
 async fn keyed(shim: &Shim, key: HeaderValue, request: Request, next: Next) -> Result<Response, Problem> {
     if key.len() > KEY_BYTES_MAX {
-        return Err(Problem::bad(format!("an Idempotency-Key has at most {KEY_BYTES_MAX} bytes")));
+        return Err(Problem::bad(format!("an Idempotency-Key, or a Version, has at most {KEY_BYTES_MAX} bytes")));
     }
     let (mut head, body) = request.into_parts();
     // Nothing is read of, or remembered for, somebody who may not write.
@@ -121,9 +125,13 @@ async fn keyed(shim: &Shim, key: HeaderValue, request: Request, next: Next) -> R
     {
         name.update(&(part.len() as u64).to_le_bytes()).update(part);
     }
-    let too_large =
-        |_| Problem::new(Kind::TooLarge, format!("with an Idempotency-Key, a body has at most {BODY_BYTES_MAX} bytes"));
-    let body = to_bytes(body, BODY_BYTES_MAX).await.map_err(too_large)?;
+    let body = to_bytes(body, BODY_BYTES_MAX).await.map_err(|error| match broken(&error) {
+        stalled if stalled.kind == Kind::Stalled => stalled,
+        _ => {
+            let detail = format!("with an Idempotency-Key, a body has at most {BODY_BYTES_MAX} bytes, and comes whole");
+            Problem::new(Kind::TooLarge, detail)
+        }
+    })?;
     let request = *blake3::hash(&body).as_bytes();
     let under_way = match UnderWay::begin(shim, *name.finalize().as_bytes()) {
         Ok(under_way) => under_way,
@@ -131,7 +139,7 @@ async fn keyed(shim: &Shim, key: HeaderValue, request: Request, next: Next) -> R
             return Err(Problem::new(Kind::Conflict, "the same request is under way; ask again when it is done"));
         }
         Err(Reply::Done { request: before, .. }) if before != request => {
-            let detail = "this Idempotency-Key was used for another body; draw a new key for each request";
+            let detail = "this Idempotency-Key, or Version, was used for another body; draw a new one for each request";
             return Err(Problem::new(Kind::Unprocessable, detail));
         }
         Err(Reply::Done { status, headers, body, .. }) => {

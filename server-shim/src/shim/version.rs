@@ -1,6 +1,6 @@
 //! Versions and ETags as they stand in headers, parameters and event ids.
 
-use axum::http::HeaderValue;
+use axum::http::{HeaderMap, HeaderValue};
 use commonhold_engine::EntryId;
 
 use super::problem::Problem;
@@ -24,15 +24,28 @@ pub(crate) fn parse(text: &str) -> Result<Vec<EntryId>, Problem> {
     Ok(heads)
 }
 
+/// What `Parents` says; its lines, if there are several, make one list.
+pub(crate) fn parents(headers: &HeaderMap) -> Result<Option<Vec<EntryId>>, Problem> {
+    let lines = headers.get_all("parents").iter().map(HeaderValue::to_str).collect::<Result<Vec<_>, _>>();
+    let lines = lines.map_err(|_| Problem::bad("Parents is no text"))?;
+    if lines.is_empty() {
+        return Ok(None);
+    }
+    parse(&lines.join(",")).map(Some)
+}
+
 /// As in parameters and event ids.
 pub(crate) fn text(heads: &[EntryId]) -> String {
     heads.iter().map(EntryId::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// As in `Version` and `Parents`.
+pub(crate) fn quoted(heads: &[EntryId]) -> String {
+    heads.iter().map(|id| format!("\"{id}\"")).collect::<Vec<_>>().join(", ")
+}
+
 pub(crate) fn header(heads: &[EntryId]) -> HeaderValue {
-    let quoted: Vec<String> = heads.iter().map(|id| format!("\"{id}\"")).collect();
-    HeaderValue::from_str(&quoted.join(", ")).unwrap_or_else(|_| HeaderValue::from_static(""))
+    HeaderValue::try_from(quoted(heads)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// The ETag of a body at a version: equal ones have equal bytes, whatever became of the version's meaning.
@@ -62,6 +75,18 @@ mod tests {
         for bad in ["x", "\"12\"", &vec![a.to_string(); 65].join(",")] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn parents_on_several_lines_make_one_list() {
+        let (a, b) = (EntryId([1; 32]), EntryId([2; 32]));
+        let mut headers = HeaderMap::new();
+        assert_eq!(parents(&headers).unwrap(), None);
+        headers.append("parents", header(&[a]));
+        headers.append("parents", header(&[b]));
+        assert_eq!(parents(&headers).unwrap(), Some(vec![a, b]));
+        headers.append("parents", HeaderValue::from_static("x"));
+        assert!(parents(&headers).is_err());
     }
 
     #[test]

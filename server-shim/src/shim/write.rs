@@ -1,29 +1,83 @@
 //! Edits over HTTP: a whole document, a patch, one place. What the caller has seen is the base; what others did since stays.
 
-use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH, LINK};
+use axum::http::header::{CONTENT_RANGE, ETAG, IF_MATCH, IF_NONE_MATCH, LINK};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use commonhold_engine::{Document, Edit, EntryId, Wanted};
 use serde::Deserialize;
 use serde_json::Value as Json;
+use utoipa::{IntoParams, ToSchema};
 
 use super::access::{Reader, Writer};
 use super::body::Shown;
-use super::documents::{Content, MERGED, PARENTS, Params, VERSION, gone, is_json, part, present};
+use super::documents::{Content, MERGED, PARENTS, Params, VERSION, gone, part, present};
 use super::patch::{self, Patch};
 use super::prefer::Prefer;
 use super::problem::{Kind, Problem};
+use super::spec::{Edited, Edits, Known, Meant, ReadsDocument, Replaces, ShownPlace};
 use super::version;
 
 /// Parameters of an edit.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Base {
+    /// The version that the caller has seen, in place of `Parents`.
+    base: Option<String>,
+}
+
+/// The same of a patch.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Editing {
     /// The version that the caller has seen, in place of `Parents`.
     base: Option<String>,
     /// `replace`: arrays of a merge patch take the place of those that stand there.
+    #[param(inline, value_type = Option<Arrays>)]
     arrays: Option<String>,
 }
 
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "its shape is what counts")]
+enum Arrays {
+    Merge,
+    Replace,
+}
+
+/// An operation of a JSON Patch (RFC 6902).
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "its shape is what counts")]
+pub(super) struct Operation {
+    #[schema(inline)]
+    op: Op,
+    /// A JSON pointer.
+    path: String,
+    /// Of `move` and `copy`: another.
+    from: Option<String>,
+    /// Of `add`, `replace` and `test`.
+    value: Json,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "its shape is what counts")]
+enum Op {
+    Add,
+    Remove,
+    Replace,
+    Move,
+    Copy,
+    Test,
+}
+
+/// Changes a document: a merge patch key by key, a JSON Patch all or nothing.
+#[utoipa::path(
+    patch, path = "/docs/{doc}", tag = "documents", operation_id = "patch_document", params(Editing, Meant), responses(Edited, Edits),
+    request_body(content(
+        (BTreeMap<String, serde_json::Value> = "application/merge-patch+json", example = json!({ "note": "tomorrow" })),
+        (Vec<Operation> = "application/json-patch+json", example = json!([{ "op": "add", "path": "/note", "value": "tomorrow" }])),
+    )),
+)]
 pub(crate) async fn patch(
     Writer(writer): Writer,
     headers: HeaderMap,
@@ -37,17 +91,26 @@ pub(crate) async fn patch(
         Some(other) => return Err(Problem::bad(format!("arrays is merge or replace; found {other:?}"))),
     };
     let reads = patch.reads();
-    edit(&writer, &headers, &editing, reads, |json| patch.wanted(json, replace)).await
+    let base = Base { base: editing.base };
+    edit(&writer, &headers, &base, reads, |json| patch.wanted(json, replace)).await
 }
 
+/// Replaces a document by what is different from what the caller has seen.
+#[utoipa::path(
+    put, path = "/docs/{doc}", tag = "documents", operation_id = "put_document", params(Base, Meant), responses(Edited, Replaces),
+    request_body(content = BTreeMap<String, serde_json::Value>, example = json!({ "items": ["milk"] })),
+)]
 pub(crate) async fn put(
     Writer(writer): Writer,
     headers: HeaderMap,
-    Params(editing): Params<Editing>,
+    Params(editing): Params<Base>,
     body: Content,
 ) -> Result<Response, Problem> {
-    is_json(&headers)?;
-    let wanted = body.json()?;
+    // Taken for the whole, a part would delete all else.
+    if headers.contains_key(CONTENT_RANGE) || headers.contains_key("patches") {
+        return Err(Problem::bad("PUT takes a whole document; PATCH it, or PUT one place below `at/`"));
+    }
+    let wanted: Json = body.json(&headers, "a document as JSON")?;
     if !wanted.is_object() {
         return Err(Problem::new(Kind::Unprocessable, "a document is a JSON object"));
     }
@@ -63,21 +126,34 @@ pub(crate) async fn put(
     edit(&writer, &headers, &editing, false, |_| Ok(Wanted::Value(wanted.clone()))).await
 }
 
+/// Sets one place. At the end of a list, or at `-`, it appends.
+#[utoipa::path(
+    put, path = "/docs/{doc}/at/{*pointer}", tag = "documents", operation_id = "put_place", params(Base, Meant), responses(Edited, Edits),
+    request_body(content = serde_json::Value, content_type = "application/json", example = json!("oat milk")),
+)]
 pub(crate) async fn put_at(
     Writer(writer): Writer,
     headers: HeaderMap,
-    Params(editing): Params<Editing>,
+    Params(editing): Params<Base>,
     body: Content,
 ) -> Result<Response, Problem> {
-    is_json(&headers)?;
-    let (value, path) = (body.json()?, patch::pointer(&writer.rest)?);
+    let (value, path): (Json, _) = (body.json(&headers, "a value as JSON")?, patch::pointer(&writer.rest)?);
     edit(&writer, &headers, &editing, true, |json| patch::at(&path, json, Some(value.clone()))).await
 }
 
+/// Deletes one place.
+#[utoipa::path(
+    delete,
+    path = "/docs/{doc}/at/{*pointer}",
+    tag = "documents",
+    operation_id = "delete_place",
+    params(Base, Meant),
+    responses(Edited, Edits)
+)]
 pub(crate) async fn delete_at(
     Writer(writer): Writer,
     headers: HeaderMap,
-    Params(editing): Params<Editing>,
+    Params(editing): Params<Base>,
 ) -> Result<Response, Problem> {
     let path = patch::pointer(&writer.rest)?;
     edit(&writer, &headers, &editing, true, |json| {
@@ -86,6 +162,15 @@ pub(crate) async fn delete_at(
     .await
 }
 
+/// What stands at one place.
+#[utoipa::path(
+    get,
+    path = "/docs/{doc}/at/{*pointer}",
+    tag = "documents",
+    operation_id = "read_place",
+    params(Known),
+    responses(ShownPlace, ReadsDocument)
+)]
 pub(crate) async fn read_at(reader: Reader, headers: HeaderMap) -> Result<Response, Problem> {
     let document = reader.document().await?;
     let path = patch::pointer(&reader.rest)?;
@@ -97,11 +182,10 @@ pub(crate) async fn read_at(reader: Reader, headers: HeaderMap) -> Result<Respon
 }
 
 /// The version that an edit is meant for, if the caller says which.
-fn base(headers: &HeaderMap, editing: &Editing) -> Result<Option<Vec<EntryId>>, Problem> {
-    let header = headers.get(&PARENTS).map(|value| value.to_str().map_err(|_| Problem::bad("Parents is no text")));
-    match (header.transpose()?, &editing.base) {
+fn base(headers: &HeaderMap, editing: &Base) -> Result<Option<Vec<EntryId>>, Problem> {
+    match (version::parents(headers)?, &editing.base) {
         (Some(_), Some(_)) => Err(Problem::bad("either Parents or base, not both")),
-        (Some(text), None) => version::parse(text).map(Some),
+        (Some(parents), None) => Ok(Some(parents)),
         (None, Some(text)) => version::parse(text).map(Some),
         (None, None) => Ok(None),
     }
@@ -112,7 +196,7 @@ fn base(headers: &HeaderMap, editing: &Editing) -> Result<Option<Vec<EntryId>>, 
 async fn edit(
     writer: &Reader,
     headers: &HeaderMap,
-    editing: &Editing,
+    editing: &Base,
     reads: bool,
     wanted: impl Fn(&Json) -> Result<Wanted, Problem> + Send,
 ) -> Result<Response, Problem> {

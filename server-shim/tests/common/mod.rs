@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "this is all test code")]
 
+pub(crate) mod clients;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
