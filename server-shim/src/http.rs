@@ -12,12 +12,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Extension, State};
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use commonhold_engine::sync::tracker::{TRACKER_TTL_S, TrackerRefusal};
-use commonhold_engine::{ANNOUNCE_JSON_MAX, AnnounceError, AnnounceRequest, Node};
+use commonhold_engine::{ANNOUNCE_JSON_MAX, AnnounceError, AnnounceRequest, Node, Sockets};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
@@ -40,6 +41,9 @@ const PROGRAMS_MAX: usize = 4_096;
 const PROGRAM_BUFFER: usize = 64 << 10;
 /// How long to wait for the head of a request, the next one of a connection included.
 const HEAD_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a connection without a request stays when this peer stops: who asks in this time is answered, and told to ask on another next
+/// time. A guess: longer than a request is under way to here.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// Listening, until it is dropped.
 pub(crate) struct Listening {
@@ -62,14 +66,14 @@ impl Listening {
     }
 }
 
-/// Listens at the addresses that the configuration names.
-pub(crate) async fn listen(node: &Node, settings: &Settings) -> Result<Listening, Failure> {
+/// Listens at the addresses that the configuration names, at sockets that were given where there are any.
+pub(crate) async fn listen(node: &Node, settings: &Settings, sockets: &Sockets) -> Result<Listening, Failure> {
     let (stop, stopping) = watch::channel(false);
     let places = Arc::new(Semaphore::new(PROGRAMS_MAX));
     let mut listening =
         Listening { announces: Vec::new(), programs: Vec::new(), serving: JoinSet::new(), places, stop };
     for address in settings.announce_listen() {
-        let listener = bind(address, "discovery.listen").await?;
+        let listener = bind(sockets, address, "discovery.listen").await?;
         listening.announces.extend(listener.local_addr());
         let (routes, places) = (routes(node.clone()), Arc::new(Semaphore::new(ANNOUNCES_MAX)));
         listening.serving.spawn(accept(listener, places, move |stream, from, place| {
@@ -83,8 +87,9 @@ pub(crate) async fn listen(node: &Node, settings: &Settings) -> Result<Listening
         }));
     }
     let programs = shim::routes(node, settings, stopping.clone());
+    let programs = programs.layer(from_fn_with_state(stopping.clone(), last_answer));
     for address in settings.http_listen() {
-        let listener = bind(address, "http.listen").await?;
+        let listener = bind(sockets, address, "http.listen").await?;
         listening.programs.extend(listener.local_addr());
         let (routes, places, stopping) = (programs.clone(), listening.places.clone(), stopping.clone());
         listening.serving.spawn(accept(listener, places, move |stream, _, place| {
@@ -101,8 +106,8 @@ pub(crate) async fn listen(node: &Node, settings: &Settings) -> Result<Listening
     Ok(listening)
 }
 
-async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
+async fn bind(sockets: &Sockets, address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
+    sockets.bind(&[address]).await.map_err(|error| {
         Failure::new(
             Exit::InUse,
             "listen",
@@ -169,14 +174,27 @@ async fn talk(stream: TcpStream, routes: Router, mut stopping: watch::Receiver<b
     let stop = async { drop(stopping.wait_for(|stopping| *stopping).await) };
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = stop => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        // A request that is on its way when a connection is closed comes to nothing, and its sender cannot know that.
+        () = stop => match timeout(LINGER, &mut connection).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
     };
     if let Err(error) = ended {
         debug!(%error, "a connection ended early");
     }
+}
+
+/// Once this peer stops, each answer is the last of its connection.
+async fn last_answer(State(stopping): State<watch::Receiver<bool>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if *stopping.borrow() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 async fn announce(

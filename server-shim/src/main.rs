@@ -26,6 +26,7 @@ mod serve;
 mod shim;
 mod stage;
 mod token;
+mod supervised;
 
 use std::process::ExitCode;
 
@@ -43,11 +44,12 @@ fn main() -> ExitCode {
         }
     }));
     let cli = Cli::parse();
+    let handed = supervised::handed();
     let json = cli.global.json;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => {
-            let done = runtime.block_on(run::run(cli));
+            let done = runtime.block_on(run::run(cli, handed));
             // A read from a terminal must not keep the process.
             runtime.shutdown_background();
             done

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use commonhold_engine::Node;
 use commonhold_engine::local::{LocalClient, LocalError, LocalStream};
+use commonhold_engine::{Config, Node, Sockets};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::config::Settings;
@@ -249,7 +249,13 @@ impl Watch {
 
 /// Opens the store in this process.
 pub(crate) async fn open(settings: &Settings, dial: Dial) -> Result<Node, Failure> {
-    Node::open(operate::config(settings, dial)?).await.map_err(|error| operate::open_failure(&error, settings))
+    open_at(settings, dial, Sockets::default()).await
+}
+
+/// The same, listening at sockets that this process was given.
+pub(crate) async fn open_at(settings: &Settings, dial: Dial, sockets: Sockets) -> Result<Node, Failure> {
+    let config = Config { sockets, ..operate::config(settings, dial)? };
+    Node::open(config).await.map_err(|error| operate::open_failure(&error, settings))
 }
 
 fn cannot_write_blob(error: std::io::Error) -> Failure {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use clap::CommandFactory;
 use serde_json::{Value as Json, json};
+use listenfd::ListenFd;
 
 use crate::args::{BlobVerb, Cli, ConfigVerb, DeviceVerb, DocRef, DocVerb, SpaceVerb, Verb};
 use crate::config::{self, Settings};
@@ -16,8 +17,8 @@ use crate::request::{Doc, Reply, Request};
 use crate::serve::Stop;
 use crate::{demo, doctor, drill, identity, logs, print, serve, token};
 
-/// Does what the command line says.
-pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
+/// Does what the command line says. `handed`: sockets for a serving process.
+pub(crate) async fn run(cli: Cli, handed: ListenFd) -> Result<(), Failure> {
     // These must work whatever the configuration is.
     match &cli.verb {
         Some(Verb::Completions { shell }) => {
@@ -38,8 +39,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     logs::start(&settings);
     let json = cli.global.json;
     match cli.verb {
-        None => serve::serve(&settings, &serving, true, json).await,
-        Some(Verb::Serve(_)) => serve::serve(&settings, &serving, false, json).await,
+        None => serve::serve(&settings, &serving, handed, true, json).await,
+        Some(Verb::Serve(_)) => serve::serve(&settings, &serving, handed, false, json).await,
         Some(Verb::Config(verb)) => configuration(&settings, &verb, json),
         Some(Verb::Token(verb)) => token::run(&settings, verb, json),
         Some(Verb::Identity(verb)) => identity::run(&settings, verb, json).await,

@@ -12,6 +12,8 @@ use std::time::Duration;
 use commonhold_engine::device::IdentityError;
 use commonhold_engine::local::LocalServer;
 use commonhold_engine::{Error, Node};
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -28,15 +30,24 @@ use crate::operate;
 use crate::print;
 use crate::reach::{self, Dial};
 use crate::request::{Reply, Request};
+use crate::supervised;
 
 /// How long local connections and HTTP requests may finish what they do when the process is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Serves until a signal. `starter`: a store without spaces gets one, with what to try next (the program without a verb).
-pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool, json: bool) -> Result<(), Failure> {
+/// `handed`: sockets to listen at instead of new ones.
+pub(crate) async fn serve(
+    settings: &Settings,
+    serving: &Serving,
+    handed: ListenFd,
+    starter: bool,
+    json: bool,
+) -> Result<(), Failure> {
     let mut stop = Stop::listen(serving.while_stdin)?;
     let data = settings.data();
-    let node = reach::open(settings, Dial::AndListen).await?;
+    let sockets = supervised::sockets(handed)?;
+    let node = reach::open_at(settings, Dial::AndListen, sockets.clone()).await?;
     let local = match LocalServer::bind(&data).await {
         Ok(local) => local,
         Err(error) => {
@@ -50,11 +61,12 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
     {
         warn!(%error, "cannot tell the spaces of the identity's root key");
     }
-    let listening = match http::listen(&node, settings).await {
+    let listening = match http::listen(&node, settings, &sockets).await {
         Ok(listening) => listening,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
-    let gateway = match gateway::listen(&node, &settings.gateway_listen(), settings.gateway_space()).await {
+    let gateway = gateway::listen(&node, &settings.gateway_listen(), settings.gateway_space(), &sockets).await;
+    let gateway = match gateway.and_then(|gateway| supervised::all_taken(&sockets).map(|()| gateway)) {
         Ok(gateway) => gateway,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
@@ -62,6 +74,7 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
         Ok(ready) => ready,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
+    supervised::tell(&[NotifyState::Ready]);
 
     let (draining, drained) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -80,6 +93,7 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
         }
     }
     info!("stopping: a second signal stops at once");
+    supervised::tell(&[NotifyState::Stopping]);
     tokio::spawn(async move {
         stop.requested().await;
         std::process::exit(Exit::Failed as i32);
