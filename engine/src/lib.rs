@@ -5,6 +5,7 @@
 
 mod address_book;
 pub mod backoff;
+pub mod backup;
 pub mod blobs;
 mod budget;
 mod bundle;

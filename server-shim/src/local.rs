@@ -49,7 +49,9 @@ async fn serve(
                     Err(failure) => fail(connection, failure).await,
                 };
             }
-            Ok(Request::Export { space, docs }) => return export(node, space, docs, connection).await,
+            Ok(request @ (Request::Export { .. } | Request::Backup { .. })) => {
+                return copy(node, request, connection).await;
+            }
             Ok(Request::Import { space }) => import(node, space, connection, draining).await?,
             Ok(request @ (Request::Level { .. } | Request::Join { .. })) => {
                 let answered = tokio::select! {
@@ -142,15 +144,10 @@ async fn stream_blob(
     }
 }
 
-/// Sends an export as it is made.
-async fn export(
-    node: &Node,
-    space: Option<String>,
-    docs: Vec<String>,
-    connection: &mut LocalConnection,
-) -> Result<(), LocalError> {
+/// Sends an export, or a backup, as it is made.
+async fn copy(node: &Node, request: Request, connection: &mut LocalConnection) -> Result<(), LocalError> {
     let (writer, reader) = tokio::io::duplex(CHUNK);
-    let exporting = operate::export(node, space, docs, writer);
+    let exporting = operate::copy(node, request, writer);
     let sending = async {
         // Ends with the sending, however that ends: the export must not wait for it.
         let mut reader = reader;

@@ -4,6 +4,7 @@
 //! is done to a store is in `operate`, the same for both. `serve` is the owner; `demo` shows it all.
 
 mod args;
+mod backup;
 mod config;
 mod demo;
 mod doctor;
@@ -25,8 +26,8 @@ mod run;
 mod serve;
 mod shim;
 mod stage;
-mod token;
 mod supervised;
+mod token;
 
 use std::process::ExitCode;
 
@@ -43,8 +44,8 @@ fn main() -> ExitCode {
             usual(panic);
         }
     }));
-    let cli = Cli::parse();
     let handed = supervised::handed();
+    let cli = Cli::parse();
     let json = cli.global.json;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use clap::CommandFactory;
-use serde_json::{Value as Json, json};
 use listenfd::ListenFd;
+use serde_json::{Value as Json, json};
 
 use crate::args::{BlobVerb, Cli, ConfigVerb, DeviceVerb, DocRef, DocVerb, SpaceVerb, Verb};
 use crate::config::{self, Settings};
@@ -15,7 +16,7 @@ use crate::failure::Failure;
 use crate::reach::{Dial, Reach};
 use crate::request::{Doc, Reply, Request};
 use crate::serve::Stop;
-use crate::{demo, doctor, drill, identity, logs, print, serve, token};
+use crate::{backup, demo, doctor, drill, identity, logs, print, serve, token};
 
 /// Does what the command line says. `handed`: sockets for a serving process.
 pub(crate) async fn run(cli: Cli, handed: ListenFd) -> Result<(), Failure> {
@@ -45,6 +46,13 @@ pub(crate) async fn run(cli: Cli, handed: ListenFd) -> Result<(), Failure> {
         Some(Verb::Token(verb)) => token::run(&settings, verb, json),
         Some(Verb::Identity(verb)) => identity::run(&settings, verb, json).await,
         Some(Verb::Doctor) => doctor::run(&settings, json).await,
+        Some(Verb::Backup { file, without_blobs }) => backup::make(&settings, &file, !without_blobs, json).await,
+        Some(Verb::Verify { file, quick, scratch }) => {
+            backup::verify(&settings, file.as_deref(), quick, scratch, json).await
+        }
+        Some(Verb::Restore { file, dry_run, replace, scratch }) => {
+            backup::restore(&settings, &file, backup::How { dry_run, replace, scratch }, json).await
+        }
         Some(Verb::Watch { doc, count }) => watch(&settings, doc, count, json).await,
         Some(Verb::Edit { doc, patch, sync }) => {
             let request = match patch {
@@ -276,33 +284,40 @@ async fn export(
     let reach = Reach::find(settings, Dial::No, false).await?;
     if file == Path::new("-") {
         // The reply would end up in the file.
-        return reach.export(space, docs, &mut io::stdout()).await.map(drop);
+        return reach.copy(Request::Export { space, docs }, &mut io::stdout(), |_| {}).await.map(drop);
     }
-    // Under another name until it is whole, so that an export that broke off is not taken for one.
+    let reply = copy_to_file(reach, Request::Export { space, docs }, file, |_| {}).await?;
+    print::reply(&reply, json)
+}
+
+/// Writes what is copied to a file, for this person's eyes only.
+pub(crate) async fn copy_to_file(
+    reach: Reach,
+    request: Request,
+    file: &Path,
+    progress: impl FnMut(u64),
+) -> Result<Reply, Failure> {
+    // Under another name until it is whole, so that one that broke off is not taken for one.
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
     let partial = file.with_file_name(name);
+    let code = if matches!(request, Request::Backup { .. }) { "backup_file" } else { "export_file" };
     let cannot = |error: io::Error| {
         let what = format!("cannot write {}: {error}", file.display());
-        Failure::failed("export_file", what, "check the folder and the free space")
+        Failure::failed(code, what, "check the folder and the free space")
     };
-    let mut out = match File::create(&partial) {
+    let opened = File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial);
+    let mut out = match opened {
         Ok(out) => out,
         Err(error) => return reach.close().await.and(Err(cannot(error))),
     };
-    let exported = reach.export(space, docs, &mut out).await;
-    let kept = exported.and_then(|reply| {
+    let copied = reach.copy(request, &mut out, progress).await;
+    let kept = copied.and_then(|reply| {
         // On the stick before it is pulled out.
         out.sync_all().and_then(|()| std::fs::rename(&partial, file)).map_err(cannot)?;
         Ok(reply)
     });
-    match kept {
-        Ok(reply) => print::reply(&reply, json),
-        Err(failure) => {
-            let _ = std::fs::remove_file(&partial);
-            Err(failure)
-        }
-    }
+    kept.inspect_err(|_| drop(std::fs::remove_file(&partial)))
 }
 
 /// Writes a blob to a file or standard output. How far its fetch is goes to standard error, if a person is there.
