@@ -31,6 +31,7 @@ use tracing::{debug, info};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::shim;
+use crate::shim::access::Opened;
 
 /// Announces: connections at once, more are hung up on; and the time for all of one, as an announce is a few KiB.
 const ANNOUNCES_MAX: usize = 256;
@@ -55,9 +56,15 @@ pub(crate) struct Listening {
     /// Connections of programs under way.
     places: Arc<Semaphore>,
     stop: watch::Sender<bool>,
+    opened: watch::Sender<Vec<Opened>>,
 }
 
 impl Listening {
+    /// From now on everybody may do this without a token.
+    pub(crate) fn open(&self, opened: Vec<Opened>) {
+        self.opened.send_replace(opened);
+    }
+
     /// Takes no more connections, ends streams with a word, and waits for the requests that are under way.
     pub(crate) async fn drain(mut self) {
         let _ = self.stop.send(true);
@@ -69,9 +76,10 @@ impl Listening {
 /// Listens at the addresses that the configuration names, at sockets that were given where there are any.
 pub(crate) async fn listen(node: &Node, settings: &Settings, sockets: &Sockets) -> Result<Listening, Failure> {
     let (stop, stopping) = watch::channel(false);
+    let (opened, open) = watch::channel(settings.http_open());
     let places = Arc::new(Semaphore::new(PROGRAMS_MAX));
     let mut listening =
-        Listening { announces: Vec::new(), programs: Vec::new(), serving: JoinSet::new(), places, stop };
+        Listening { announces: Vec::new(), programs: Vec::new(), serving: JoinSet::new(), places, stop, opened };
     for address in settings.announce_listen() {
         let listener = bind(sockets, address, "discovery.listen").await?;
         listening.announces.extend(listener.local_addr());
@@ -86,7 +94,7 @@ pub(crate) async fn listen(node: &Node, settings: &Settings, sockets: &Sockets) 
             }
         }));
     }
-    let programs = shim::routes(node, settings, stopping.clone());
+    let programs = shim::routes(node, settings, open, stopping.clone());
     let programs = programs.layer(from_fn_with_state(stopping.clone(), last_answer));
     for address in settings.http_listen() {
         let listener = bind(sockets, address, "http.listen").await?;

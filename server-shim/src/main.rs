@@ -21,6 +21,7 @@ mod operate;
 mod place;
 mod print;
 mod reach;
+mod reload;
 mod request;
 mod run;
 mod serve;

@@ -40,8 +40,8 @@ pub(crate) async fn run(cli: Cli, handed: ListenFd) -> Result<(), Failure> {
     logs::start(&settings);
     let json = cli.global.json;
     match cli.verb {
-        None => serve::serve(&settings, &serving, handed, true, json).await,
-        Some(Verb::Serve(_)) => serve::serve(&settings, &serving, handed, false, json).await,
+        None => serve::serve(&settings, (&cli.global, &serving), handed, true, json).await,
+        Some(Verb::Serve(_)) => serve::serve(&settings, (&cli.global, &serving), handed, false, json).await,
         Some(Verb::Config(verb)) => configuration(&settings, &verb, json),
         Some(Verb::Token(verb)) => token::run(&settings, verb, json),
         Some(Verb::Identity(verb)) => identity::run(&settings, verb, json).await,

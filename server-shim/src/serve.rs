@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::args::{Serving, WritersArg};
+use crate::args::{Global, Serving, WritersArg};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::gateway;
@@ -29,6 +29,7 @@ use crate::local;
 use crate::operate;
 use crate::print;
 use crate::reach::{self, Dial};
+use crate::reload::Reload;
 use crate::request::{Reply, Request};
 use crate::supervised;
 
@@ -39,12 +40,13 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// `handed`: sockets to listen at instead of new ones.
 pub(crate) async fn serve(
     settings: &Settings,
-    serving: &Serving,
+    (global, serving): (&Global, &Serving),
     handed: ListenFd,
     starter: bool,
     json: bool,
 ) -> Result<(), Failure> {
     let mut stop = Stop::listen(serving.while_stdin)?;
+    let mut reload = Reload::listen(global, serving, settings)?;
     let data = settings.data();
     let sockets = supervised::sockets(handed)?;
     let node = reach::open_at(settings, Dial::AndListen, sockets.clone()).await?;
@@ -90,6 +92,7 @@ pub(crate) async fn serve(
                 }
             },
             Some(_) = connections.join_next() => {}
+            () = reload.wanted() => reload.again(&node, &listening).await,
         }
     }
     info!("stopping: a second signal stops at once");

@@ -327,3 +327,31 @@ fn a_socket_at_which_nothing_listens_is_refused() {
     let address = other.local_addr().unwrap().to_string();
     run(&other).fails(2, &["nothing listens at", &address, "http.listen"]);
 }
+
+/// The files of `dist` fit each other: what systemd listens at is what the configuration names, and systemd takes the units.
+#[test]
+fn the_units_are_those_of_their_configuration() {
+    let dist = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("dist");
+    let text = |name: &str| std::fs::read_to_string(dist.join(name)).unwrap();
+    let printed =
+        Home::new().run(&["config", "print", "--json", "--config", dist.join("config.toml").to_str().unwrap()]);
+    let printed = printed.json();
+    let named: Vec<&str> = ["peer.listen", "http.listen"].map(|key| printed[key]["value"].as_str().unwrap()).into();
+    let socket = text("commonhold.socket");
+    let streams: Vec<&str> = socket.lines().filter_map(|line| line.strip_prefix("ListenStream=")).collect();
+    assert_eq!(streams.len(), named.len());
+    assert!(streams.iter().all(|at| named.iter().any(|named| named == at || *named == format!("ws://{at}/"))));
+
+    let folder = tempfile::tempdir().unwrap();
+    let here = text("commonhold.service")
+        .replace("/usr/bin/commonhold", env!("CARGO_BIN_EXE_commonhold"))
+        .replace("Documentation=", "#");
+    std::fs::write(folder.path().join("commonhold.service"), here).unwrap();
+    std::fs::write(folder.path().join("commonhold.socket"), socket).unwrap();
+    let mut analyze = std::process::Command::new("systemd-analyze");
+    analyze.arg("verify").args(["commonhold.service", "commonhold.socket"].map(|name| folder.path().join(name)));
+    match analyze.output() {
+        Ok(said) => assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr)),
+        Err(error) => eprintln!("skipped: no systemd-analyze here ({error})"),
+    }
+}

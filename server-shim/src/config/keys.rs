@@ -211,6 +211,9 @@ const fn key_of(name: &'static str, kind: Kind, default: &'static str, about: &'
     Key { name, kind, default, about }
 }
 
+/// Keys whose new value a running peer takes. All others need a restart.
+pub(crate) const LIVE: [&str; 5] = ["peer.advertise", "peer.connect", "http.open", "budget.metered", "log.level"];
+
 /// A key that the program itself names.
 pub(super) fn key(name: &str) -> &'static Key {
     KEYS.iter().find(|key| key.name == name).expect("the program names keys of its own table")
@@ -223,6 +226,16 @@ pub(super) fn sections() -> impl Iterator<Item = &'static str> {
 }
 
 impl Key {
+    /// Whether a running peer takes a new value.
+    pub(crate) fn is_live(&self) -> bool {
+        LIVE.contains(&self.name)
+    }
+
+    /// How it stands in the guide and in `config print`: what it is for, and whether a change needs a restart.
+    pub(crate) fn explained(&self) -> String {
+        format!("{}{}", self.about, if self.is_live() { " (taken at once)" } else { "" })
+    }
+
     pub(super) fn section(&self) -> &'static str {
         self.name.split_once('.').map_or("", |(section, _)| section)
     }

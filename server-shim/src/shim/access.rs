@@ -16,6 +16,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri};
 use commonhold_engine::{DocId, Document, SpaceId};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::Shim;
 use super::problem::{Kind, Problem};
@@ -134,7 +135,7 @@ pub(crate) enum Caller {
 #[derive(Debug)]
 pub(crate) struct Access {
     path: PathBuf,
-    opened: Vec<Opened>,
+    opened: watch::Receiver<Vec<Opened>>,
     read: Mutex<Read>,
     tickets: Mutex<BTreeMap<String, (Caller, Instant)>>,
 }
@@ -151,7 +152,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Access {
-    pub(crate) fn new(data: &Path, opened: Vec<Opened>) -> Access {
+    pub(crate) fn new(data: &Path, opened: watch::Receiver<Vec<Opened>>) -> Access {
         let path = data.join(FILE);
         let mut read = Read { at: Instant::now(), changed: None, tokens: BTreeMap::new() };
         read.again(&path);
@@ -194,7 +195,8 @@ impl Access {
 
     /// What somebody may do in a space.
     pub(crate) fn may(&self, caller: &Caller, space: &SpaceId) -> Option<May> {
-        let opened = self.opened.iter().filter(|opened| opened.space.is_none_or(|of| of == *space)).map(|o| o.may);
+        let all = self.opened.borrow();
+        let opened = all.iter().filter(|opened| opened.space.is_none_or(|of| of == *space)).map(|o| o.may);
         let token = match caller {
             Caller::Anybody => None,
             Caller::Holder(hash) => self.row(hash),
