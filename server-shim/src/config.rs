@@ -191,6 +191,11 @@ impl Settings {
         Some(PathBuf::from(self.text("http.files"))).filter(|path| !path.as_os_str().is_empty())
     }
 
+    /// Where metrics and the page for operators are served.
+    pub(crate) fn admin_listen(&self) -> Vec<SocketAddr> {
+        self.texts("admin.listen").iter().filter_map(|text| text.parse().ok()).collect()
+    }
+
     /// Origins of pages that may use HTTP.
     pub(crate) fn http_origins(&self) -> Vec<HeaderValue> {
         self.texts("http.origins").iter().filter_map(|text| HeaderValue::from_str(text).ok()).collect()

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -21,6 +21,10 @@ use commonhold_engine::sync::tracker::{TRACKER_TTL_S, TrackerRefusal};
 use commonhold_engine::{ANNOUNCE_JSON_MAX, AnnounceError, AnnounceRequest, Node, Sockets};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -46,6 +50,53 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 /// time. A guess: longer than a request is under way to here.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// What is counted of the requests of programs. Clones count together.
+#[derive(Debug, Clone)]
+pub(crate) struct Counted {
+    /// By the first digit of the answer's status.
+    answered: Arc<[Counter; 6]>,
+    /// From a request to the head of its answer.
+    seconds: Histogram,
+    places: Arc<Semaphore>,
+}
+
+impl Counted {
+    fn new(places: Arc<Semaphore>) -> Counted {
+        // From half a millisecond, doubling to 16 s.
+        let seconds = Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
+        Counted { answered: Arc::default(), seconds, places }
+    }
+
+    fn count(&self, status: StatusCode, since: Instant) {
+        if let Some(counter) = self.answered.get(usize::from(status.as_u16() / 100)) {
+            counter.inc();
+        }
+        self.seconds.observe(since.elapsed().as_secs_f64());
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.answered.iter().map(Counter::get).sum()
+    }
+
+    /// Requests that this peer could not answer as it should.
+    pub(crate) fn failures(&self) -> u64 {
+        self.answered[5].get()
+    }
+
+    pub(crate) fn connections(&self) -> u64 {
+        PROGRAMS_MAX.saturating_sub(self.places.available_permits()) as u64
+    }
+
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let family = Family::<Vec<(&'static str, String)>, Counter>::default();
+        for (digit, counter) in self.answered.iter().enumerate().skip(1) {
+            family.get_or_create(&vec![("status", format!("{digit}xx"))]).inc_by(counter.get());
+        }
+        registry.register("http_requests", "Requests of programs that were answered", family);
+        registry.register("http_request_seconds", "From a request to the head of its answer", self.seconds.clone());
+    }
+}
+
 /// Listening, until it is dropped.
 pub(crate) struct Listening {
     /// With the ports that the system chose.
@@ -57,6 +108,7 @@ pub(crate) struct Listening {
     places: Arc<Semaphore>,
     stop: watch::Sender<bool>,
     opened: watch::Sender<Vec<Opened>>,
+    pub(crate) counted: Counted,
 }
 
 impl Listening {
@@ -78,8 +130,16 @@ pub(crate) async fn listen(node: &Node, settings: &Settings, sockets: &Sockets) 
     let (stop, stopping) = watch::channel(false);
     let (opened, open) = watch::channel(settings.http_open());
     let places = Arc::new(Semaphore::new(PROGRAMS_MAX));
-    let mut listening =
-        Listening { announces: Vec::new(), programs: Vec::new(), serving: JoinSet::new(), places, stop, opened };
+    let counted = Counted::new(places.clone());
+    let mut listening = Listening {
+        announces: Vec::new(),
+        programs: Vec::new(),
+        serving: JoinSet::new(),
+        places,
+        stop,
+        opened,
+        counted,
+    };
     for address in settings.announce_listen() {
         let listener = bind(sockets, address, "discovery.listen").await?;
         listening.announces.extend(listener.local_addr());
@@ -95,7 +155,7 @@ pub(crate) async fn listen(node: &Node, settings: &Settings, sockets: &Sockets) 
         }));
     }
     let programs = shim::routes(node, settings, open, stopping.clone());
-    let programs = programs.layer(from_fn_with_state(stopping.clone(), last_answer));
+    let programs = programs.layer(from_fn_with_state((stopping.clone(), listening.counted.clone()), answered));
     for address in settings.http_listen() {
         let listener = bind(sockets, address, "http.listen").await?;
         listening.programs.extend(listener.local_addr());
@@ -114,7 +174,7 @@ pub(crate) async fn listen(node: &Node, settings: &Settings, sockets: &Sockets) 
     Ok(listening)
 }
 
-async fn bind(sockets: &Sockets, address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
+pub(crate) async fn bind(sockets: &Sockets, address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
     sockets.bind(&[address]).await.map_err(|error| {
         Failure::new(
             Exit::InUse,
@@ -173,7 +233,7 @@ async fn answer(stream: TcpStream, routes: Router) {
 }
 
 /// The requests of a program, until it hangs up or this peer stops.
-async fn talk(stream: TcpStream, routes: Router, mut stopping: watch::Receiver<bool>) {
+pub(crate) async fn talk(stream: TcpStream, routes: Router, mut stopping: watch::Receiver<bool>) {
     // Answers are small, and whoever asked waits for them.
     let _ = stream.set_nodelay(true);
     let mut server = hyper::server::conn::http1::Builder::new();
@@ -196,9 +256,15 @@ async fn talk(stream: TcpStream, routes: Router, mut stopping: watch::Receiver<b
     }
 }
 
-/// Once this peer stops, each answer is the last of its connection.
-async fn last_answer(State(stopping): State<watch::Receiver<bool>>, request: Request, next: Next) -> Response {
+/// Counts answers. Once this peer stops, each is the last of its connection.
+async fn answered(
+    State((stopping, counted)): State<(watch::Receiver<bool>, Counted)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let since = Instant::now();
     let mut response = next.run(request).await;
+    counted.count(response.status(), since);
     if *stopping.borrow() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

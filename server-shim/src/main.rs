@@ -3,6 +3,7 @@
 //! `args` says what can be asked; `run` does it, through `reach`: the process that owns the store, or the store itself. What
 //! is done to a store is in `operate`, the same for both. `serve` is the owner; `demo` shows it all.
 
+mod admin;
 mod args;
 mod backup;
 mod config;

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::admin;
 use crate::args::{Global, Serving, WritersArg};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
@@ -68,11 +69,17 @@ pub(crate) async fn serve(
         Err(failure) => return close(node).await.and(Err(failure)),
     };
     let gateway = gateway::listen(&node, &settings.gateway_listen(), settings.gateway_space(), &sockets).await;
-    let gateway = match gateway.and_then(|gateway| supervised::all_taken(&sockets).map(|()| gateway)) {
+    let gateway = match gateway {
         Ok(gateway) => gateway,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
-    let ready = match announce(&node, serving, (&listening, &gateway.addresses), starter, json).await {
+    let admin = admin::listen(&node, settings, listening.counted.clone(), &sockets).await;
+    let admin = match admin.and_then(|admin| supervised::all_taken(&sockets).map(|()| admin)) {
+        Ok(admin) => admin,
+        Err(failure) => return close(node).await.and(Err(failure)),
+    };
+    let ready = match announce(&node, serving, (&listening, &gateway.addresses, &admin.addresses), starter, json).await
+    {
         Ok(ready) => ready,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
@@ -116,6 +123,8 @@ pub(crate) async fn serve(
         warn!("gave up waiting for connections");
     }
     connections.shutdown().await;
+    // To the last, so that it can be seen what a stop waits for.
+    drop(admin);
     close(node).await
 }
 
@@ -127,7 +136,7 @@ async fn close(node: Node) -> Result<(), Failure> {
 async fn announce(
     node: &Node,
     serving: &Serving,
-    (listening, gateway): (&Listening, &[SocketAddr]),
+    (listening, gateway, admin): (&Listening, &[SocketAddr], &[SocketAddr]),
     starter: bool,
     json: bool,
 ) -> Result<Option<PathBuf>, Failure> {
@@ -146,6 +155,7 @@ async fn announce(
         "pid": me.pid,
         "peer": me.peer,
         "addresses": me.addresses,
+        "admin": admin,
         "announces": listening.announces,
         "gateway": gateway,
         "http": listening.programs,
@@ -178,6 +188,9 @@ async fn announce(
     }
     for address in &listening.programs {
         text += &format!("http     http://{address}/v1/spaces\n");
+    }
+    for address in admin {
+        text += &format!("admin    http://{address}/admin\n");
     }
     if let Some(invite) = &invite {
         text += &format!("invite   {}\n", invite.invite);

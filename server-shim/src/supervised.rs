@@ -51,7 +51,7 @@ pub(crate) fn all_taken(sockets: &Sockets) -> Result<(), Failure> {
         Exit::Usage,
         "handed_socket",
         format!("nothing listens at {}, for which a socket was handed over", left.join(", ")),
-        "name the very same address and port in peer.listen, http.listen, gateway.listen or discovery.listen, \
+        "name the very same address and port in peer.listen, http.listen, gateway.listen, admin.listen or discovery.listen, \
          or take it out of the socket unit",
     ))
 }

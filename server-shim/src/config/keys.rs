@@ -40,6 +40,8 @@ pub(crate) enum Item {
     Interface,
     /// `address:port`.
     Socket,
+    /// The same, of the loopback.
+    Loopback,
     /// `SPACE:read` or `*:write`: what everybody may do.
     Opened,
     /// `https://host`, or `*`.
@@ -153,6 +155,12 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key_of("http.files", Kind::Path, "", "folder of an app's pages, served at / beside the API; none if it is empty"),
     key_of("http.origins", Kind::List(Item::Origin), "", "origins of pages that may use HTTP from a browser, or *"),
+    key_of(
+        "admin.listen",
+        Kind::List(Item::Loopback),
+        "",
+        "where metrics, and the page for operators, are served on the loopback, such as 127.0.0.1:7344",
+    ),
     key_of("budget.metered", Kind::Flag, "false", "whether the network is paid for by the byte"),
     key_of(
         "budget.metered_mib",
@@ -283,6 +291,14 @@ impl Key {
             Kind::List(Item::Interface) if text.is_empty() => Err("an empty name".into()),
             Kind::List(Item::Interface) => Ok(()),
             Kind::List(Item::Socket) => text.parse::<SocketAddr>().map(drop).map_err(|error| error.to_string()),
+            Kind::List(Item::Loopback) => match text.parse::<SocketAddr>() {
+                Ok(address) if address.ip().is_loopback() => Ok(()),
+                Ok(_) => {
+                    Err("it is not on the loopback; put a proxy with a password in front to see it from elsewhere"
+                        .into())
+                }
+                Err(error) => Err(error.to_string()),
+            },
             Kind::List(Item::Opened) => text.parse::<Opened>().map(drop),
             Kind::List(Item::Origin) if text == "*" => Ok(()),
             Kind::List(Item::Origin) => match text.strip_prefix("http://").or(text.strip_prefix("https://")) {
@@ -315,6 +331,7 @@ impl Kind {
             Kind::List(Item::Device) => "peer ids of 64 hex digits".into(),
             Kind::List(Item::Interface) => "names of network interfaces such as eth0".into(),
             Kind::List(Item::Socket) => "addresses with a port such as 127.0.0.1:7341".into(),
+            Kind::List(Item::Loopback) => "addresses such as 127.0.0.1:7344 or [::1]:7344".into(),
             Kind::List(Item::Opened) => "rights such as *:read, or SPACE:write with the id of a space".into(),
             Kind::List(Item::Origin) => "origins of pages such as https://app.example.org, or *".into(),
         }
