@@ -249,6 +249,12 @@ pub(crate) enum Verb {
         /// Shell
         shell: clap_complete::Shell,
     },
+    /// Print the manual page, or write those of all verbs
+    Man {
+        /// Folder of the pages: commonhold.1 and one for each verb
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        out: Option<PathBuf>,
+    },
     /// Watch three peers share documents, lose their server, and go on: under a minute
     Demo {
         /// Keep the folders for a look

@@ -1,11 +1,15 @@
 //! The owner's answers to other processes of the same person.
 
+use std::io;
+use std::time::Duration;
+
 use commonhold_engine::Node;
 use commonhold_engine::local::{LocalConnection, LocalError};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::failure::Failure;
@@ -14,6 +18,10 @@ use crate::request::{Answered, Reply, Request, VERSION, Watched};
 
 /// Bytes of a file in one message: twice as many hex digits.
 pub(crate) const CHUNK: usize = 256 << 10;
+
+/// How long whoever reads an export or a backup may take for one piece: a backup holds on to one state of the store, whose file grows
+/// meanwhile by what is edited. A guess: more than any disk needs.
+const STALLED: Duration = Duration::from_secs(60);
 
 /// An envelope whose request is looked at only if its version is known.
 #[derive(Deserialize)]
@@ -156,7 +164,11 @@ async fn copy(node: &Node, request: Request, connection: &mut LocalConnection) -
             match reader.read(&mut buffer).await? {
                 // The writer was dropped: the export ended, well or not.
                 0 => return Ok(()),
-                n => connection.item(&Answered::Ok(Reply::Bytes(hex(&buffer[..n])))).await?,
+                n => {
+                    let bytes = Answered::Ok(Reply::Bytes(hex(&buffer[..n])));
+                    let sent = timeout(STALLED, connection.item(&bytes)).await;
+                    sent.map_err(|_| LocalError::from(io::Error::from(io::ErrorKind::TimedOut)))??;
+                }
             }
         }
     };

@@ -27,6 +27,7 @@ pub(crate) async fn run(cli: Cli, handed: ListenFd) -> Result<(), Failure> {
             clap_complete::generate(*shell, &mut Cli::command(), "commonhold", &mut script);
             return print::out(&String::from_utf8_lossy(&script));
         }
+        Some(Verb::Man { out }) => return manual(out.as_deref()),
         Some(Verb::Demo { keep }) => return demo::run(*keep, cli.global.json).await,
         Some(Verb::Drill(arguments)) => return drill::run(arguments, cli.global.json).await,
         _ => {}
@@ -74,6 +75,24 @@ pub(crate) async fn run(cli: Cli, handed: ListenFd) -> Result<(), Failure> {
             once(&settings, request, sync, json).await
         }
     }
+}
+
+/// The manual pages, made from the same text as `--help`.
+fn manual(out: Option<&Path>) -> Result<(), Failure> {
+    let cannot = |error: io::Error| {
+        Failure::failed(
+            "manual",
+            format!("cannot write the manual: {error}"),
+            "name a folder that this user can write to",
+        )
+    };
+    if let Some(folder) = out {
+        std::fs::create_dir_all(folder).map_err(cannot)?;
+        return clap_mangen::generate_to(Cli::command(), folder).map_err(cannot);
+    }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(cannot)?;
+    print::out(&String::from_utf8_lossy(&page))
 }
 
 /// Flags before the verb count as those after it.
