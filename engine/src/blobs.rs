@@ -20,7 +20,7 @@ pub use commonhold_sync::blobs::{Blob, PIECE_BYTES, pieces::Pieces, tree::Node a
 use commonhold_sync::id::SpaceId;
 
 pub use api::{BlobFetch, BlobProgress, BlobReader};
-pub(crate) use api::{Fetches, fetch_failed};
+pub(crate) use api::{FOLDER, Fetches, fetch_failed};
 pub use collect::Collected;
 pub use files::FileBlobs;
 pub use memory::MemoryBlobs;

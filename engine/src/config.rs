@@ -13,7 +13,7 @@ use crate::blobs::{BlobLimits, BlobStore};
 use crate::budget::Budgets;
 use crate::store::{Store, StoreError};
 use crate::tracker::http::HttpTracker;
-use crate::transport::Address;
+use crate::transport::{Address, Sockets};
 
 /// Opens a store, each time anew: after a failure it is asked again.
 pub type OpenStore = Arc<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
@@ -27,6 +27,8 @@ pub struct Config {
     pub keys: Option<PathBuf>,
     /// Where to listen; port 0 lets the system choose.
     pub listen: Vec<Address>,
+    /// Sockets that this process was given: one that is bound to a WebSocket address of `listen` is used there.
+    pub sockets: Sockets,
     /// Where others are told to dial; if empty, the addresses bound.
     pub advertise: Vec<String>,
     /// Peers that are kept dialled, with whom they must be, if that is known.
@@ -112,6 +114,7 @@ impl Default for Config {
             data: None,
             keys: None,
             listen: Vec::new(),
+            sockets: Sockets::default(),
             advertise: Vec::new(),
             connect: Vec::new(),
             dial_invites: true,

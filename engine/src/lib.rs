@@ -5,6 +5,7 @@
 
 mod address_book;
 pub mod backoff;
+pub mod backup;
 pub mod blobs;
 mod budget;
 mod bundle;
@@ -73,5 +74,5 @@ pub use storage::{DocumentInfo, DocumentQuery};
 pub use succession::Succession;
 pub use tracker::http::{HttpTracker, HttpTrackerError};
 pub use tracker::{ANNOUNCE_JSON_MAX, AnnounceAnswer, AnnounceError, AnnounceRequest, FoundPeer};
-pub use transport::Address;
+pub use transport::{Address, Sockets};
 pub use watch::{Change, Origin, Watch};

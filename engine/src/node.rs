@@ -316,6 +316,11 @@ impl Node {
         dialled.insert(address, expected);
     }
 
+    /// Keeps an address dialled no more. A connection to it stays until it ends.
+    pub fn stop_dialling(&self, address: &Address) {
+        locked(&self.inner.dialled).remove(address);
+    }
+
     /// Ends the connections to a peer, and stops dialling it where it is known to be.
     pub fn disconnect(&self, peer: DeviceId) {
         let infos = self.peers();

@@ -21,7 +21,7 @@ use crate::shared::{Parts, Shared, advertised};
 use crate::status::NodeEvent;
 use crate::storage::{Facts, Read, Storage, Stored};
 use crate::store::{MemoryStore, Options, RedbStore, Store, StoreError, Table};
-use crate::transport::{Listener, QuicSeed, TransportConfig, listen};
+use crate::transport::{Listener, QuicSeed, TransportConfig, listen_with};
 
 /// The store in the data folder.
 pub(crate) const STORE_FILE: &str = "store.redb";
@@ -108,7 +108,7 @@ pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
 async fn bind(config: &Config, transport: &Arc<TransportConfig>) -> Result<Vec<Listener>, OpenError> {
     let mut listeners = Vec::new();
     for address in &config.listen {
-        let listener = listen(address, transport).await;
+        let listener = listen_with(address, transport, &config.sockets).await;
         listeners.push(listener.map_err(|source| OpenError::Listen { address: address.to_string(), source })?);
     }
     Ok(listeners)

@@ -150,6 +150,17 @@ impl Storage {
         Ok(Read { value, damaged })
     }
 
+    /// What stands in a copy of the store for one of its rows, so that whoever opens the copy knows it for one: a new store id and new chains,
+    /// wherever it is opened and whatever lies beside it. `None`: the row is left out.
+    pub(crate) fn row_of_copy<'a>(table: Table, key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
+        match (table, key) {
+            (Table::Meta, META_SALT) => None,
+            // A past that cannot be read is doubt enough (`lineage::open`).
+            (Table::Meta, META_LINEAGE) => Some(&[]),
+            _ => Some(value),
+        }
+    }
+
     /// Writes facts; what is `None` stays as it was. With `leap`, every sequence goes on [`SEQ_LEAP`] further.
     pub fn put_facts(&self, facts: &Facts, leap: bool) -> Result<(), StoreError> {
         let mut batch = Batch::new();

@@ -18,6 +18,7 @@ mod row;
 
 pub use batch::Batch;
 pub use error::StoreError;
+pub(crate) use lock::StoreLock;
 pub use memory::MemoryStore;
 pub use redb_store::{Options, RedbStore};
 
@@ -131,6 +132,14 @@ pub trait Store: Send + Sync + 'static {
         max_rows: usize,
         max_bytes: usize,
     ) -> Result<Scan, StoreError>;
+
+    /// Shows every row of one snapshot, table by table and by ascending key, until `visit` says `false`. Batches that are committed meanwhile
+    /// are not in it and do not wait, but what they free is not used again before this returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] at the first row whose value fails its checksum; [`StoreError::DamagedFile`] if a table has fewer or more rows
+    /// than it counted; otherwise what the disk said.
+    fn each_row(&self, visit: &mut dyn FnMut(Table, &[u8], &[u8]) -> bool) -> Result<(), StoreError>;
 
     /// Applies a batch: all of it or nothing. When this returns `Ok`, the batch is on disk. After any error but
     /// [`StoreError::TooLarge`] and [`StoreError::ReadOnly`] it is unknown until the store is opened again whether the

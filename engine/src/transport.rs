@@ -13,11 +13,13 @@ mod link;
 mod listener;
 #[cfg(feature = "quic")]
 mod quic;
+mod sockets;
 mod task;
 mod websocket;
 
 use std::fmt;
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use commonhold_sync::limits::Limits;
@@ -26,7 +28,8 @@ use tokio::time::timeout;
 pub use address::{ADDRESS_BYTES_MAX, Address, AddressError};
 pub use frame::FrameFault;
 pub use link::{Link, Stream};
-pub use listener::{Accepted, Admission, Listener, listen};
+pub use listener::{Accepted, Admission, Listener, listen, listen_with};
+pub use sockets::Sockets;
 pub use task::{CloseReason, LinkEvent, LinkHandle, SendError, spawn};
 pub use websocket::{SUBPROTOCOL, accept_websocket};
 
@@ -149,6 +152,11 @@ pub async fn dial(address: &Address, config: &TransportConfig) -> Result<Link, T
         }
     };
     timeout(config.handshake, connecting).await.map_err(|_| TransportError::Slow(config.handshake))?
+}
+
+/// These locks guard plain counts and tables, which a panic elsewhere leaves whole.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

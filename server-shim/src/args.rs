@@ -206,12 +206,54 @@ pub(crate) enum Verb {
     /// The configuration
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Write everything that this peer holds to one file, while it runs or not; not its keys
+    Backup {
+        /// Where to; - is standard output
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Leave blobs out: other peers have them
+        #[arg(long)]
+        without_blobs: bool,
+    },
+    /// Check a backup, or the store: every digest, id and signature
+    Verify {
+        /// The backup; - is standard input [default: the store, and its blobs]
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+        /// Of a backup, compare digests only: needs no room
+        #[arg(long, requires = "file")]
+        quick: bool,
+        /// Folder in which the store of a backup is unpacked for the check [default: the system's temporary folder]
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "file")]
+        scratch: Option<PathBuf>,
+    },
+    /// Make the store of a backup; the peer must not run
+    Restore {
+        /// The backup; - is standard input
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Only check it, and say what would be done
+        #[arg(long)]
+        dry_run: bool,
+        /// Put it in the place of the store that is there, which is kept in a folder beside
+        #[arg(long)]
+        replace: bool,
+        /// Folder in which a dry run unpacks the store [default: the system's temporary folder]
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, requires = "dry_run")]
+        scratch: Option<PathBuf>,
+    },
     /// Check the data folder, the keys and every row of the store
     Doctor,
     /// Print a completion script
     Completions {
         /// Shell
         shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write those of all verbs
+    Man {
+        /// Folder of the pages: commonhold.1 and one for each verb
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        out: Option<PathBuf>,
     },
     /// Watch three peers share documents, lose their server, and go on: under a minute
     Demo {

@@ -18,7 +18,8 @@ use commonhold_engine::{Address, Budgets, DeviceId, Discovery, Lan, Serving as W
 use crate::args::{Global, Serving};
 use crate::failure::Failure;
 use crate::shim::access::Opened;
-use keys::{KEYS, Key, Kind, Tracker};
+pub(crate) use keys::Key;
+use keys::{KEYS, Kind, Tracker};
 
 const PREFIX: &str = "COMMONHOLD_";
 /// Names a config file; no key of it.
@@ -64,8 +65,7 @@ pub(crate) fn load(global: &Global, serving: &Serving) -> Result<Settings, Failu
     let folders = Folders::of_user(|name| std::env::var_os(name));
     let mut settings = Settings { values: defaults(&folders), file: None };
     let named = global.config.clone();
-    let path = named.clone().or_else(|| folders.config.as_ref().map(|dir| dir.join("config.toml")));
-    if let Some(path) = path {
+    if let Some(path) = path_of(global, &folders) {
         match std::fs::read_to_string(&path) {
             Ok(text) => {
                 settings.merge(file::parse(&path, &text)?)?;
@@ -85,6 +85,15 @@ pub(crate) fn load(global: &Global, serving: &Serving) -> Result<Settings, Failu
     settings.merge(variables(std::env::vars_os())?)?;
     settings.merge(flags(global, serving))?;
     Ok(settings)
+}
+
+/// Where the config file is, or would be.
+pub(crate) fn path(global: &Global) -> Option<PathBuf> {
+    path_of(global, &Folders::of_user(|name| std::env::var_os(name)))
+}
+
+fn path_of(global: &Global, folders: &Folders) -> Option<PathBuf> {
+    global.config.clone().or_else(|| folders.config.as_ref().map(|dir| dir.join("config.toml")))
 }
 
 /// A checked way to every setting. The texts were parsed once by [`Key::check`], so parsing here cannot fail.
@@ -110,7 +119,17 @@ impl Settings {
             Tracker::Peer(address, device) => Some((address, device)),
             Tracker::Http(_) => None,
         });
-        self.texts("peer.connect").iter().filter_map(|text| keys::peer(text).ok()).chain(trackers).collect()
+        self.peers().into_iter().chain(trackers).collect()
+    }
+
+    /// Addresses that `peer.connect` names.
+    pub(crate) fn peers(&self) -> Vec<(Address, Option<DeviceId>)> {
+        self.texts("peer.connect").iter().filter_map(|text| keys::peer(text).ok()).collect()
+    }
+
+    /// The keys whose values differ.
+    pub(crate) fn differing(&self, other: &Settings) -> Vec<&'static Key> {
+        KEYS.iter().filter(|key| self.texts(key.name) != other.texts(key.name)).collect()
     }
 
     /// What says how peers are found. Trackers that are peers are among those of [`Settings::connect`].
@@ -170,6 +189,11 @@ impl Settings {
     /// The folder of an app's pages.
     pub(crate) fn http_files(&self) -> Option<PathBuf> {
         Some(PathBuf::from(self.text("http.files"))).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// Where metrics and the page for operators are served.
+    pub(crate) fn admin_listen(&self) -> Vec<SocketAddr> {
+        self.texts("admin.listen").iter().filter_map(|text| text.parse().ok()).collect()
     }
 
     /// Origins of pages that may use HTTP.
@@ -344,7 +368,7 @@ pub(crate) fn as_toml(settings: &Settings) -> String {
             Kind::Number(..) | Kind::Flag => setting.texts.concat(),
             _ => quoted(&setting.texts.concat()),
         };
-        text += &format!("# {} (from: {})\n{} = {value}\n", key.about, setting.origin, key.short());
+        text += &format!("# {} (from: {})\n{} = {value}\n", key.explained(), setting.origin, key.short());
     }
     text
 }

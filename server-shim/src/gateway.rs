@@ -13,8 +13,7 @@ mod wire;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use commonhold_engine::{Node, SpaceId};
-use tokio::net::TcpListener;
+use commonhold_engine::{Node, Sockets, SpaceId};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::info;
@@ -33,11 +32,12 @@ pub(crate) struct Listening {
     _serving: JoinSet<()>,
 }
 
-/// Listens at these addresses, for documents of this space.
+/// Listens at these addresses, at sockets that were given where there are any, for documents of this space.
 pub(crate) async fn listen(
     node: &Node,
     addresses: &[SocketAddr],
     space: Option<SpaceId>,
+    sockets: &Sockets,
 ) -> Result<Listening, Failure> {
     let (mut serving, mut bound) = (JoinSet::new(), Vec::new());
     if addresses.is_empty() {
@@ -49,7 +49,7 @@ pub(crate) async fn listen(
     serving.spawn(hub::follow(hub.clone(), changes));
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     for address in addresses {
-        let listener = TcpListener::bind(address).await.map_err(|error| {
+        let listener = sockets.bind(&[*address]).await.map_err(|error| {
             Failure::new(
                 Exit::InUse,
                 "listen",

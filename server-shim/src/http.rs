@@ -7,19 +7,24 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Extension, State};
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use commonhold_engine::sync::tracker::{TRACKER_TTL_S, TrackerRefusal};
-use commonhold_engine::{ANNOUNCE_JSON_MAX, AnnounceError, AnnounceRequest, Node};
+use commonhold_engine::{ANNOUNCE_JSON_MAX, AnnounceError, AnnounceRequest, Node, Sockets};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -29,6 +34,7 @@ use tracing::{debug, info};
 
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
+use crate::shim::access::Opened;
 use crate::shim::{self, guard::TakenAt};
 
 /// Announces: connections at once, more are hung up on; and the time for all of one, as an announce is a few KiB.
@@ -40,6 +46,56 @@ const PROGRAMS_MAX: usize = 4_096;
 const PROGRAM_BUFFER: usize = 64 << 10;
 /// How long to wait for the head of a request, the next one of a connection included.
 const HEAD_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a connection without a request stays when this peer stops: who asks in this time is answered, and told to ask on another next
+/// time. A guess: longer than a request is under way to here.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// What is counted of the requests of programs. Clones count together.
+#[derive(Debug, Clone)]
+pub(crate) struct Counted {
+    /// By the first digit of the answer's status.
+    answered: Arc<[Counter; 6]>,
+    /// From a request to the head of its answer.
+    seconds: Histogram,
+    places: Arc<Semaphore>,
+}
+
+impl Counted {
+    fn new(places: Arc<Semaphore>) -> Counted {
+        // From half a millisecond, doubling to 16 s.
+        let seconds = Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
+        Counted { answered: Arc::default(), seconds, places }
+    }
+
+    fn count(&self, status: StatusCode, since: Instant) {
+        if let Some(counter) = self.answered.get(usize::from(status.as_u16() / 100)) {
+            counter.inc();
+        }
+        self.seconds.observe(since.elapsed().as_secs_f64());
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.answered.iter().map(Counter::get).sum()
+    }
+
+    /// Requests that this peer could not answer as it should.
+    pub(crate) fn failures(&self) -> u64 {
+        self.answered[5].get()
+    }
+
+    pub(crate) fn connections(&self) -> u64 {
+        PROGRAMS_MAX.saturating_sub(self.places.available_permits()) as u64
+    }
+
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let family = Family::<Vec<(&'static str, String)>, Counter>::default();
+        for (digit, counter) in self.answered.iter().enumerate().skip(1) {
+            family.get_or_create(&vec![("status", format!("{digit}xx"))]).inc_by(counter.get());
+        }
+        registry.register("http_requests", "Requests of programs that were answered", family);
+        registry.register("http_request_seconds", "From a request to the head of its answer", self.seconds.clone());
+    }
+}
 
 /// Listening, until it is dropped.
 pub(crate) struct Listening {
@@ -51,9 +107,16 @@ pub(crate) struct Listening {
     /// Connections of programs under way.
     places: Arc<Semaphore>,
     stop: watch::Sender<bool>,
+    opened: watch::Sender<Vec<Opened>>,
+    pub(crate) counted: Counted,
 }
 
 impl Listening {
+    /// From now on everybody may do this without a token.
+    pub(crate) fn open(&self, opened: Vec<Opened>) {
+        self.opened.send_replace(opened);
+    }
+
     /// Takes no more connections, ends streams with a word, and waits for the requests that are under way.
     pub(crate) async fn drain(mut self) {
         let _ = self.stop.send(true);
@@ -62,14 +125,23 @@ impl Listening {
     }
 }
 
-/// Listens at the addresses that the configuration names.
-pub(crate) async fn listen(node: &Node, settings: &Settings) -> Result<Listening, Failure> {
+/// Listens at the addresses that the configuration names, at sockets that were given where there are any.
+pub(crate) async fn listen(node: &Node, settings: &Settings, sockets: &Sockets) -> Result<Listening, Failure> {
     let (stop, stopping) = watch::channel(false);
+    let (opened, open) = watch::channel(settings.http_open());
     let places = Arc::new(Semaphore::new(PROGRAMS_MAX));
-    let mut listening =
-        Listening { announces: Vec::new(), programs: Vec::new(), serving: JoinSet::new(), places, stop };
+    let counted = Counted::new(places.clone());
+    let mut listening = Listening {
+        announces: Vec::new(),
+        programs: Vec::new(),
+        serving: JoinSet::new(),
+        places,
+        stop,
+        opened,
+        counted,
+    };
     for address in settings.announce_listen() {
-        let listener = bind(address, "discovery.listen").await?;
+        let listener = bind(sockets, address, "discovery.listen").await?;
         listening.announces.extend(listener.local_addr());
         let (routes, places) = (routes(node.clone()), Arc::new(Semaphore::new(ANNOUNCES_MAX)));
         listening.serving.spawn(accept(listener, places, move |stream, from, place| {
@@ -82,9 +154,10 @@ pub(crate) async fn listen(node: &Node, settings: &Settings) -> Result<Listening
             }
         }));
     }
-    let programs = shim::routes(node, settings, stopping.clone());
+    let programs = shim::routes(node, settings, open, stopping.clone());
+    let programs = programs.layer(from_fn_with_state((stopping.clone(), listening.counted.clone()), answered));
     for address in settings.http_listen() {
-        let listener = bind(address, "http.listen").await?;
+        let listener = bind(sockets, address, "http.listen").await?;
         listening.programs.extend(listener.local_addr());
         let taken_at = Extension(TakenAt(listener.local_addr().unwrap_or(address)));
         let routes = programs.clone().layer(taken_at);
@@ -103,8 +176,8 @@ pub(crate) async fn listen(node: &Node, settings: &Settings) -> Result<Listening
     Ok(listening)
 }
 
-async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
+pub(crate) async fn bind(sockets: &Sockets, address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
+    sockets.bind(&[address]).await.map_err(|error| {
         Failure::new(
             Exit::InUse,
             "listen",
@@ -162,7 +235,7 @@ async fn answer(stream: TcpStream, routes: Router) {
 }
 
 /// The requests of a program, until it hangs up or this peer stops.
-async fn talk(stream: TcpStream, routes: Router, mut stopping: watch::Receiver<bool>) {
+pub(crate) async fn talk(stream: TcpStream, routes: Router, mut stopping: watch::Receiver<bool>) {
     // Answers are small, and whoever asked waits for them.
     let _ = stream.set_nodelay(true);
     let mut server = hyper::server::conn::http1::Builder::new();
@@ -171,14 +244,33 @@ async fn talk(stream: TcpStream, routes: Router, mut stopping: watch::Receiver<b
     let stop = async { drop(stopping.wait_for(|stopping| *stopping).await) };
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = stop => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        // A request that is on its way when a connection is closed comes to nothing, and its sender cannot know that.
+        () = stop => match timeout(LINGER, &mut connection).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
     };
     if let Err(error) = ended {
         debug!(%error, "a connection ended early");
     }
+}
+
+/// Counts answers. Once this peer stops, each is the last of its connection.
+async fn answered(
+    State((stopping, counted)): State<(watch::Receiver<bool>, Counted)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let since = Instant::now();
+    let mut response = next.run(request).await;
+    counted.count(response.status(), since);
+    if *stopping.borrow() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 async fn announce(

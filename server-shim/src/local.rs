@@ -1,11 +1,15 @@
 //! The owner's answers to other processes of the same person.
 
+use std::io;
+use std::time::Duration;
+
 use commonhold_engine::Node;
 use commonhold_engine::local::{LocalConnection, LocalError};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::failure::Failure;
@@ -14,6 +18,10 @@ use crate::request::{Answered, Reply, Request, VERSION, Watched};
 
 /// Bytes of a file in one message: twice as many hex digits.
 pub(crate) const CHUNK: usize = 256 << 10;
+
+/// How long whoever reads an export or a backup may take for one piece: a backup holds on to one state of the store, whose file grows
+/// meanwhile by what is edited. A guess: more than any disk needs.
+const STALLED: Duration = Duration::from_secs(60);
 
 /// An envelope whose request is looked at only if its version is known.
 #[derive(Deserialize)]
@@ -49,7 +57,9 @@ async fn serve(
                     Err(failure) => fail(connection, failure).await,
                 };
             }
-            Ok(Request::Export { space, docs }) => return export(node, space, docs, connection).await,
+            Ok(request @ (Request::Export { .. } | Request::Backup { .. })) => {
+                return copy(node, request, connection).await;
+            }
             Ok(Request::Import { space }) => import(node, space, connection, draining).await?,
             Ok(request @ (Request::Level { .. } | Request::Join { .. })) => {
                 let answered = tokio::select! {
@@ -142,15 +152,10 @@ async fn stream_blob(
     }
 }
 
-/// Sends an export as it is made.
-async fn export(
-    node: &Node,
-    space: Option<String>,
-    docs: Vec<String>,
-    connection: &mut LocalConnection,
-) -> Result<(), LocalError> {
+/// Sends an export, or a backup, as it is made.
+async fn copy(node: &Node, request: Request, connection: &mut LocalConnection) -> Result<(), LocalError> {
     let (writer, reader) = tokio::io::duplex(CHUNK);
-    let exporting = operate::export(node, space, docs, writer);
+    let exporting = operate::copy(node, request, writer);
     let sending = async {
         // Ends with the sending, however that ends: the export must not wait for it.
         let mut reader = reader;
@@ -159,7 +164,11 @@ async fn export(
             match reader.read(&mut buffer).await? {
                 // The writer was dropped: the export ended, well or not.
                 0 => return Ok(()),
-                n => connection.item(&Answered::Ok(Reply::Bytes(hex(&buffer[..n])))).await?,
+                n => {
+                    let bytes = Answered::Ok(Reply::Bytes(hex(&buffer[..n])));
+                    let sent = timeout(STALLED, connection.item(&bytes)).await;
+                    sent.map_err(|_| LocalError::from(io::Error::from(io::ErrorKind::TimedOut)))??;
+                }
             }
         }
     };

@@ -3,7 +3,9 @@
 //! `args` says what can be asked; `run` does it, through `reach`: the process that owns the store, or the store itself. What
 //! is done to a store is in `operate`, the same for both. `serve` is the owner; `demo` shows it all.
 
+mod admin;
 mod args;
+mod backup;
 mod config;
 mod demo;
 mod doctor;
@@ -20,11 +22,13 @@ mod operate;
 mod place;
 mod print;
 mod reach;
+mod reload;
 mod request;
 mod run;
 mod serve;
 mod shim;
 mod stage;
+mod supervised;
 mod token;
 
 use std::process::ExitCode;
@@ -42,12 +46,13 @@ fn main() -> ExitCode {
             usual(panic);
         }
     }));
+    let handed = supervised::handed();
     let cli = Cli::parse();
     let json = cli.global.json;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => {
-            let done = runtime.block_on(run::run(cli));
+            let done = runtime.block_on(run::run(cli, handed));
             // A read from a terminal must not keep the process.
             runtime.shutdown_background();
             done

@@ -13,15 +13,16 @@ use std::time::Duration;
 use commonhold_engine::sync::message::roles;
 use commonhold_engine::{Config, Discovery, DocId, Document, DocumentQuery, Node, Outcome, SpaceId, Watch};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::io::SyncIoBridge;
 
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::names::{self, Named};
 use crate::reach::Dial;
-use crate::request::{Answered, Doc, Exported, Imported, Me, Network, Reply, Request, Watched};
+use crate::request::{Answered, BackedUp, Doc, Exported, Imported, Me, Network, Reply, Request, Watched};
 
 pub(crate) use blobs::{Getting, get as get_blob};
-pub(crate) use errors::{failure, identity_failure, open_failure};
+pub(crate) use errors::{failure, identity_failure, open_failure, store_failure};
 
 /// The store's file in the data folder.
 pub(crate) const STORE_FILE: &str = "store.redb";
@@ -136,6 +137,10 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
         Request::History { doc, last } => documents::history(&open(node, &doc).await?, last).await,
         Request::Status(doc) => documents::status(&open(node, &doc).await?).await,
         Request::Check => spaces::check(node).await,
+        Request::CheckBlobs => blobs::check(node).await,
+        Request::BackupSize { blobs } => {
+            Ok(Reply::BackupSize(node.backup_size(blobs).await.map_err(|error| failure(&error))?))
+        }
         Request::PutBlob { space, path, media_type } => {
             blobs::put(node, find_space(node, space.as_deref())?, path, &media_type).await
         }
@@ -143,6 +148,7 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
         Request::CollectBlobs { space } => blobs::collect(node, find_space(node, space.as_deref())?).await,
         Request::Watch(_)
         | Request::Export { .. }
+        | Request::Backup { .. }
         | Request::Import { .. }
         | Request::GetBlob { .. }
         | Request::Bytes(_)
@@ -227,8 +233,20 @@ impl Watching {
     }
 }
 
+/// Writes what is asked for as bytes, and gives the reply that ends them.
+pub(crate) async fn copy(node: &Node, request: Request, to: impl AsyncWrite + Unpin + Send + 'static) -> Answered {
+    match request {
+        Request::Export { space, docs } => export(node, space, docs, to).await,
+        Request::Backup { blobs } => {
+            let report = node.backup(blobs, SyncIoBridge::new(to)).await.map_err(|error| failure(&error))?;
+            Ok(Reply::BackedUp(BackedUp { bytes: report.bytes, manifest: report.manifest }))
+        }
+        _ => Err(crate::local::other_version()),
+    }
+}
+
 /// Writes a bundle.
-pub(crate) async fn export(
+async fn export(
     node: &Node,
     space: Option<String>,
     docs: Vec<String>,

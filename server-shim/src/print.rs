@@ -126,6 +126,14 @@ fn human(reply: &Reply) -> String {
         Reply::Exported(exported) => {
             format!("exported {}, {}\n", count(exported.documents, "document"), bytes(exported.bytes))
         }
+        Reply::CheckedBlobs(checked) => format!("{}, {}\n", count(checked.blobs, "blob"), bytes(checked.bytes)),
+        Reply::BackupSize(about) => format!("about {}\n", bytes(*about)),
+        Reply::BackedUp(backup) => format!(
+            "backed up {} and {}, {}\n",
+            count(backup.manifest.rows(), "row"),
+            count(backup.manifest.blobs, "blob"),
+            bytes(backup.bytes)
+        ),
         Reply::Imported(imported) => format!(
             "imported {}, {}, into space {}\n",
             count(imported.documents.len() as u64, "document"),
@@ -370,7 +378,7 @@ fn list(items: &[String]) -> String {
     if items.is_empty() { "nothing".to_owned() } else { items.join(", ") }
 }
 
-fn count(n: u64, of: &str) -> String {
+pub(crate) fn count(n: u64, of: &str) -> String {
     format!("{n} {of}{}", if n == 1 { "" } else { "s" })
 }
 

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use commonhold_engine::Node;
 use commonhold_engine::local::{LocalClient, LocalError, LocalStream};
+use commonhold_engine::{Config, Node, Sockets};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::config::Settings;
@@ -89,30 +89,41 @@ impl Reach {
         }
     }
 
-    /// Writes an export.
-    pub(crate) async fn export(
+    /// Writes an export or a backup. `progress` is told how many bytes were written.
+    pub(crate) async fn copy(
         self,
-        space: Option<String>,
-        docs: Vec<String>,
+        request: Request,
         to: &mut (dyn Write + Send),
+        mut progress: impl FnMut(u64),
     ) -> Answered {
+        let (code, name) = match request {
+            Request::Backup { .. } => ("backup_file", "backup"),
+            _ => ("export_file", "export"),
+        };
         let cannot_write = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::BrokenPipe => Failure::hung_up(),
             _ => Failure::failed(
-                "export_file",
-                format!("cannot write the export: {error}"),
+                code,
+                format!("cannot write the {name}: {error}"),
                 "check the folder and the free space",
             ),
         };
+        let mut written = 0;
+        let mut write = |to: &mut (dyn Write + Send), bytes: &[u8]| -> Result<(), Failure> {
+            to.write_all(bytes).map_err(cannot_write)?;
+            written += bytes.len() as u64;
+            progress(written);
+            Ok(())
+        };
         match self {
             Reach::Served(client) => {
-                let envelope = Envelope { version: VERSION, request: Request::Export { space, docs } };
+                let envelope = Envelope { version: VERSION, request };
                 let mut stream = client.stream(&envelope).await.map_err(call_failure)?;
                 while let Some(answered) = stream.next::<Answered>().await.map_err(call_failure)? {
                     match answered? {
                         Reply::Bytes(digits) => {
                             let bytes = unhex(&digits).ok_or_else(other_version)?;
-                            to.write_all(&bytes).map_err(cannot_write)?;
+                            write(to, &bytes)?;
                         }
                         reply => return to.flush().map(|()| reply).map_err(cannot_write),
                     }
@@ -128,11 +139,11 @@ impl Reach {
                     loop {
                         match reader.read(&mut buffer).await.map_err(cannot_write)? {
                             0 => return to.flush().map_err(cannot_write),
-                            n => to.write_all(&buffer[..n]).map_err(cannot_write)?,
+                            n => write(to, &buffer[..n])?,
                         }
                     }
                 };
-                let (exported, copied) = tokio::join!(operate::export(&node, space, docs, writer), copying);
+                let (exported, copied) = tokio::join!(operate::copy(&node, request, writer), copying);
                 let closed = Reach::Own(node).close().await;
                 copied?;
                 let exported = exported?;
@@ -249,7 +260,13 @@ impl Watch {
 
 /// Opens the store in this process.
 pub(crate) async fn open(settings: &Settings, dial: Dial) -> Result<Node, Failure> {
-    Node::open(operate::config(settings, dial)?).await.map_err(|error| operate::open_failure(&error, settings))
+    open_at(settings, dial, Sockets::default()).await
+}
+
+/// The same, listening at sockets that this process was given.
+pub(crate) async fn open_at(settings: &Settings, dial: Dial, sockets: Sockets) -> Result<Node, Failure> {
+    let config = Config { sockets, ..operate::config(settings, dial)? };
+    Node::open(config).await.map_err(|error| operate::open_failure(&error, settings))
 }
 
 fn cannot_write_blob(error: std::io::Error) -> Failure {

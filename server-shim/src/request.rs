@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use commonhold_engine::backup::Manifest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -138,6 +139,16 @@ pub(crate) enum Request {
         space: Option<String>,
         docs: Vec<String>,
     },
+    /// Reads every blob that is held whole: [`Reply::CheckedBlobs`].
+    CheckBlobs,
+    /// About how many bytes a backup has: [`Reply::BackupSize`].
+    BackupSize {
+        blobs: bool,
+    },
+    /// A stream of [`Reply::Bytes`], then [`Reply::BackedUp`].
+    Backup {
+        blobs: bool,
+    },
     /// Then any number of [`Request::Bytes`] and one [`Request::End`], on the same connection.
     Import {
         space: Option<String>,
@@ -205,6 +216,9 @@ pub(crate) enum Reply {
     /// Hex digits.
     Bytes(String),
     Exported(Exported),
+    CheckedBlobs(CheckedBlobs),
+    BackupSize(u64),
+    BackedUp(BackedUp),
     /// Go on with [`Request::Bytes`].
     Ready,
     Imported(Imported),
@@ -528,6 +542,23 @@ pub(crate) struct Checked {
     pub(crate) store_bytes: u64,
     /// One line each; empty: sound.
     pub(crate) faults: Vec<String>,
+}
+
+/// Blobs that were read.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct CheckedBlobs {
+    pub(crate) blobs: u64,
+    pub(crate) bytes: u64,
+    /// Hashes of those that are not what their names say.
+    pub(crate) damaged: Vec<String>,
+}
+
+/// What a backup holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct BackedUp {
+    /// Bytes of the file.
+    pub(crate) bytes: u64,
+    pub(crate) manifest: Manifest,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

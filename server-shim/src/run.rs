@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use clap::CommandFactory;
+use listenfd::ListenFd;
 use serde_json::{Value as Json, json};
 
 use crate::args::{BlobVerb, Cli, ConfigVerb, DeviceVerb, DocRef, DocVerb, SpaceVerb, Verb};
@@ -14,10 +16,10 @@ use crate::failure::Failure;
 use crate::reach::{Dial, Reach};
 use crate::request::{Doc, Reply, Request};
 use crate::serve::Stop;
-use crate::{demo, doctor, drill, identity, logs, print, serve, token};
+use crate::{backup, demo, doctor, drill, identity, logs, print, serve, token};
 
-/// Does what the command line says.
-pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
+/// Does what the command line says. `handed`: sockets for a serving process.
+pub(crate) async fn run(cli: Cli, handed: ListenFd) -> Result<(), Failure> {
     // These must work whatever the configuration is.
     match &cli.verb {
         Some(Verb::Completions { shell }) => {
@@ -25,6 +27,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
             clap_complete::generate(*shell, &mut Cli::command(), "commonhold", &mut script);
             return print::out(&String::from_utf8_lossy(&script));
         }
+        Some(Verb::Man { out }) => return manual(out.as_deref()),
         Some(Verb::Demo { keep }) => return demo::run(*keep, cli.global.json).await,
         Some(Verb::Drill(arguments)) => return drill::run(arguments, cli.global.json).await,
         _ => {}
@@ -38,12 +41,19 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     logs::start(&settings);
     let json = cli.global.json;
     match cli.verb {
-        None => serve::serve(&settings, &serving, true, json).await,
-        Some(Verb::Serve(_)) => serve::serve(&settings, &serving, false, json).await,
+        None => serve::serve(&settings, (&cli.global, &serving), handed, true, json).await,
+        Some(Verb::Serve(_)) => serve::serve(&settings, (&cli.global, &serving), handed, false, json).await,
         Some(Verb::Config(verb)) => configuration(&settings, &verb, json),
         Some(Verb::Token(verb)) => token::run(&settings, verb, json),
         Some(Verb::Identity(verb)) => identity::run(&settings, verb, json).await,
         Some(Verb::Doctor) => doctor::run(&settings, json).await,
+        Some(Verb::Backup { file, without_blobs }) => backup::make(&settings, &file, !without_blobs, json).await,
+        Some(Verb::Verify { file, quick, scratch }) => {
+            backup::verify(&settings, file.as_deref(), quick, scratch, json).await
+        }
+        Some(Verb::Restore { file, dry_run, replace, scratch }) => {
+            backup::restore(&settings, &file, backup::How { dry_run, replace, scratch }, json).await
+        }
         Some(Verb::Watch { doc, count }) => watch(&settings, doc, count, json).await,
         Some(Verb::Edit { doc, patch, sync }) => {
             let request = match patch {
@@ -65,6 +75,24 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
             once(&settings, request, sync, json).await
         }
     }
+}
+
+/// The manual pages, made from the same text as `--help`.
+fn manual(out: Option<&Path>) -> Result<(), Failure> {
+    let cannot = |error: io::Error| {
+        Failure::failed(
+            "manual",
+            format!("cannot write the manual: {error}"),
+            "name a folder that this user can write to",
+        )
+    };
+    if let Some(folder) = out {
+        std::fs::create_dir_all(folder).map_err(cannot)?;
+        return clap_mangen::generate_to(Cli::command(), folder).map_err(cannot);
+    }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(cannot)?;
+    print::out(&String::from_utf8_lossy(&page))
 }
 
 /// Flags before the verb count as those after it.
@@ -275,33 +303,40 @@ async fn export(
     let reach = Reach::find(settings, Dial::No, false).await?;
     if file == Path::new("-") {
         // The reply would end up in the file.
-        return reach.export(space, docs, &mut io::stdout()).await.map(drop);
+        return reach.copy(Request::Export { space, docs }, &mut io::stdout(), |_| {}).await.map(drop);
     }
-    // Under another name until it is whole, so that an export that broke off is not taken for one.
+    let reply = copy_to_file(reach, Request::Export { space, docs }, file, |_| {}).await?;
+    print::reply(&reply, json)
+}
+
+/// Writes what is copied to a file, for this person's eyes only.
+pub(crate) async fn copy_to_file(
+    reach: Reach,
+    request: Request,
+    file: &Path,
+    progress: impl FnMut(u64),
+) -> Result<Reply, Failure> {
+    // Under another name until it is whole, so that one that broke off is not taken for one.
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
     let partial = file.with_file_name(name);
+    let code = if matches!(request, Request::Backup { .. }) { "backup_file" } else { "export_file" };
     let cannot = |error: io::Error| {
         let what = format!("cannot write {}: {error}", file.display());
-        Failure::failed("export_file", what, "check the folder and the free space")
+        Failure::failed(code, what, "check the folder and the free space")
     };
-    let mut out = match File::create(&partial) {
+    let opened = File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial);
+    let mut out = match opened {
         Ok(out) => out,
         Err(error) => return reach.close().await.and(Err(cannot(error))),
     };
-    let exported = reach.export(space, docs, &mut out).await;
-    let kept = exported.and_then(|reply| {
+    let copied = reach.copy(request, &mut out, progress).await;
+    let kept = copied.and_then(|reply| {
         // On the stick before it is pulled out.
         out.sync_all().and_then(|()| std::fs::rename(&partial, file)).map_err(cannot)?;
         Ok(reply)
     });
-    match kept {
-        Ok(reply) => print::reply(&reply, json),
-        Err(failure) => {
-            let _ = std::fs::remove_file(&partial);
-            Err(failure)
-        }
-    }
+    kept.inspect_err(|_| drop(std::fs::remove_file(&partial)))
 }
 
 /// Writes a blob to a file or standard output. How far its fetch is goes to standard error, if a person is there.

@@ -12,13 +12,16 @@ use std::time::Duration;
 use commonhold_engine::device::IdentityError;
 use commonhold_engine::local::LocalServer;
 use commonhold_engine::{Error, Node};
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::args::{Serving, WritersArg};
+use crate::admin;
+use crate::args::{Global, Serving, WritersArg};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::gateway;
@@ -27,16 +30,27 @@ use crate::local;
 use crate::operate;
 use crate::print;
 use crate::reach::{self, Dial};
+use crate::reload::Reload;
 use crate::request::{Reply, Request};
+use crate::supervised;
 
 /// How long local connections and HTTP requests may finish what they do when the process is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Serves until a signal. `starter`: a store without spaces gets one, with what to try next (the program without a verb).
-pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool, json: bool) -> Result<(), Failure> {
+/// `handed`: sockets to listen at instead of new ones.
+pub(crate) async fn serve(
+    settings: &Settings,
+    (global, serving): (&Global, &Serving),
+    handed: ListenFd,
+    starter: bool,
+    json: bool,
+) -> Result<(), Failure> {
     let mut stop = Stop::listen(serving.while_stdin)?;
+    let mut reload = Reload::listen(global, serving, settings)?;
     let data = settings.data();
-    let node = reach::open(settings, Dial::AndListen).await?;
+    let sockets = supervised::sockets(handed)?;
+    let node = reach::open_at(settings, Dial::AndListen, sockets.clone()).await?;
     let local = match LocalServer::bind(&data).await {
         Ok(local) => local,
         Err(error) => {
@@ -50,18 +64,26 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
     {
         warn!(%error, "cannot tell the spaces of the identity's root key");
     }
-    let listening = match http::listen(&node, settings).await {
+    let listening = match http::listen(&node, settings, &sockets).await {
         Ok(listening) => listening,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
-    let gateway = match gateway::listen(&node, &settings.gateway_listen(), settings.gateway_space()).await {
+    let gateway = gateway::listen(&node, &settings.gateway_listen(), settings.gateway_space(), &sockets).await;
+    let gateway = match gateway {
         Ok(gateway) => gateway,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
-    let ready = match announce(&node, serving, (&listening, &gateway.addresses), starter, json).await {
+    let admin = admin::listen(&node, settings, listening.counted.clone(), &sockets).await;
+    let admin = match admin.and_then(|admin| supervised::all_taken(&sockets).map(|()| admin)) {
+        Ok(admin) => admin,
+        Err(failure) => return close(node).await.and(Err(failure)),
+    };
+    let ready = match announce(&node, serving, (&listening, &gateway.addresses, &admin.addresses), starter, json).await
+    {
         Ok(ready) => ready,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
+    supervised::tell(&[NotifyState::Ready]);
 
     let (draining, drained) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -77,9 +99,11 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
                 }
             },
             Some(_) = connections.join_next() => {}
+            () = reload.wanted() => reload.again(&node, &listening).await,
         }
     }
     info!("stopping: a second signal stops at once");
+    supervised::tell(&[NotifyState::Stopping]);
     tokio::spawn(async move {
         stop.requested().await;
         std::process::exit(Exit::Failed as i32);
@@ -99,6 +123,8 @@ pub(crate) async fn serve(settings: &Settings, serving: &Serving, starter: bool,
         warn!("gave up waiting for connections");
     }
     connections.shutdown().await;
+    // To the last, so that it can be seen what a stop waits for.
+    drop(admin);
     close(node).await
 }
 
@@ -110,7 +136,7 @@ async fn close(node: Node) -> Result<(), Failure> {
 async fn announce(
     node: &Node,
     serving: &Serving,
-    (listening, gateway): (&Listening, &[SocketAddr]),
+    (listening, gateway, admin): (&Listening, &[SocketAddr], &[SocketAddr]),
     starter: bool,
     json: bool,
 ) -> Result<Option<PathBuf>, Failure> {
@@ -129,6 +155,7 @@ async fn announce(
         "pid": me.pid,
         "peer": me.peer,
         "addresses": me.addresses,
+        "admin": admin,
         "announces": listening.announces,
         "gateway": gateway,
         "http": listening.programs,
@@ -161,6 +188,9 @@ async fn announce(
     }
     for address in &listening.programs {
         text += &format!("http     http://{address}/v1/spaces\n");
+    }
+    for address in admin {
+        text += &format!("admin    http://{address}/admin\n");
     }
     if let Some(invite) = &invite {
         text += &format!("invite   {}\n", invite.invite);

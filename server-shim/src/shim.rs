@@ -40,7 +40,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::Settings;
-use access::Access;
+use access::{Access, Opened};
 use body::Bodies;
 use feed::Feeds;
 use presence::Presence;
@@ -83,8 +83,14 @@ impl Deref for Shim {
 }
 
 /// What is answered.
-pub(crate) fn routes(node: &Node, settings: &Settings, stopping: watch::Receiver<bool>) -> Router {
-    let access = Access::new(&settings.data(), settings.http_open());
+/// `opened`: what everybody may do, which may change.
+pub(crate) fn routes(
+    node: &Node,
+    settings: &Settings,
+    opened: watch::Receiver<Vec<Opened>>,
+    stopping: watch::Receiver<bool>,
+) -> Router {
+    let access = Access::new(&settings.data(), opened);
     let shim = Shim(Arc::new(Inner {
         node: node.clone(),
         access,

@@ -539,3 +539,27 @@ fn completions_and_help_need_no_store() {
     assert!(home.run(&["--help"]).text().contains("Exit codes"));
     assert!(!home.data().exists());
 }
+
+#[test]
+fn manual_pages_tell_every_verb_and_are_taken_by_groff() {
+    let home = Home::new();
+    let page = home.run(&["man"]);
+    for verb in ["serve", "backup", "restore", "verify", "doctor"] {
+        assert!(page.text().contains(verb), "{verb}");
+    }
+    home.run(&["man", "--out", home.path("man").to_str().unwrap()]).text();
+    let pages: Vec<_> = fs::read_dir(home.path("man")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(pages.iter().any(|path| path.ends_with("commonhold.1")) && pages.len() > 20);
+    for page in pages {
+        match std::process::Command::new("groff")
+            .args(["-K", "utf8", "-man", "-ww", "-z", "-Tutf8"])
+            .arg(&page)
+            .output()
+        {
+            Ok(said) => {
+                assert!(said.stderr.is_empty(), "{}: {}", page.display(), String::from_utf8_lossy(&said.stderr))
+            }
+            Err(error) => return eprintln!("skipped: no groff here ({error})"),
+        }
+    }
+}

@@ -21,7 +21,7 @@ use crate::status::NodeEvent;
 /// Fetches that are under way or wait for their turn.
 const FETCHES_WAITING_MAX: usize = 1_024;
 /// The folder in the data folder.
-const FOLDER: &str = "blobs";
+pub(crate) const FOLDER: &str = "blobs";
 
 /// Where blobs lie, and what is being fetched.
 pub(crate) struct Fetches {

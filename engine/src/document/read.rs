@@ -182,7 +182,13 @@ impl View {
 
     /// A version in the library's terms, if it is held.
     fn held(&self, heads: &[EntryId]) -> Option<Vec<am::ChangeHash>> {
-        heads.iter().all(|id| self.contains(id)).then(|| self.renaming.hashes(&self.graph, heads))
+        let mut named = heads.iter().all(|id| self.contains(id)).then(|| self.renaming.hashes(&self.graph, heads))?;
+        // The library takes its own heads for the present, pending edits included, and leaves out hashes that it does not know: with one more, the
+        // same version is a past one.
+        if self.is_gathering() {
+            named.push(am::ChangeHash([0; 32]));
+        }
+        Some(named)
     }
 
     /// Every place at which concurrent edits left several values, in the order of the document; at most `max`.

@@ -334,6 +334,13 @@ fn shows_readers_whole_batches(store: &dyn Store) {
         while !writer.is_finished() {
             let rows = store.scan(Table::Meta, b"", None, 9, 99).expect("scans").rows;
             assert!(rows.windows(2).all(|rows| rows[0].1 == rows[1].1));
+            let mut values = Vec::new();
+            let shown = store.each_row(&mut |_, _, value| {
+                values.push(value.to_vec());
+                true
+            });
+            shown.expect("reads");
+            assert!(values.windows(2).all(|values| values[0] == values[1]));
         }
     });
 }
@@ -358,4 +365,20 @@ fn equals_a_map(store: &dyn Store, seed: u64) {
         assert_eq!(store.get(table, &key).expect("reads").as_ref(), model.get(&(table, key)), "seed {seed}");
     }
     assert!(contents(store).expect("reads") == model, "seed {seed}");
+    let mut shown = Vec::new();
+    store
+        .each_row(&mut |table, key, value| {
+            shown.push(((table, key.to_vec()), value.to_vec()));
+            true
+        })
+        .expect("reads");
+    assert!(shown == model.clone().into_iter().collect::<Vec<_>>(), "seed {seed}");
+    let mut first = 0;
+    store
+        .each_row(&mut |_, _, _| {
+            first += 1;
+            false
+        })
+        .expect("reads");
+    assert_eq!(first, model.len().min(1), "seed {seed}");
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// The held lock. Dropping it lets the next owner in.
 #[derive(Debug)]
-pub(super) struct StoreLock {
+pub(crate) struct StoreLock {
     file: File,
     exclusive: bool,
 }
@@ -19,7 +19,7 @@ pub(super) struct StoreLock {
 impl StoreLock {
     /// Takes the lock of the store at `path`: exclusive for an owner that writes, shared between readers. `None` when
     /// a reader may not create the lock file (a read-only medium), where only redb's own lock on the file remains.
-    pub(super) fn take(path: &Path, exclusive: bool) -> Result<Option<Self>, StoreError> {
+    pub(crate) fn take(path: &Path, exclusive: bool) -> Result<Option<Self>, StoreError> {
         let file = match open(&beside(path, ".lock")) {
             Ok(file) => file,
             Err(error) if !exclusive && cannot_write(&error) => return Ok(None),

@@ -113,6 +113,25 @@ impl Store for MemoryStore {
         Ok(scan)
     }
 
+    fn each_row(&self, visit: &mut dyn FnMut(Table, &[u8], &[u8]) -> bool) -> Result<(), StoreError> {
+        // A copy, so that whoever commits does not wait for whoever looks.
+        let (tables, damaged) = {
+            let state = self.read();
+            (state.tables.clone(), state.damaged.clone())
+        };
+        for (table, rows) in &tables {
+            for (key, value) in rows {
+                if damaged.contains(&(*table, key.clone())) {
+                    return Err(StoreError::Damaged { table: *table, key: key.clone() });
+                }
+                if !visit(*table, key, value) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         let mut state = self.write();
         let state = &mut *state;

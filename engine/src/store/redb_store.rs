@@ -256,6 +256,34 @@ impl Store for RedbStore {
         })
     }
 
+    fn each_row(&self, visit: &mut dyn FnMut(Table, &[u8], &[u8]) -> bool) -> Result<(), StoreError> {
+        self.read(READING, |txn| {
+            let fault = |error: redb::StorageError| self.storage_error(READING, error.into());
+            for table in Table::ALL {
+                let Some(rows) = self.table(txn, table)? else { continue };
+                let (mut found, mut least) = (0, Vec::new());
+                for row in rows.iter().map_err(fault)? {
+                    let (key, stored) = row.map_err(fault)?;
+                    let key = key.value();
+                    in_order(&mut least, key, None)?;
+                    let Some(value) = row::open(table.id(), key, stored.value()) else {
+                        return Err(StoreError::Damaged { table, key: key.to_vec() });
+                    };
+                    if !visit(table, key, value) {
+                        return Ok(());
+                    }
+                    found += 1;
+                }
+                let counted = rows.len().map_err(fault)?;
+                if found != counted {
+                    let detail = format!("of {counted} rows of table {}, {found} are there", table.name());
+                    return Err(StoreError::DamagedFile { detail });
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         let db = self.writable()?;
         if let Some(reason) = self.failed.get() {

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::link::Link;
 use super::websocket::accept_websocket;
-use super::{Address, TransportConfig, TransportError};
+use super::{Address, Sockets, TransportConfig, TransportError, locked};
 
 /// Upgraded connections that wait for [`Listener::accept`].
 const READY_MAX: usize = 64;
@@ -62,6 +62,15 @@ impl Drop for Listener {
 
 /// Starts to listen. For a WebSocket the host is the interface; the path `/` takes every path.
 pub async fn listen(address: &Address, config: &TransportConfig) -> Result<Listener, TransportError> {
+    listen_with(address, config, &Sockets::default()).await
+}
+
+/// The same, at the socket that was given for this address, if one was. QUIC's are always bound here.
+pub async fn listen_with(
+    address: &Address,
+    config: &TransportConfig,
+    sockets: &Sockets,
+) -> Result<Listener, TransportError> {
     let (sender, ready) = mpsc::channel(READY_MAX);
     let mut accepting = JoinSet::new();
     let address = match address {
@@ -74,7 +83,8 @@ pub async fn listen(address: &Address, config: &TransportConfig) -> Result<Liste
             address.clone()
         }
         Address::WebSocket { host, port, path } => {
-            let socket = TcpListener::bind((host.as_str(), *port)).await?;
+            let named: Vec<SocketAddr> = lookup_host((host.as_str(), *port)).await?.collect();
+            let socket = sockets.bind(&named).await?;
             let address =
                 Address::WebSocket { host: host.clone(), port: socket.local_addr()?.port(), path: path.clone() };
             accepting.spawn(accept_all(socket, path.clone(), *config, sender));
@@ -191,11 +201,6 @@ pub(super) async fn dial_memory(name: &str, config: &TransportConfig) -> Result<
     let accepted = Accepted { link: theirs, remote: None, admission: Admission { place: None } };
     listener.send(accepted).await.map_err(|_| NOBODY)?;
     Ok(ours)
-}
-
-/// These locks guard plain counts and tables, which a panic elsewhere leaves whole.
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ pub(crate) enum Item {
     Interface,
     /// `address:port`.
     Socket,
+    /// The same, of the loopback.
+    Loopback,
     /// `SPACE:read` or `*:write`: what everybody may do.
     Opened,
     /// `https://host`, or `*`.
@@ -153,6 +155,12 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key_of("http.files", Kind::Path, "", "folder of an app's pages, served at / beside the API; none if it is empty"),
     key_of("http.origins", Kind::List(Item::Origin), "", "origins of pages that may use HTTP from a browser, or *"),
+    key_of(
+        "admin.listen",
+        Kind::List(Item::Loopback),
+        "",
+        "where metrics, and the page for operators, are served on the loopback, such as 127.0.0.1:7344",
+    ),
     key_of("budget.metered", Kind::Flag, "false", "whether the network is paid for by the byte"),
     key_of(
         "budget.metered_mib",
@@ -211,6 +219,9 @@ const fn key_of(name: &'static str, kind: Kind, default: &'static str, about: &'
     Key { name, kind, default, about }
 }
 
+/// Keys whose new value a running peer takes. All others need a restart.
+pub(crate) const LIVE: [&str; 5] = ["peer.advertise", "peer.connect", "http.open", "budget.metered", "log.level"];
+
 /// A key that the program itself names.
 pub(super) fn key(name: &str) -> &'static Key {
     KEYS.iter().find(|key| key.name == name).expect("the program names keys of its own table")
@@ -223,6 +234,16 @@ pub(super) fn sections() -> impl Iterator<Item = &'static str> {
 }
 
 impl Key {
+    /// Whether a running peer takes a new value.
+    pub(crate) fn is_live(&self) -> bool {
+        LIVE.contains(&self.name)
+    }
+
+    /// How it stands in the guide and in `config print`: what it is for, and whether a change needs a restart.
+    pub(crate) fn explained(&self) -> String {
+        format!("{}{}", self.about, if self.is_live() { " (taken at once)" } else { "" })
+    }
+
     pub(super) fn section(&self) -> &'static str {
         self.name.split_once('.').map_or("", |(section, _)| section)
     }
@@ -270,6 +291,14 @@ impl Key {
             Kind::List(Item::Interface) if text.is_empty() => Err("an empty name".into()),
             Kind::List(Item::Interface) => Ok(()),
             Kind::List(Item::Socket) => text.parse::<SocketAddr>().map(drop).map_err(|error| error.to_string()),
+            Kind::List(Item::Loopback) => match text.parse::<SocketAddr>() {
+                Ok(address) if address.ip().is_loopback() => Ok(()),
+                Ok(_) => {
+                    Err("it is not on the loopback; put a proxy with a password in front to see it from elsewhere"
+                        .into())
+                }
+                Err(error) => Err(error.to_string()),
+            },
             Kind::List(Item::Opened) => text.parse::<Opened>().map(drop),
             Kind::List(Item::Origin) if text == "*" => Ok(()),
             Kind::List(Item::Origin) => match text.strip_prefix("http://").or(text.strip_prefix("https://")) {
@@ -302,6 +331,7 @@ impl Kind {
             Kind::List(Item::Device) => "peer ids of 64 hex digits".into(),
             Kind::List(Item::Interface) => "names of network interfaces such as eth0".into(),
             Kind::List(Item::Socket) => "addresses with a port such as 127.0.0.1:7341".into(),
+            Kind::List(Item::Loopback) => "addresses such as 127.0.0.1:7344 or [::1]:7344".into(),
             Kind::List(Item::Opened) => "rights such as *:read, or SPACE:write with the id of a space".into(),
             Kind::List(Item::Origin) => "origins of pages such as https://app.example.org, or *".into(),
         }

@@ -108,9 +108,18 @@ fn the_guide_lists_every_key_with_its_default() {
     let guide = include_str!("../../../docs/operating.md");
     for key in KEYS {
         let default = if key.default.is_empty() { "none".to_owned() } else { format!("`{}`", key.default) };
-        let row = format!("| `{}` | `{}` | {default} | {} |", key.name, key.variable(), key.about);
+        let row = format!("| `{}` | `{}` | {default} | {} |", key.name, key.variable(), key.explained());
         assert!(guide.contains(&row), "docs/operating.md lacks this row:\n{row}");
     }
     let rows = guide.lines().filter(|line| line.contains("| `COMMONHOLD_")).count();
     assert_eq!(rows, KEYS.len(), "docs/operating.md lists a key that there is not");
+}
+
+#[test]
+fn what_differs_is_found_and_what_is_live_is_a_key() {
+    let before = parse("[peer]\nconnect = ['ws://a/']\n[log]\nlevel = 'info'").unwrap();
+    let after = parse("[peer]\nconnect = ['ws://b/']\n[store]\nflush_ms = 7\n[log]\nlevel = 'info'").unwrap();
+    let differing: Vec<_> = before.differing(&after).iter().map(|key| (key.name, key.is_live())).collect();
+    assert_eq!(differing, [("store.flush_ms", false), ("peer.connect", true)]);
+    assert!(keys::LIVE.iter().all(|name| KEYS.iter().any(|key| key.name == *name)));
 }

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use commonhold_engine::blobs::BlobError;
 use commonhold_engine::{BlobFetch, BlobReader, BlobRef, Error, Node, SpaceId};
 
 use super::failure;
 use crate::failure::Failure;
 use crate::local::hex;
-use crate::request::{Answered, Blob, BlobProgress, CollectedBlobs, Reply};
+use crate::request::{Answered, Blob, BlobProgress, CheckedBlobs, CollectedBlobs, Reply};
 
 fn row(name: &BlobRef, seconds: Option<u64>) -> Blob {
     Blob { blob: name.to_string(), hash: name.blob.hash.to_string(), bytes: name.blob.size, seconds }
@@ -41,6 +42,29 @@ pub(super) async fn collect(node: &Node, space: SpaceId) -> Answered {
         removed: collected.removed.iter().map(|blob| BlobRef::from(*blob).to_string()).collect(),
         bytes: collected.removed.iter().map(|blob| blob.size).sum(),
     }))
+}
+
+/// Reads every blob of every space.
+pub(super) async fn check(node: &Node) -> Answered {
+    let mut checked = CheckedBlobs::default();
+    for space in node.spaces() {
+        for info in node.blobs(space.id).await.map_err(|error| failure(&error))? {
+            checked.blobs += 1;
+            checked.bytes += info.blob.size;
+            let read = match node.blob(space.id, &info.blob.into()).await {
+                Ok(Some(reader)) => reader.copy_to(tokio::io::sink()).await.map(drop),
+                // Its length, or its tree, told already.
+                Ok(None) => Err(Error::BlobFailed(BlobError::Damaged)),
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(()) => {}
+                Err(Error::BlobFailed(BlobError::Damaged)) => checked.damaged.push(info.blob.hash.to_string()),
+                Err(error) => return Err(failure(&error)),
+            }
+        }
+    }
+    Ok(Reply::CheckedBlobs(checked))
 }
 
 /// A blob on its way out: progress while it is fetched, then its bytes, then what it was.

@@ -106,7 +106,7 @@ pub(crate) fn open_failure(error: &OpenError, settings: &Settings) -> Failure {
 }
 
 /// The engine's messages end with advice; here advice has a line of its own.
-fn store_failure(error: &StoreError) -> Failure {
+pub(crate) fn store_failure(error: &StoreError) -> Failure {
     let (exit, what, remedy) = match error {
         StoreError::InUse { .. } => (Exit::InUse, chain(error), "stop the other process, or go through it"),
         StoreError::Full { source } => {

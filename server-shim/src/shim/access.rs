@@ -16,6 +16,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri};
 use commonhold_engine::{DocId, Document, SpaceId};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::Shim;
 use super::problem::{Kind, Problem};
@@ -136,7 +137,7 @@ pub(crate) enum Caller {
 #[derive(Debug)]
 pub(crate) struct Access {
     path: PathBuf,
-    opened: Vec<Opened>,
+    opened: watch::Receiver<Vec<Opened>>,
     read: Mutex<Read>,
     tickets: Mutex<BTreeMap<String, (Caller, Instant)>>,
 }
@@ -153,7 +154,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Access {
-    pub(crate) fn new(data: &Path, opened: Vec<Opened>) -> Access {
+    pub(crate) fn new(data: &Path, opened: watch::Receiver<Vec<Opened>>) -> Access {
         let path = data.join(FILE);
         let mut read = Read { at: Instant::now(), changed: None, tokens: BTreeMap::new() };
         read.again(&path);
@@ -196,12 +197,13 @@ impl Access {
 
     /// Whether anything is open to all.
     pub(super) fn opens(&self) -> bool {
-        !self.opened.is_empty()
+        !self.opened.borrow().is_empty()
     }
 
     /// What somebody may do in a space.
     pub(crate) fn may(&self, caller: &Caller, space: &SpaceId) -> Option<May> {
-        let opened = self.opened.iter().filter(|opened| opened.space.is_none_or(|of| of == *space)).map(|o| o.may);
+        let all = self.opened.borrow();
+        let opened = all.iter().filter(|opened| opened.space.is_none_or(|of| of == *space)).map(|o| o.may);
         let token = match caller {
             Caller::Anybody => None,
             Caller::Holder(hash) => self.row(hash),

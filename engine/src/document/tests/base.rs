@@ -46,6 +46,21 @@ fn elements_are_found_where_they_are_now() {
 }
 
 #[test]
+fn a_version_does_not_show_what_is_still_being_edited() {
+    let mut view = view(1);
+    for n in 0..3 {
+        let (heads, was) = (view.heads(), view.to_json());
+        view.edit(|edit| edit.put(&ObjId::ROOT, format!("k{n}"), n)).unwrap();
+        assert!(view.is_gathering());
+        assert_eq!(view.json_at_heads(&heads).unwrap(), was);
+        assert_eq!(view.json_at_version(&path(&["k0"]), &heads), was.get("k0").cloned());
+        assert_eq!(view.patches_between(&heads, &heads).unwrap(), []);
+        view.commit().unwrap();
+        assert_eq!(view.patches_between(&heads, &view.heads()).unwrap().len(), 1);
+    }
+}
+
+#[test]
 fn text_is_spliced_where_it_was_read() {
     let (mut view, version) =
         seen(json!({"t": "the quick fox jumps"}), put(&["t"], json!("Then the quick brown fox jumps")));
