@@ -186,6 +186,12 @@ impl Settings {
         self.texts("http.open").iter().filter_map(|text| text.parse().ok()).collect()
     }
 
+    /// The file of a provider's keys, and whom its tokens are from and for.
+    pub(crate) fn http_jwt(&self) -> Option<(PathBuf, String, String)> {
+        let path = Some(PathBuf::from(self.text("http.jwt_keys"))).filter(|path| !path.as_os_str().is_empty())?;
+        Some((path, self.text("http.jwt_issuer").to_owned(), self.text("http.jwt_audience").to_owned()))
+    }
+
     /// The folder of an app's pages.
     pub(crate) fn http_files(&self) -> Option<PathBuf> {
         Some(PathBuf::from(self.text("http.files"))).filter(|path| !path.as_os_str().is_empty())

@@ -34,8 +34,10 @@ use tracing::{debug, info};
 
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
+use crate::shim;
 use crate::shim::access::Opened;
-use crate::shim::{self, guard::TakenAt};
+use crate::shim::guard::TakenAt;
+use crate::shim::jwt::Provider;
 
 /// Announces: connections at once, more are hung up on; and the time for all of one, as an announce is a few KiB.
 const ANNOUNCES_MAX: usize = 256;
@@ -154,7 +156,7 @@ pub(crate) async fn listen(node: &Node, settings: &Settings, sockets: &Sockets) 
             }
         }));
     }
-    let programs = shim::routes(node, settings, open, stopping.clone());
+    let programs = shim::routes(node, settings, open, provider(settings)?, stopping.clone());
     let programs = programs.layer(from_fn_with_state((stopping.clone(), listening.counted.clone()), answered));
     for address in settings.http_listen() {
         let listener = bind(sockets, address, "http.listen").await?;
@@ -174,6 +176,21 @@ pub(crate) async fn listen(node: &Node, settings: &Settings, sockets: &Sockets) 
     }
     info!(announces = ?listening.announces, programs = ?listening.programs, "listens for HTTP");
     Ok(listening)
+}
+
+/// The provider whose tokens are taken.
+fn provider(settings: &Settings) -> Result<Option<Provider>, Failure> {
+    let Some((path, issuer, audience)) = settings.http_jwt() else { return Ok(None) };
+    if issuer.is_empty() || audience.is_empty() {
+        return Err(Failure::usage(
+            "jwt",
+            "http.jwt_keys is set, and not whom its tokens are from and for",
+            "set http.jwt_issuer and http.jwt_audience: a token for another service must not open this one",
+        ));
+    }
+    Provider::new(path, issuer, audience).map(Some).map_err(|why| {
+        Failure::usage("jwt", why, "http.jwt_keys names a file with the provider's key set, as its jwks_uri gives it")
+    })
 }
 
 pub(crate) async fn bind(sockets: &Sockets, address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {

@@ -12,6 +12,7 @@ mod events;
 mod feed;
 pub(crate) mod guard;
 mod history;
+pub(crate) mod jwt;
 mod patch;
 mod prefer;
 mod presence;
@@ -43,6 +44,7 @@ use crate::config::Settings;
 use access::{Access, Opened};
 use body::Bodies;
 use feed::Feeds;
+use jwt::Provider;
 use presence::Presence;
 use problem::{Kind, Problem};
 use replies::Replies;
@@ -88,9 +90,10 @@ pub(crate) fn routes(
     node: &Node,
     settings: &Settings,
     opened: watch::Receiver<Vec<Opened>>,
+    provider: Option<Provider>,
     stopping: watch::Receiver<bool>,
 ) -> Router {
-    let access = Access::new(&settings.data(), opened);
+    let access = Access::new(&settings.data(), opened, provider);
     let shim = Shim(Arc::new(Inner {
         node: node.clone(),
         access,

@@ -13,6 +13,8 @@ use std::thread;
 
 use common::clients::Clients;
 use common::{Home, Mounted, Served, finish, until};
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value as Json, json};
 use ureq::Agent;
 use ureq::http::{Method, Request};
@@ -384,6 +386,53 @@ fn tokens_give_rights_until_they_are_revoked() {
     assert_eq!(ask("GET", &write).send().status, 200);
     assert!(site.home.run(&["token", "ls"]).text().contains("writer"));
     site.home.run(&["token", "revoke", "reader"]).fails(5, &["no token named"]);
+}
+
+#[test]
+fn tokens_of_a_provider_give_the_rights_in_them_for_their_time() {
+    let home = Home::new();
+    let space = home.run(&["space", "new", "--writers", "anyone"]).text().to_owned();
+    // What RFC 8410 puts before an Ed25519 secret.
+    let secret = [&[48, 46, 2, 1, 0, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32][..], &[9; 32]].concat();
+    let key = EncodingKey::from_ed_der(&secret);
+    let keys = home.path("jwks.json");
+    let jwk = Jwk::from_encoding_key(&key, Algorithm::EdDSA).unwrap();
+    fs::write(&keys, json!({ "keys": [jwk] }).to_string()).unwrap();
+    let settings = [
+        ("COMMONHOLD_HTTP_JWT_KEYS", keys.to_str().unwrap()),
+        ("COMMONHOLD_HTTP_JWT_ISSUER", "https://login.example.org/"),
+    ];
+    let mut unsure = home.command();
+    unsure.args(["serve"]).env("COMMONHOLD_HTTP_LISTEN", "127.0.0.1:0").envs(settings);
+    finish(&mut unsure).fails(2, &["http.jwt_audience"]);
+    let settings = [settings[0], settings[1], ("COMMONHOLD_HTTP_JWT_AUDIENCE", "commonhold")];
+    let site = Site::served(home, space, "", &settings);
+    let token = |sub: &str, may: Json| {
+        let claims = json!({
+            "iss": "https://login.example.org/", "aud": "commonhold", "sub": sub, "exp": 4_000_000_000u64, "commonhold": may,
+        });
+        encode(&Header::new(Algorithm::EdDSA), &claims, &key).unwrap()
+    };
+    let ask = |method, path: &str, token: &str| {
+        Ask::new(method, site.url(path)).header("authorization", format!("Bearer {token}"))
+    };
+    let write = token("alice", json!([format!("{}:write", site.space)]));
+    let created = ask("POST", "/docs", &write).json(&json!({ "content": { "n": 1 } })).send();
+    assert_eq!(created.status, 201, "{}", created.text);
+    let id = created.header("location").rsplit('/').next().unwrap().to_owned();
+    let path = format!("/docs/{id}");
+    assert_eq!(ask("GET", &path, &token("bob", json!(["*:read"]))).send().json(), json!({ "n": 1 }));
+    let patch = json!({ "n": 2 }).to_string();
+    ask("PATCH", &path, &token("bob", json!(["*:read"]))).body(MERGE, patch).send().is(403, "not-allowed");
+    ask("GET", &path, &token("carol", json!([]))).send().is(404, "not-found");
+    ask("GET", &path, &format!("{write}x")).send().is(401, "no-token");
+    let cookie = Ask::new("GET", site.url(&path)).header("cookie", format!("commonhold={write}")).send();
+    assert_eq!(cookie.status, 200);
+    // A provider changes its keys: what the old one signed is good no longer.
+    let other = EncodingKey::from_ed_der(&[&secret[..16], &[8; 32]].concat());
+    fs::write(&keys, json!({ "keys": [Jwk::from_encoding_key(&other, Algorithm::EdDSA).unwrap()] }).to_string())
+        .unwrap();
+    until("the new keys to be noticed", || (ask("GET", &path, &write).send().status == 401).then_some(()));
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl Client {
 }
 
 fn request(method: &str, path: &str) -> hyper::http::request::Builder {
-    Request::builder().method(method).uri(path).header("host", "origin")
+    Request::builder().method(method).uri(path).header("host", "localhost")
 }
 
 /// Adds a key to a document again and again, as many as are allowed, and never gives one up. Gives those that were answered for.

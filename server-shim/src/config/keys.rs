@@ -15,6 +15,8 @@ pub(crate) enum Kind {
     Flag,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// Any text of one line, or nothing.
+    Text,
     /// A filter of log lines.
     Filter,
     /// A whole number between these, both included.
@@ -156,6 +158,14 @@ pub(crate) const KEYS: &[Key] = &[
     key_of("http.files", Kind::Path, "", "folder of an app's pages, served at / beside the API; none if it is empty"),
     key_of("http.origins", Kind::List(Item::Origin), "", "origins of pages that may use HTTP from a browser, or *"),
     key_of(
+        "http.jwt_keys",
+        Kind::Path,
+        "",
+        "file with the public keys (JWKS) of a provider whose JSON Web Tokens are taken; none if it is empty",
+    ),
+    key_of("http.jwt_issuer", Kind::Text, "", "whom those tokens are from (iss); needed with http.jwt_keys"),
+    key_of("http.jwt_audience", Kind::Text, "", "whom those tokens are for (aud); needed with http.jwt_keys"),
+    key_of(
         "admin.listen",
         Kind::List(Item::Loopback),
         "",
@@ -267,6 +277,10 @@ impl Key {
             Kind::Path if text.is_empty() && !self.default.is_empty() => Err("an empty path".into()),
             Kind::Path => Ok(()),
             Kind::Flag => text.parse::<bool>().map(drop).map_err(|_| "neither true nor false".into()),
+            Kind::Text if text.len() > 256 || text.contains(char::is_control) => {
+                Err("too long, or not of one line".into())
+            }
+            Kind::Text => Ok(()),
             Kind::Choice(words) if words.contains(&text) => Ok(()),
             Kind::Choice(_) => Err("not one of its words".into()),
             Kind::Filter => {
@@ -315,6 +329,7 @@ impl Kind {
         match self {
             Kind::Path => "the path of a folder".into(),
             Kind::Flag => "true or false".into(),
+            Kind::Text => "a text of one line, of at most 256 bytes".into(),
             Kind::Choice(words) => format!("one of: {}", words.join(", ")),
             Kind::Filter => {
                 "one of: off, error, warn, info, debug, trace; or a filter such as commonhold_engine=debug".into()

@@ -1,4 +1,4 @@
-//! Who may do what over HTTP: nobody anything, but for tokens, and spaces that the config opens to all.
+//! Who may do what over HTTP: nobody anything, but for tokens, of this peer or of a provider, and spaces that the config opens to all.
 //!
 //! Tokens lie in a file of the data folder as hashes; `commonhold token` writes it, and a serving process notices within a second.
 
@@ -7,7 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{FromRequestParts, RawPathParams};
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::Shim;
+use super::jwt::{Provider, User};
 use super::problem::{Kind, Problem};
 
 /// The file of tokens in the data folder.
@@ -108,6 +109,13 @@ pub(crate) struct Opened {
     may: May,
 }
 
+impl Opened {
+    /// What it allows in a space.
+    pub(super) fn may(&self, space: &SpaceId) -> Option<May> {
+        self.space.is_none_or(|of| of == *space).then_some(self.may)
+    }
+}
+
 impl FromStr for Opened {
     type Err = String;
 
@@ -131,6 +139,19 @@ pub(crate) enum Caller {
     Anybody,
     /// Whoever has the token of that hash.
     Holder(String),
+    /// Whom the provider vouches for.
+    User(Arc<User>),
+}
+
+impl Caller {
+    /// The same for one caller and no other, whatever token it shows.
+    pub(crate) fn id(&self) -> String {
+        match self {
+            Caller::Anybody => "anybody".to_owned(),
+            Caller::Holder(hash) => format!("token {hash}"),
+            Caller::User(user) => format!("user {}", user.name()),
+        }
+    }
 }
 
 /// Tokens, tickets, and what is open to all.
@@ -140,6 +161,7 @@ pub(crate) struct Access {
     opened: watch::Receiver<Vec<Opened>>,
     read: Mutex<Read>,
     tickets: Mutex<BTreeMap<String, (Caller, Instant)>>,
+    provider: Option<Provider>,
 }
 
 #[derive(Debug)]
@@ -154,11 +176,11 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Access {
-    pub(crate) fn new(data: &Path, opened: watch::Receiver<Vec<Opened>>) -> Access {
+    pub(crate) fn new(data: &Path, opened: watch::Receiver<Vec<Opened>>, provider: Option<Provider>) -> Access {
         let path = data.join(FILE);
         let mut read = Read { at: Instant::now(), changed: None, tokens: BTreeMap::new() };
         read.again(&path);
-        Access { path, opened, read: Mutex::new(read), tickets: Mutex::default() }
+        Access { path, opened, read: Mutex::new(read), tickets: Mutex::default(), provider }
     }
 
     fn row(&self, hash: &str) -> Option<TokenRow> {
@@ -188,6 +210,11 @@ impl Access {
                 None => return Ok(Caller::Anybody),
             },
         };
+        // Tokens of this peer have no dots.
+        if let (Some(provider), true) = (&self.provider, token.contains('.')) {
+            let user = provider.user(&token).map_err(|why| Problem::new(Kind::NoToken, why))?;
+            return Ok(Caller::User(Arc::new(user)));
+        }
         let hash = hash(&token);
         match self.row(&hash) {
             Some(_) => Ok(Caller::Holder(hash)),
@@ -203,13 +230,16 @@ impl Access {
     /// What somebody may do in a space.
     pub(crate) fn may(&self, caller: &Caller, space: &SpaceId) -> Option<May> {
         let all = self.opened.borrow();
-        let opened = all.iter().filter(|opened| opened.space.is_none_or(|of| of == *space)).map(|o| o.may);
-        let token = match caller {
+        let opened = all.iter().filter_map(|opened| opened.may(space));
+        let own = match caller {
             Caller::Anybody => None,
-            Caller::Holder(hash) => self.row(hash),
+            Caller::Holder(hash) => {
+                let row = self.row(hash).filter(|row| row.space.as_ref().is_none_or(|of| *of == space.to_string()));
+                row.map(|row| row.may)
+            }
+            Caller::User(user) => user.may(space),
         };
-        let token = token.filter(|row| row.space.as_ref().is_none_or(|of| *of == space.to_string())).map(|row| row.may);
-        opened.chain(token).max()
+        opened.chain(own).max()
     }
 
     /// Something to put into a URL once, within a minute, in place of a token.
@@ -332,7 +362,7 @@ impl FromRequestParts<Shim> for Reader {
         let nothing = || match caller {
             Caller::Anybody => Problem::new(Kind::NoToken, "this takes a token: `Authorization: Bearer TOKEN`"),
             // What the caller may not know of is as absent as what is not there.
-            Caller::Holder(_) => Problem::new(Kind::NotFound, "there is no such space here"),
+            _ => Problem::new(Kind::NotFound, "there is no such space here"),
         };
         let space: Option<SpaceId> = part("space").and_then(|text| text.parse().ok());
         let may = space.and_then(|space| shim.access.may(&caller, &space));

@@ -120,7 +120,7 @@ async fn keyed(shim: &Shim, key: HeaderValue, request: Request, next: Next) -> R
     let Writer(writer) = Writer::from_request_parts(&mut head, shim).await?;
     head.extensions.insert(writer.caller.clone());
     let mut name = blake3::Hasher::new();
-    let (caller, space) = (format!("{:?}", writer.caller), writer.space.0);
+    let (caller, space) = (writer.caller.id(), writer.space.0);
     for part in [caller.as_bytes(), &space, head.method.as_str().as_bytes(), head.uri.path().as_bytes(), key.as_bytes()]
     {
         name.update(&(part.len() as u64).to_le_bytes()).update(part);

@@ -31,8 +31,11 @@ impl Clients {
         static INSTALLING: Mutex<()> = Mutex::new(());
         let folder = clients_folder();
         let _installing = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
-        if !folder.join("node_modules/.package-lock.json").exists() {
-            let npm = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+        // Each by its name: what an older tree installed lacks what came later.
+        let there = |package: &str| folder.join("node_modules").join(package).exists();
+        if !["@automerge/automerge-repo", "braid-http"].into_iter().all(there) {
+            // Not `ci`, which wants optional packages for all platforms.
+            let npm = ["install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
             let installed = Command::new("npm").args(npm).current_dir(&folder).status();
             if !installed.is_ok_and(|status| status.success()) {
                 println!("skipped: npm is not there, or could not fetch @automerge/automerge-repo and braid-http");

@@ -75,6 +75,8 @@ pub(super) struct Branch {
     pub(super) silent: u32,
     pub(super) spoke_ever: bool,
     pub(super) probe: Probe,
+    /// It once gave or announced what there is.
+    pub(super) sound: bool,
     /// When something new came from here last, by whatever way.
     pub(super) heard_at: Now,
     faults: u32,
@@ -102,6 +104,7 @@ impl Branch {
             silent: 0,
             spoke_ever: false,
             probe: Probe::Idle { not_before: now },
+            sound: false,
             heard_at: Now(0),
             faults: 0,
             faults_at: now,
@@ -151,13 +154,8 @@ impl Branch {
         self.spoke_ever && self.silent < SILENT_FEW
     }
 
-    /// Whether anything new came from it, by whatever way.
-    pub(super) fn gave_ever(&self) -> bool {
-        self.heard_at > Now(0)
-    }
-
     pub(super) fn heard(&mut self, now: Now) {
-        self.heard_at = now;
+        (self.heard_at, self.sound) = (now, true);
         self.spoke(now);
     }
 

@@ -484,3 +484,47 @@ fn who_gave_something_before_is_asked_first_whatever_others_announce() {
         .collect();
     assert_eq!(asked, [speaker]);
 }
+
+/// Simulated floods, seed 1: liars held all places for what is missing, and what an honest neighbour announced was not asked for.
+#[test]
+fn who_announces_most_gives_up_places_for_who_announces_little() {
+    let (mut overlay, speaker) = listening_to_one(5);
+    let chain = |n: u32| Item { chain: ChainId(core::array::from_fn(|at| n.to_be_bytes()[at % 4])), n: 1 };
+    for liar in 2u8..7 {
+        let liar_items: Vec<Item> = (0..256).map(|n| chain(u32::from(liar) << 16 | n)).collect();
+        overlay.receive(Now(50), record(liar, FULL, true).device, Message::IHave { items: liar_items }).unwrap();
+    }
+    assert_eq!(overlay.sizes().missing, 1_024);
+    overlay.receive(Now(51), speaker, Message::IHave { items: vec![item(8, 1)] }).unwrap();
+    assert_eq!(overlay.sizes().missing, 1_024);
+    overlay.tick(Now(5_000));
+    let asked = core::iter::from_fn(|| overlay.poll()).any(|effect| {
+        matches!(effect, Effect::Send { to, message: Message::Graft { items, .. } } if to == speaker && items == [item(8, 1)])
+    });
+    assert!(asked);
+}
+
+/// The same: what liars had announced waited for them in turn, whoever held it.
+#[test]
+fn what_liars_announced_does_not_wait_for_them_once_another_has_it() {
+    let (mut overlay, speaker) = listening_to_one(8);
+    let asked = |overlay: &mut Overlay| -> Vec<DeviceId> {
+        let to = |effect| match effect {
+            Effect::Send { to, message: Message::Graft { .. } } => Some(to),
+            _ => None,
+        };
+        core::iter::from_fn(|| overlay.poll()).filter_map(to).collect()
+    };
+    // As many as are remembered for one chain.
+    for liar in 2u8..10 {
+        let liar = record(liar, FULL, true).device;
+        overlay.receive(Now(50), liar, Message::IHave { items: vec![item(8, 1_000)] }).unwrap();
+    }
+    overlay.tick(Now(3_000));
+    assert_eq!(asked(&mut overlay).len(), 1);
+    overlay.receive(Now(3_001), speaker, Message::IHave { items: vec![item(8, 1)] }).unwrap();
+    let due = overlay.due().unwrap();
+    assert!(due < Now(4_100), "{due:?}");
+    overlay.tick(due);
+    assert_eq!(asked(&mut overlay), [speaker]);
+}

@@ -303,6 +303,7 @@ impl Tree {
         let probed = self.branches.get(&from).is_some_and(|branch| matches!(branch.probe, Probe::Asked { .. }));
         self.spoke(now, &from);
         let Some(branch) = self.branches.get_mut(&from) else { return };
+        branch.sound = true;
         // A leaf that pushes what is its own twice is told so by the other side of it: the link stays one along which it is pushed to.
         if branch.leaf {
             return;
@@ -368,44 +369,35 @@ impl Tree {
     pub(super) fn i_have(&mut self, cx: &mut Context<'_>, from: DeviceId, items: &[Item]) {
         let (now, upstream) = (cx.now, self.upstream());
         self.spoke(now, &from);
-        let Some(branch) = self.branches.get_mut(&from) else { return };
+        let Some(branch) = self.branches.get(&from) else { return };
+        let faults = branch.faults(now);
+        let wait = match (upstream, now < self.broken_until) {
+            (0, _) => 0,
+            (_, true) => cx.limits.ask_min_ms,
+            _ => self.lateness.wait_ms().clamp(cx.limits.ask_min_ms, cx.limits.ask_max_ms),
+        };
         for item in items {
             if let Some(held) = self.seen.get(&item.chain).filter(|held| held.n >= item.n) {
+                let Some(branch) = self.branches.get_mut(&from) else { return };
                 let late = now.0.saturating_sub(held.at.0);
+                branch.sound |= held.n == item.n;
                 if let (Some(first), true) = (held.from, held.n == item.n && late < COMPARABLE_MS && !held.asked) {
                     branch.lead(first, -(late as i64));
                 }
                 continue;
             }
-            if let Some(missing) = self.missing.get_mut(&item.chain) {
-                missing.n = missing.n.max(item.n);
-                let room = missing.sources.len() < cx.limits.sources;
-                match missing.sources.iter_mut().find(|source| source.peer == from) {
-                    Some(source) => {
-                        (source.n, source.at, source.tried) =
-                            (item.n.max(source.n), now, source.tried && item.n <= source.n)
-                    }
-                    None if room => {
-                        missing.sources.push(Source { peer: from, n: item.n, at: now, tried: false });
-                    }
-                    None => {}
-                }
-                continue;
-            }
-            let full = self.missing.len() >= cx.limits.missing || branch.opened >= cx.limits.missing_per_source;
-            if full || branch.faults(now) >= FAULTS_DISTRUST {
-                continue;
-            }
-            let wait = match (upstream, now < self.broken_until) {
-                (0, _) => 0,
-                (_, true) => cx.limits.ask_min_ms,
-                _ => self.lateness.wait_ms().clamp(cx.limits.ask_min_ms, cx.limits.ask_max_ms),
-            };
             // Spread, so that of several that the tree does not reach one asks first and the others get it from there.
-            let wait = wait + u64::from(below(cx.rng, (wait / 2) as u32 + 1));
+            let ask_at = Now(now.0 + wait + u64::from(below(cx.rng, (wait / 2) as u32 + 1)));
+            if self.missing.contains_key(&item.chain) {
+                self.one_more_source(cx, from, item, ask_at);
+                continue;
+            }
+            if faults >= FAULTS_DISTRUST || !self.has_room(cx, &from) {
+                continue;
+            }
+            let Some(branch) = self.branches.get_mut(&from) else { return };
             branch.opened += 1;
             let sources = vec![Source { peer: from, n: item.n, at: now, tried: false }];
-            let ask_at = Now(now.0 + wait);
             let missing = Missing {
                 n: item.n,
                 first_at: now,
@@ -418,6 +410,52 @@ impl Tree {
             };
             self.missing.insert(item.chain, missing);
         }
+    }
+
+    /// Another neighbour holds what is missing. Where nobody is asked who ever gave what there is, it need not wait for those who do not.
+    fn one_more_source(&mut self, cx: &Context<'_>, from: DeviceId, item: &Item, ask_at: Now) {
+        let branches = &self.branches;
+        let Some(missing) = self.missing.get_mut(&item.chain) else { return };
+        missing.n = missing.n.max(item.n);
+        // Those that lie take no place from those that do not.
+        let worth = |peer: &DeviceId| {
+            branches.get(peer).map(|branch| (branch.sound, core::cmp::Reverse(branch.faults(cx.now) / FAULTS_DISTRUST)))
+        };
+        let room = missing.sources.len() < cx.limits.sources;
+        let new = Source { peer: from, n: item.n, at: cx.now, tried: false };
+        match missing.sources.iter_mut().find(|source| source.peer == from) {
+            Some(source) if item.n > source.n => *source = new,
+            Some(source) => return source.at = cx.now,
+            None if room => missing.sources.push(new),
+            None => {
+                let worst = missing.sources.iter_mut().min_by_key(|source| worth(&source.peer));
+                match worst.filter(|worst| worth(&worst.peer) < worth(&from)) {
+                    Some(worst) => *worst = new,
+                    None => return,
+                }
+            }
+        }
+        if missing.asked.is_none_or(|peer| worth(&peer) < worth(&from)) {
+            missing.ask_at = missing.ask_at.min(ask_at);
+        }
+    }
+
+    /// Whether a neighbour may open one more missing chain. Who opened most gives one up for who opened few.
+    fn has_room(&mut self, cx: &Context<'_>, from: &DeviceId) -> bool {
+        let Some(opened) = self.branches.get(from).map(|branch| branch.opened) else { return false };
+        if opened >= cx.limits.missing_per_source {
+            return false;
+        }
+        if self.missing.len() < cx.limits.missing {
+            return true;
+        }
+        let most = self.branches.iter().max_by_key(|(_, branch)| branch.opened);
+        let Some((most, _)) = most.filter(|(_, branch)| branch.opened > opened + 1) else { return false };
+        let most = *most;
+        let one = self.missing.iter().find(|(_, missing)| missing.opened_by == most).map(|(chain, _)| *chain);
+        let Some(chain) = one else { return false };
+        self.close_missing(&Item { chain, n: u64::MAX });
+        true
     }
 
     pub(super) fn graft(&mut self, cx: &mut Context<'_>, from: DeviceId, eager: bool, items: &[Item]) {
@@ -502,16 +540,10 @@ impl Tree {
             let usable = missing.sources.iter_mut().filter(|source| !source.tried);
             let best = usable.min_by_key(|source| {
                 let branch = branches.get(&source.peer);
-                // Who gave something before and kept its word goes first, whatever the others claim to hold.
+                // Who kept its word, and once gave or announced what there is, goes first, whatever the others claim to hold.
                 let figures = branch.map(|branch| {
                     let faults = branch.faults(now);
-                    (
-                        faults / FAULTS_DISTRUST,
-                        !branch.gave_ever(),
-                        faults,
-                        core::cmp::Reverse(source.n),
-                        branch.rtt_ms(),
-                    )
+                    (faults / FAULTS_DISTRUST, !branch.sound, faults, core::cmp::Reverse(source.n), branch.rtt_ms())
                 });
                 figures.unwrap_or((u32::MAX, true, u32::MAX, core::cmp::Reverse(0), u32::MAX))
             });
