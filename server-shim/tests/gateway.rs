@@ -4,6 +4,9 @@
 
 mod common;
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+
 use commonhold_engine::{Config, DeviceId, Node, Right};
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
@@ -15,9 +18,26 @@ use serde_json::{Value as Json, json};
 
 /// A peer with a gateway.
 fn origin(home: &Home, at: &str) -> Served {
+    origin_with(home, at, &[])
+}
+
+fn origin_with(home: &Home, at: &str, settings: &[(&str, &str)]) -> Served {
     let mut command = home.command();
-    command.arg("serve").env("COMMONHOLD_GATEWAY_LISTEN", at);
+    command.arg("serve").env("COMMONHOLD_GATEWAY_LISTEN", at).envs(settings.iter().copied());
     home.serve_as(command)
+}
+
+const HTTP: [(&str, &str); 2] = [("COMMONHOLD_HTTP_LISTEN", "127.0.0.1:0"), ("COMMONHOLD_HTTP_OPEN", "*:write")];
+
+/// Where a peer has a document over HTTP.
+fn http_url(served: &Served, space: &str, home: &Home, name: &str) -> String {
+    let listed = home.run(&["doc", "ls", "--json"]).json();
+    let doc = listed.as_array().unwrap().iter().find(|doc| doc["name"] == name).unwrap()["id"].as_str().unwrap();
+    format!("http://{}/v1/spaces/{space}/docs/{doc}", served.facts["http"][0].as_str().unwrap())
+}
+
+fn http_get(url: &str) -> Json {
+    ureq::get(url).call().unwrap().body_mut().read_json().unwrap()
 }
 
 fn gateway_of(served: &Served) -> String {
@@ -56,8 +76,8 @@ fn sorted(list: &Json) -> Vec<String> {
 fn stock_clients_share_documents_through_the_origin_and_with_native_peers() {
     let Some(mut js) = Clients::start() else { return };
     let (home, native) = (Home::new(), Home::new());
-    home.run(&["space", "new", "--writers", "anyone"]).text();
-    let served = origin(&home, "127.0.0.1:0");
+    let space = home.run(&["space", "new", "--writers", "anyone"]).text().to_owned();
+    let served = origin_with(&home, "127.0.0.1:0", &HTTP);
     let address = gateway_of(&served);
     native.run(&["join", served.invite()]).text();
     let _native_served = native.serve(&["serve"]);
@@ -77,20 +97,37 @@ fn stock_clients_share_documents_through_the_origin_and_with_native_peers() {
     let answer = js.try_do("find", json!({ "repo": "bob", "url": nowhere["url"] }));
     assert!(answer["error"].as_str().unwrap().contains("unavailable"), "{answer}");
 
-    // Concurrent edits, of two clients and a native peer.
+    // Two clients, a native peer and a program over HTTP edit at the same time: the clients from before the first edit of
+    // the others until they see the last, the program until the native peer has written its last.
     arrives(&native, id);
+    let others = "d.native4 === true && d.over === true";
     let edits = ["alice", "bob"]
-        .map(|repo| js.begin("append", json!({ "repo": repo, "url": at, "list": "items", "count": 20 })));
-    for n in 0..5 {
-        native.run(&["set", id, &format!("native{n}"), "true", "--sync"]).text();
-    }
-    edits.into_iter().for_each(|n| drop(js.end(n)));
-    let all = "d.items.length === 41 && d.native4 === true";
-    let shown = ["alice", "bob"].map(|repo| js.make("until", json!({ "repo": repo, "url": at, "code": all })));
-    assert_eq!(shown[0]["value"], shown[1]["value"]);
-    until("the clients' edits at the native peer", || {
-        (native.run(&["get", id]).json() == shown[0]["value"]).then_some(())
+        .map(|repo| js.begin("appendUntil", json!({ "repo": repo, "url": at, "list": "items", "code": others })));
+    let both = "d.items.some(item => item.startsWith('alice')) && d.items.some(item => item.startsWith('bob'))";
+    js.make("until", json!({ "repo": "alice", "url": at, "code": both }));
+    let http = http_url(&served, &space, &home, id);
+    let over = AtomicBool::new(false);
+    let by_http = std::thread::scope(|scope| {
+        let program = scope.spawn(|| append_over_http(&http, &over));
+        for n in 0..5 {
+            native.run(&["set", id, &format!("native{n}"), "true", "--sync"]).text();
+        }
+        over.store(true, Relaxed);
+        program.join().unwrap()
     });
+    let by = edits.map(|n| js.end(n)["count"].as_u64().unwrap() as usize);
+    let mut every = vec!["milk".to_owned()];
+    for (who, count) in [("alice", by[0]), ("bob", by[1]), ("http", by_http)] {
+        every.extend((0..count).map(|n| format!("{who} {n}")));
+    }
+    let all = format!("d.items.length === {} && {others}", every.len());
+    let shown = ["alice", "bob"].map(|repo| js.make("until", json!({ "repo": repo, "url": at, "code": all })));
+    every.sort();
+    assert_eq!(sorted(&shown[0]["value"]["items"]), every);
+    (0..5).for_each(|n| assert_eq!(shown[0]["value"][format!("native{n}")], json!(true)));
+    assert_eq!(shown[0]["value"], shown[1]["value"]);
+    until("every edit at the native peer", || (native.run(&["get", id]).json() == shown[0]["value"]).then_some(()));
+    until("every edit over HTTP", || (http_get(&http) == shown[0]["value"]).then_some(()));
 
     // Ephemeral messages: to the others, each once, in order.
     js.make("repo", json!({ "repo": "carol", "address": url(&address) }));
@@ -118,25 +155,37 @@ fn stock_clients_share_documents_through_the_origin_and_with_native_peers() {
     // The origin is killed while both edit, and comes back.
     let edits = ["alice", "bob"]
         .map(|repo| js.begin("append", json!({ "repo": repo, "url": at, "list": "items", "count": 300 })));
-    let halfway = "d.items.length >= 80";
+    let halfway = format!("d.items.length >= {}", every.len() + 40);
     js.make("until", json!({ "repo": "carol", "url": at, "code": halfway }));
     served.signal(Signal::KILL);
     let _ = served.ended();
     js.make("change", json!({ "repo": "carol", "url": at, "code": "d.offline = 'carol'" }));
     let _served = origin(&home, &address);
     edits.into_iter().for_each(|n| drop(js.end(n)));
-    let all = "d.items.length === 641 && d.offline === 'carol'";
+    every.extend(["alice", "bob"].iter().flat_map(|repo| (0..300).map(move |n| format!("{repo} {n}"))));
+    every.sort();
+    let all = format!("d.items.length === {} && d.offline === 'carol'", every.len());
     let shown = ["alice", "bob", "carol"].map(|repo| js.make("until", json!({ "repo": repo, "url": at, "code": all })));
     assert_eq!(shown[0]["value"], shown[1]["value"]);
     assert_eq!(shown[0]["value"], shown[2]["value"]);
-    let every = ["alice", "bob"].iter().flat_map(|repo| {
-        let numbers = (0..20).chain(0..300);
-        numbers.map(move |n| format!("{repo} {n}"))
-    });
-    let mut every: Vec<String> = every.chain(["milk".to_owned()]).collect();
-    every.sort();
     assert_eq!(sorted(&shown[0]["value"]["items"]), every);
     until("the same at the origin", || (home.run(&["get", id]).json() == shown[0]["value"]).then_some(()));
+}
+
+/// Appends numbers to the document's list, a request each, until `over`, and says so in the last; returns how many.
+fn append_over_http(url: &str, over: &AtomicBool) -> usize {
+    let agent = ureq::agent();
+    for n in 0.. {
+        let last = over.load(Relaxed);
+        let mut patch = vec![json!({ "op": "add", "path": "/items/-", "value": format!("http {n}") })];
+        patch.extend(last.then(|| json!({ "op": "add", "path": "/over", "value": true })));
+        let patch = Json::from(patch).to_string();
+        agent.patch(url).header("content-type", "application/json-patch+json").send(patch).unwrap();
+        if last {
+            return n + 1;
+        }
+    }
+    unreachable!("it is over before")
 }
 
 #[test]

@@ -75,6 +75,17 @@ const commands = {
     }
     return {}
   },
+  // Appends numbers to a list, one change each, until `code` says so of `d`; returns how many.
+  async appendUntil(command) {
+    const { handle } = handleOf(command)
+    const holds = new Function("d", `return ${command.code}`)
+    let n = 0
+    do {
+      handle.change(d => void d[command.list].push(`${command.repo} ${n++}`))
+      await new Promise(resolve => setTimeout(resolve, 5))
+    } while (!holds(handle.doc()))
+    return { count: n }
+  },
   // Returns the document once `code` says so of `d`.
   async until(command) {
     const { handle } = handleOf(command)
