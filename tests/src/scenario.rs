@@ -6,7 +6,9 @@
 mod blobs;
 mod child;
 mod floor;
+mod gateway;
 mod http;
+mod origin;
 mod proxy;
 mod report;
 mod runs;

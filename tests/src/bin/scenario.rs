@@ -9,7 +9,7 @@ use commonhold_tests::scenario::{Result, Sizes, run, serve_child};
 /// Measures one scenario with real processes over loopback.
 #[derive(Parser)]
 struct Args {
-    /// cold-big, cold-many, reconnect, fanout, idle, ingest, swarm, blobs, http or many.
+    /// cold-big, cold-many, reconnect, fanout, idle, ingest, swarm, blobs, http, gateway or many.
     name: String,
     /// Print one line of JSON instead of a table.
     #[arg(long)]

@@ -158,23 +158,27 @@ impl Child {
 
     /// Processor seconds so far (user and system).
     pub fn cpu_s(&self) -> Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: u64 = fields.iter().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
-        // USER_HZ is 100 on every Linux that Rust supports.
-        Ok(ticks as f64 / 100.0)
+        cpu_s(self.process.id())
     }
 
     /// Resident memory in KB.
     pub fn rss_kb(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
+        rss_kb(self.process.id())
     }
+}
 
-    fn pid(&self) -> Result<u32> {
-        Ok(self.process.id().ok_or("the child has ended")?)
-    }
+pub(super) fn cpu_s(pid: Option<u32>) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.ok_or("the child has ended")?))?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks: u64 = fields.iter().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
+    // USER_HZ is 100 on every Linux that Rust supports.
+    Ok(ticks as f64 / 100.0)
+}
+
+pub(super) fn rss_kb(pid: Option<u32>) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.ok_or("the child has ended")?))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
 }
 
 /// Milliseconds since 1970, for latencies between processes of one machine.

@@ -1,17 +1,15 @@
 //! What HTTP costs: patches of one field that are durable when they are answered, and events to many pages at once.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
 use super::child::wall_ms;
+use super::origin::Origin;
 use super::runs::Built;
 use super::{Report, Result};
 
@@ -25,11 +23,13 @@ const EVENTS_FOR_S: u64 = 10;
 /// `docs`: documents that the clients share.
 pub(super) async fn run(docs: usize) -> Result<Report> {
     let built = super::runs::build_many(docs).await?;
-    let mut origin = Origin::start(&built).await?;
+    let settings = [("COMMONHOLD_HTTP_LISTEN", "127.0.0.1:0"), ("COMMONHOLD_HTTP_OPEN", "*:write")];
+    let origin = Origin::start(&built, &settings).await?;
+    let host = origin.fact("http")?;
     let mut clients = JoinSet::new();
     for client in 0..CLIENTS {
-        let url = origin.document(&built, client % docs);
-        let mut http = Client::connect(&origin.host).await?;
+        let url = document(&built, client % docs);
+        let mut http = Client::connect(host).await?;
         clients.spawn(async move {
             let (begun, mut ms) = (Instant::now(), Vec::new());
             while begun.elapsed() < WRITE_FOR {
@@ -50,19 +50,23 @@ pub(super) async fn run(docs: usize) -> Result<Report> {
     let mut report = Report { size: docs as u64, seconds: Some(seconds), ..Report::default() };
     report.per_s = Some(all.len() as f64 / seconds);
     report.set_latencies(all);
-    report.sse_p99_ms = Some(events(&origin, &built).await?);
-    report.origin_rss_kb = origin.rss_kb();
-    origin.process.kill().await?;
+    report.sse_p99_ms = Some(events(host, &built).await?);
+    report.origin_rss_kb = Some(origin.rss_kb()?);
+    origin.kill().await?;
     Ok(report)
 }
 
+fn document(built: &Built, at: usize) -> String {
+    format!("/v1/spaces/{}/docs/{}", built.space(), built.docs()[at])
+}
+
 /// The latency from an edit to a page that one in a hundred exceeds.
-async fn events(origin: &Origin, built: &Built) -> Result<f64> {
-    let url = origin.document(built, 0);
+async fn events(host: &str, built: &Built) -> Result<f64> {
+    let url = document(built, 0);
     let (told, mut heard) = unbounded_channel();
     let mut pages = JoinSet::new();
     for _ in 0..PAGES {
-        let page = Page::open(&origin.host, &format!("{url}/events")).await?;
+        let page = Page::open(host, &format!("{url}/events")).await?;
         pages.spawn(page.listen(told.clone()));
     }
     drop(told);
@@ -70,7 +74,7 @@ async fn events(origin: &Origin, built: &Built) -> Result<f64> {
     for _ in 0..PAGES {
         heard.recv().await.ok_or("a page got no snapshot")?;
     }
-    let mut writer = Client::connect(&origin.host).await?;
+    let mut writer = Client::connect(host).await?;
     let mut every = tokio::time::interval(Duration::from_millis(1_000 / EDITS_PER_S));
     let edits = EDITS_PER_S * EVENTS_FOR_S;
     for _ in 0..edits {
@@ -95,65 +99,6 @@ trait FlattenOr {
 impl FlattenOr for Option<Option<f64>> {
     fn flatten_or(self, what: &'static str) -> Result<f64> {
         self.flatten().ok_or_else(|| what.into())
-    }
-}
-
-/// The program, serving what was built.
-struct Origin {
-    process: Child,
-    host: String,
-}
-
-impl Origin {
-    async fn start(built: &Built) -> Result<Origin> {
-        let ready = built.folder().join("ready.json");
-        let mut command = Command::new(program().await?);
-        command.arg("serve").arg("--listen").arg("ws://127.0.0.1:0/").arg("--ready-file").arg(&ready);
-        command.env("COMMONHOLD_CONFIG", "/dev/null").env("COMMONHOLD_HTTP_LISTEN", "127.0.0.1:0");
-        command.env("COMMONHOLD_HTTP_OPEN", "*:write").env("COMMONHOLD_STORE_DATA", built.data());
-        command.env("COMMONHOLD_STORE_KEYS", built.keys());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-        let mut process = command.spawn()?;
-        let facts = loop {
-            if let Some(ended) = process.try_wait()? {
-                return Err(format!("the program ended: {ended}").into());
-            }
-            match std::fs::read_to_string(&ready) {
-                Ok(facts) => break facts,
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        };
-        let facts: Json = serde_json::from_str(&facts)?;
-        let host = facts["http"][0].as_str().ok_or("the program serves no HTTP")?.to_owned();
-        Ok(Origin { process, host })
-    }
-
-    fn document(&self, built: &Built, at: usize) -> String {
-        format!("/v1/spaces/{}/docs/{}", built.space(), built.docs()[at])
-    }
-
-    fn rss_kb(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()?)).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().trim_end_matches(" kB").parse().ok()
-    }
-}
-
-/// The `commonhold` of this very build; made if it is not there or older than this program.
-async fn program() -> Result<PathBuf> {
-    let here = std::env::current_exe()?;
-    let program = here.with_file_name("commonhold");
-    let changed = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified());
-    if changed(&program).is_ok_and(|program| changed(&here).is_ok_and(|here| here <= program)) {
-        return Ok(program);
-    }
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "-p", "commonhold"]);
-    if here.parent().is_some_and(|folder| folder.ends_with("release")) {
-        cargo.arg("--release");
-    }
-    match cargo.status().await?.success() && program.exists() {
-        true => Ok(program),
-        false => Err("the program commonhold could not be built".into()),
     }
 }
 

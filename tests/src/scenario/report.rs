@@ -72,6 +72,21 @@ pub struct Report {
     /// From an edit to a page that follows the document, the latency that one in a hundred exceeds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sse_p99_ms: Option<f64>,
+    /// Time until a stock JavaScript client has all documents of the gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway_seconds: Option<f64>,
+    /// The same, of the stock JavaScript server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stock_seconds: Option<f64>,
+    /// `gateway_seconds / stock_seconds`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway_ratio: Option<f64>,
+    /// Time until a native peer has the same documents on disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_seconds: Option<f64>,
+    /// Processor time of the client while it got them from the gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_cpu_s: Option<f64>,
     /// Acknowledged changes that a kill -9 lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost_after_kill: Option<u64>,

@@ -40,7 +40,7 @@ pub struct Sizes {
 const FANOUT_PER_S: u64 = 20;
 const FANOUT_SECONDS: u64 = 10;
 /// Documents that the builders work on at once.
-const AT_ONCE: usize = 500;
+pub(super) const AT_ONCE: usize = 500;
 /// Nothing in a bench takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -57,9 +57,10 @@ pub async fn run(name: &str, sizes: &Sizes) -> Result<Report> {
             "swarm" => swarm(sizes.peers).await,
             "blobs" => super::blobs::run(sizes.mib).await,
             "http" => super::http::run(sizes.docs.unwrap_or(1)).await,
+            "gateway" => super::gateway::run(sizes.docs.unwrap_or(1_000)).await,
             "many" => many(sizes.docs.unwrap_or(1_000_000)).await,
             other => Err(format!(
-                "there is no scenario {other:?}; there are cold-big, cold-many, reconnect, fanout, idle, ingest, swarm, blobs, http and many"
+                "there is no scenario {other:?}; there are cold-big, cold-many, reconnect, fanout, idle, ingest, swarm, blobs, http, gateway and many"
             )
             .into()),
         }
@@ -91,6 +92,10 @@ impl Built {
         &self.docs
     }
 
+    pub(super) fn invite(&self) -> &Invite {
+        &self.invite
+    }
+
     pub(super) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
@@ -104,7 +109,7 @@ impl Built {
     }
 }
 
-fn on_disk(folder: &Path) -> Config {
+pub(super) fn on_disk(folder: &Path) -> Config {
     Config { data: Some(folder.join("data")), keys: Some(folder.join("keys")), ..Config::default() }
 }
 
@@ -187,7 +192,7 @@ pub(super) async fn set_fields(node: &Node, space: SpaceId, docs: &[DocId], valu
 }
 
 /// An empty peer on disk that is about to join.
-async fn joiner(folder: &Path, invite: &Invite) -> Result<Node> {
+pub(super) async fn joiner(folder: &Path, invite: &Invite) -> Result<Node> {
     let node = Node::open(on_disk(folder)).await?;
     node.join(invite).await?;
     Ok(node)
