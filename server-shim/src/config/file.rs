@@ -63,7 +63,7 @@ fn texts(key: &Key, value: &Spanned<DeValue<'_>>) -> Option<Vec<String>> {
     match (key.kind, value.get_ref()) {
         (Kind::Number(..), DeValue::Integer(number)) => Some(vec![number.to_string()]),
         (Kind::Flag, DeValue::Boolean(flag)) => Some(vec![flag.to_string()]),
-        (Kind::Path | Kind::Choice(_) | Kind::Filter | Kind::Space, DeValue::String(text)) => {
+        (Kind::Path | Kind::Choice(_) | Kind::Filter | Kind::Space | Kind::Text, DeValue::String(text)) => {
             Some(vec![text.to_string()])
         }
         (Kind::List(_), DeValue::Array(items)) => items
