@@ -172,7 +172,12 @@ impl Document {
     /// Returns when every edit so far is on this disk. If an earlier edit was not saved, whoever made it, that is told here:
     /// once by each handle that was there when it happened. The document then shows what is saved.
     pub async fn flush(&self) -> Result<Version, Error> {
-        self.open.flush_for(&self.told).await.map(Version)
+        self.flush_and_read(|view| Version(view.heads())).await
+    }
+
+    /// The same, with what was read of the view as it is saved: no edit is pending in it, whatever others do meanwhile.
+    pub async fn flush_and_read<T>(&self, f: impl FnOnce(&View) -> T) -> Result<T, Error> {
+        self.open.flush_for(&self.told, f).await
     }
 
     /// Reads from the view, pending edits included. Blocks other users of the document meanwhile.

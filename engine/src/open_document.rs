@@ -415,14 +415,14 @@ impl OpenDocument {
 
     /// Returns when every edit so far is on disk. What was lost is told if nobody was told yet.
     pub(crate) async fn flush(&self) -> Result<Vec<EntryId>, Error> {
-        self.flush_for(&AtomicU64::new(self.told())).await
+        self.flush_for(&AtomicU64::new(self.told()), View::heads).await
     }
 
-    /// The same for somebody who knows of this many losses, and is told of every later one.
-    pub(crate) async fn flush_for(&self, known: &AtomicU64) -> Result<Vec<EntryId>, Error> {
+    /// The same for somebody who knows of this many losses, and is told of every later one. Reads the view at the version that is saved.
+    pub(crate) async fn flush_for<T>(&self, known: &AtomicU64, read: impl FnOnce(&View) -> T) -> Result<T, Error> {
         // As of now, so that two who share it and wait at once are both told.
         let before = known.load(Ordering::Acquire);
-        let flushed = self.save().await;
+        let flushed = self.save(read).await;
         match locked(&self.inbox).lost.tell(before) {
             Some((count, why)) => {
                 known.fetch_max(count, Ordering::AcqRel);
@@ -432,19 +432,19 @@ impl OpenDocument {
         }
     }
 
-    async fn save(&self) -> Result<Vec<EntryId>, Error> {
+    async fn save<T>(&self, read: impl FnOnce(&View) -> T) -> Result<T, Error> {
         // What others save is on its way: the edits of all who come meanwhile leave together, as one change with one signature.
         let before = self.submitted.load(Ordering::Acquire);
         if self.unsaved() > 0 {
             self.shared.until(|| self.resolved.load(Ordering::Acquire) >= before).await?;
         }
-        let (heads, number) = {
+        let (read, number) = {
             let mut shown = self.ready().await?;
             self.hand_over(&mut shown).await?;
-            (shown.view()?.heads(), self.submitted.load(Ordering::Acquire))
+            (read(shown.view()?), self.submitted.load(Ordering::Acquire))
         };
         self.shared.until(|| self.resolved.load(Ordering::Acquire) >= number).await?;
-        Ok(heads)
+        Ok(read)
     }
 
     /// The edits that are gathered leave for the driver, once it has room.

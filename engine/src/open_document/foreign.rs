@@ -105,7 +105,7 @@ impl OpenDocument {
         f: impl FnOnce(&mut View) -> T + Send + 'static,
     ) -> Result<T, Error> {
         // Most of the waiting is done without the lock.
-        self.save().await?;
+        self.save(|_| ()).await?;
         let mut shown = self.view.clone().lock_owned().await;
         if matches!(&shown.state, State::Ready(view) if view.has_unflushed()) {
             self.hand_over(&mut shown).await?;

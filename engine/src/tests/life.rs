@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::support::*;
 use crate::document::EditError;
-use crate::{Config, Document, DocumentQuery, EditFailure, Error, Node, OpenError, Outcome, SpaceId, Writers};
+use crate::{Config, Document, DocumentQuery, EditFailure, Error, Node, OpenError, Outcome, SpaceId, View, Writers};
 
 async fn actors(document: &Document) -> usize {
     let mut actors: Vec<_> = document.history().await.unwrap().into_iter().map(|change| change.actor).collect();
@@ -83,6 +83,20 @@ async fn edits_share_a_change_until_a_flush_and_commit_parts_them() {
     }
     soon(document.flush()).await.unwrap();
     assert_eq!(document.history().await.unwrap().len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_saved_is_read_before_the_next_edits_gather() {
+    let node = Node::open(Config { flush_ms: 60_000, ..Config::default() }).await.unwrap();
+    let (_, document) = with_document(&node).await;
+    for n in 0..3 {
+        document.set("/n", &n).await.unwrap();
+    }
+    let read = |view: &View| (view.is_gathering(), view.heads(), view.to_json());
+    let (gathering, heads, json) = soon(document.flush_and_read(read)).await.unwrap();
+    document.set("/n", &3).await.unwrap();
+    assert_eq!((gathering, json), (false, json!({ "n": 2 })));
+    assert_eq!(document.json_at_heads(&heads).await.unwrap(), Some(json!({ "n": 2 })));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,7 @@ use super::disk::over;
 use super::support::*;
 use crate::shared::Command;
 use crate::store::faulty::{FaultyDisk, Operation};
-use crate::{Config, Node, NodeEvent, Writers};
+use crate::{Config, Node, NodeEvent, View, Writers};
 
 /// Edits gather for longer than a test takes.
 fn slow(config: Config) -> Config {
@@ -59,8 +59,8 @@ async fn edits_that_gather_when_the_view_is_made_again_without_them_are_told_as_
     shows(&document, json!({ "a": 1 })).await;
     // The failed batch is the first loss; what built on it is another, for who edited after the first was told.
     let told = std::sync::atomic::AtomicU64::new(1);
-    assert_eq!(soon(document.open().flush_for(&told)).await.unwrap_err().code(), "not_allowed");
-    soon(document.open().flush_for(&told)).await.unwrap();
+    assert_eq!(soon(document.open().flush_for(&told, View::heads)).await.unwrap_err().code(), "not_allowed");
+    soon(document.open().flush_for(&told, View::heads)).await.unwrap();
 }
 
 #[tokio::test]

@@ -41,10 +41,19 @@ struct Kept {
 impl Bodies {
     /// A document as it is: edits that are still being gathered into a change are not in it.
     pub(crate) async fn of(&self, document: &Document) -> Result<Shown, Problem> {
+        document.read(|view| self.shown(document, view)).await?.ok_or_else(unversioned)
+    }
+
+    /// A document as it is once every edit so far is on this disk. It is written out when the edits are closed into a change: while the next are
+    /// gathered, it is a past version, which costs far more to read.
+    pub(crate) async fn saved(&self, document: &Document) -> Result<Shown, Problem> {
+        document.flush_and_read(|view| self.shown(document, view)).await?.ok_or_else(unversioned)
+    }
+
+    /// Called under the document's lock, so that of many that ask at once the first does the work.
+    fn shown(&self, document: &Document, view: &View) -> Option<Shown> {
         let key = (document.space(), document.id());
-        // Under the document's lock, so that of many that ask at once the first does the work.
-        let shown = document.read(|view| self.kept(key, &view.heads()).or_else(|| self.keep(key, view))).await?;
-        shown.ok_or_else(|| Problem::new(Kind::Internal, "a document without its own version"))
+        self.kept(key, &view.heads()).or_else(|| self.keep(key, view))
     }
 
     fn kept(&self, key: (SpaceId, DocId), heads: &[EntryId]) -> Option<Shown> {
@@ -69,4 +78,8 @@ impl Bodies {
         }
         Some(shown)
     }
+}
+
+fn unversioned() -> Problem {
+    Problem::new(Kind::Internal, "a document without its own version")
 }

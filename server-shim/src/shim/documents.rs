@@ -180,8 +180,7 @@ pub(crate) async fn create(Writer(writer): Writer, headers: HeaderMap, body: Con
             return Err(error);
         }
     }
-    document.flush().await?;
-    let now = writer.shim.bodies.of(&document).await?;
+    let now = writer.shim.bodies.saved(&document).await?;
     let here = format!("/v1/spaces/{}/docs", writer.space);
     let mut response = present(StatusCode::CREATED, now);
     let location = HeaderValue::try_from(format!("{here}/{}", document.id()));

@@ -264,7 +264,7 @@ async fn write(document: &Document, base: Option<&[EntryId]>, exactly: bool, wan
 
 /// The edit is on this disk when this answers.
 async fn answer(writer: &Reader, document: &Document, prefer: Prefer, merged: bool) -> Result<Response, Problem> {
-    document.flush().await?;
+    let saved = writer.shim.bodies.saved(document).await?;
     let here = format!("/v1/spaces/{}/docs/{}", writer.space, document.id());
     let mut status = StatusCode::OK;
     let mut receipts = None;
@@ -275,7 +275,7 @@ async fn answer(writer: &Reader, document: &Document, prefer: Prefer, merged: bo
         }
         receipts = Some(held);
     }
-    let mut response = present(status, writer.shim.bodies.of(document).await?);
+    let mut response = present(status, saved);
     if prefer.minimal && status == StatusCode::OK {
         *response.status_mut() = StatusCode::NO_CONTENT;
         *response.body_mut() = axum::body::Body::empty();
