@@ -25,6 +25,7 @@ pub mod record;
 pub mod secure;
 pub mod space;
 pub mod spending;
+pub mod storage_receipt;
 pub mod tracker;
 pub mod violation;
 pub mod waiting;

@@ -248,6 +248,11 @@ impl Log {
         self.covered.as_ref()
     }
 
+    /// Whether an entry is in the index: it is held, and so is what it builds upon.
+    pub fn holds(&self, id: &EntryId) -> bool {
+        self.graph.get(id).is_some()
+    }
+
     /// The highest operation up to an entry, if it is in the index.
     pub fn max_op(&self, id: &EntryId) -> Option<u64> {
         self.graph.get(id).map(|meta| meta.max_op)

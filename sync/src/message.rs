@@ -9,11 +9,12 @@ use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
 
 use crate::chain::{Opening, Tip};
 use crate::clock::{Clock, Fingerprint};
-use crate::id::{BlobHash, DocId, StoreId, Topic};
+use crate::id::{BlobHash, DocId, EntryId, StoreId, Topic};
 use crate::ledger::Receipt;
 use crate::limits::Limits;
 use crate::peer_record::PeerRecord;
 use crate::proof::ForkProof;
+use crate::storage_receipt::{RECEIPT_ENTRIES_MAX, StorageReceipt};
 
 /// Bodies shorter than this are never compressed.
 const COMPRESS_FROM: usize = 512;
@@ -501,6 +502,30 @@ pub struct Received {
     pub receipt: Receipt,
 }
 
+/// Asks for a receipt for a version of a document ([`Held`]), as soon as the receiver has it on disk.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(map)]
+pub struct ReceiptWant {
+    /// The receiver's handle.
+    #[n(0)]
+    pub space: u32,
+    /// Which document.
+    #[n(1)]
+    pub doc: DocId,
+    /// The heads of the version, ascending; from 1 to [`RECEIPT_ENTRIES_MAX`].
+    #[cbor(n(2), decode_with = "list::<_, _, RECEIPT_ENTRIES_MAX>")]
+    pub entries: Vec<EntryId>,
+}
+
+/// The sender has what it was asked for on disk.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(map)]
+pub struct Held {
+    /// Signed by the sender.
+    #[n(0)]
+    pub receipt: StorageReceipt,
+}
+
 /// Asks about a blob of a space, for pieces of it, or for nothing of it any more.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 #[cbor(map)]
@@ -568,7 +593,10 @@ pub struct BlobPiece {
 }
 
 /// A list of small items, of which a message could otherwise hold millions: one byte there is many in memory.
-fn list<'b, C, T: Decode<'b, C>, const MAX: usize>(d: &mut Decoder<'b>, c: &mut C) -> Result<Vec<T>, decode::Error> {
+pub(crate) fn list<'b, C, T: Decode<'b, C>, const MAX: usize>(
+    d: &mut Decoder<'b>,
+    c: &mut C,
+) -> Result<Vec<T>, decode::Error> {
     let count = d.array()?.filter(|count| *count <= MAX as u64);
     let count = count.ok_or_else(|| decode::Error::message("a list has more items than the protocol allows"))?;
     (0..count).map(|_| T::decode(d, c)).collect()
@@ -718,7 +746,7 @@ macro_rules! messages {
 messages! {
     0 Hello, 1 Spaces, 2 GenesisOf, 3 Since, 4 Data, 5 Want, 6 SnapshotPart, 7 Ack, 8 Check, 9 SymbolsWanted, 10 Symbols,
     11 Difference, 12 Notice, 13 Bye, 14 Gossip, 15 Announce, 16 Peers, 17 BlobWant, 18 BlobHas, 19 BlobPiece,
-    20 Received,
+    20 Received, 21 ReceiptWant, 22 Held,
 }
 
 impl Message {

@@ -16,6 +16,7 @@ mod gossip;
 mod greet;
 mod interface;
 mod local;
+mod receipts;
 mod receive;
 mod records;
 mod repair;
@@ -40,6 +41,7 @@ pub use self::interface::{
     ConnId, ContentHead, Event, Input, Keep, Load, Loaded, Local, LocalError, Now, OpId, Output, PageRow, Reason,
     SnapshotContent, SnapshotFault, Start, StoreOp, Ticket,
 };
+use self::receipts::{Asker as ReceiptAsker, Receipts};
 use self::receive::From;
 use self::repair::SetCache;
 use self::rights::{Asker, Burials, Gather, Recut};
@@ -143,6 +145,12 @@ enum After {
         conn: ConnId,
         space: SpaceId,
         answer: bool,
+    },
+    Receipt {
+        asker: ReceiptAsker,
+        space: SpaceId,
+        doc: DocId,
+        entries: Vec<EntryId>,
     },
 }
 
@@ -250,6 +258,7 @@ pub struct Peer {
     sealing: BTreeSet<ConnId>,
     /// Cursors that ride with the next commit.
     late: Vec<(SpaceId, DeviceId, Cursor)>,
+    receipts: Receipts,
     blobs: Blobs,
     spending: Spending,
     ledger: Ledger,
@@ -339,6 +348,7 @@ impl Peer {
             pushed: BTreeSet::new(),
             sealing: BTreeSet::new(),
             late: Vec::new(),
+            receipts: Receipts::default(),
             blobs: Blobs::default(),
             spending: Spending::default(),
             ledger: Ledger::load(start.accounts),
@@ -462,6 +472,7 @@ impl Peer {
             Input::Announce { conn, announce } => self.send_announce(conn, announce),
             Input::AnnounceAnswered { conn, answer } => self.answer_announce(conn, answer),
             Input::Blob(input) => self.blob_input(input),
+            Input::AskReceipts { space, doc, entries } => self.ask_receipts(space, doc, entries),
             Input::Allow(allowance) => self.spending.allow(allowance),
             Input::Close => {
                 self.closing = true;
@@ -484,6 +495,7 @@ impl Peer {
         self.run_offers();
         self.run_held_back();
         self.run_blobs();
+        self.run_receipts();
         self.run_timers();
         self.run_gossip();
         self.flush();
@@ -562,6 +574,7 @@ impl Peer {
         if before != after {
             self.changed.insert((space, doc));
             self.dirty_spaces.insert(space);
+            self.receipts.changed(space, doc);
             self.spaces.get_mut(&space)?.replace(&doc, before, after);
         }
         match (was_shown, is_shown) {
@@ -727,6 +740,7 @@ impl Peer {
                 After::Ack { conn, number, prompt } => self.note_stored(conn, number, prompt),
                 After::Ask { conn, since } => self.ask(conn, since),
                 After::Check { conn, space, answer } => self.check(conn, space, answer),
+                After::Receipt { asker, space, doc, entries } => self.give_receipt(asker, space, doc, entries),
                 // By now the two may have parted.
                 After::Level { conn, peer, space, whole } => {
                     if self.connections.get(&conn).is_some() {

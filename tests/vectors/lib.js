@@ -112,6 +112,8 @@ const spaceHello = fields({
 const peerRecord = tuple(bin(32), u64, u64, list(string, 8), bin(64))
 const records = list(peerRecord, 8)
 const receipt = tuple(bin(32), bin(32), u64, bin(64))
+const version = (value) => list(bin(32), 1024)(value)
+const storageReceipt = tuple(bin(32), bin(32), bin(32), version, bin(64))
 const items = (value) => list((item) => bin(16)(item) || u64(item), 512)(value) && value.every((item, at) => (at % 2 ? u64(item) : bin(16)(item)))
 const kind = (number) => (value) => value === number
 const gossip = either(
@@ -149,6 +151,8 @@ export const MESSAGES = {
   17: ['BlobWant', fields({ 0: u32, 1: bin(32), 2: u64, 3: list(u32, 64), 4: bool, 5: bool })],
   18: ['BlobHas', fields({ 0: u32, 1: bin(32), 2: u64, 3: optional(bin()) })],
   20: ['Received', fields({ 0: receipt })],
+  21: ['ReceiptWant', fields({ 0: u32, 1: bin(32), 2: version })],
+  22: ['Held', fields({ 0: storageReceipt })],
   19: ['BlobPiece', fields({ 0: u32, 1: bin(32), 2: u64, 3: u32, 4: optional(bin()), 5: bin() })],
 }
 
@@ -343,6 +347,8 @@ export const peerBytes = ([device, made, roles, addresses]) =>
 
 /** What it signs of an announce over HTTP. */
 export const receiptBytes = ([giver, receiver, bytes]) => join(text('commonhold receipt 1'), giver, receiver, uint(bytes, 8))
+
+export const storageBytes = ([holder, space, doc, entries]) => join(text('commonhold storage 1'), holder, space, doc, ...entries)
 
 export const announceBytes = (record, topics) =>
   join(text('commonhold announce 1'), blake3(record), uint(topics.length, 2), ...topics)

@@ -185,6 +185,11 @@ test('receipt', () => {
   const receipt = value[0] ?? value['0'] ?? value.get?.(0)
   equal(c.verifies(receipt[3], c.receiptBytes(receipt), receipt[1]), true, 'signature of the receiver')
 })
+test('storage receipt', () => {
+  const { value } = c.message(unhex(messages.find((m) => m.what === 'Held').bytes))
+  const receipt = value[0] ?? value['0'] ?? value.get?.(0)
+  equal(c.verifies(receipt[4], c.storageBytes(receipt), receipt[0]), true, 'signature of the holder')
+})
 test('every type of message has a vector', () => {
   equal([...new Set(messages.map((m) => m.type))].sort((a, b) => a - b), Object.keys(c.MESSAGES).map(Number), 'types')
 })

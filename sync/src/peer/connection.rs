@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use super::receipts::Asked;
 use super::repair::Repair;
 use super::spending::BURST_MS;
 use super::tracker::Introductions;
@@ -81,6 +82,8 @@ pub(super) struct Connection {
     pub(super) reading_snapshot: bool,
     pub(super) bucket: Bucket,
     pub(super) introductions: Introductions,
+    /// Versions for which a receipt is waited for.
+    pub(super) receipts: Asked,
 }
 
 /// A data message of which a part has been taken in; the rest needs the inside of a snapshot.
@@ -405,6 +408,7 @@ impl Peer {
             reading_snapshot: false,
             bucket: Bucket::new(self.now, &self.limits),
             introductions: Introductions::default(),
+            receipts: Asked::default(),
         };
         self.connections.insert(conn, connection);
     }
@@ -495,6 +499,7 @@ impl Peer {
     /// What else there is to do when a connection is gone.
     fn forget(&mut self, conn: ConnId, connection: &Connection) {
         self.blobs_closed(conn);
+        self.receipts.closed(conn);
         connection.handles.iter().for_each(|space| self.caught_up(conn, *space));
         if let Some(peer) = connection.peer {
             self.gossip_down(conn, peer, connection.links.keys().copied());
@@ -575,6 +580,8 @@ impl Peer {
             Message::BlobHas(has) => self.on_blob_has(conn, has)?,
             Message::BlobPiece(piece) => self.on_blob_piece(conn, piece)?,
             Message::Received(received) => self.on_received(conn, received.receipt)?,
+            Message::ReceiptWant(want) => self.on_receipt_want(conn, want)?,
+            Message::Held(held) => self.on_held(conn, held.receipt)?,
             Message::Unknown(_) => {}
         }
         Ok(None)

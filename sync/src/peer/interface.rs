@@ -16,6 +16,7 @@ use crate::peer_record::PeerRecord;
 use crate::record::{Genesis, Record};
 use crate::space::{RightRow, SpaceRow};
 use crate::spending::Allowance;
+use crate::storage_receipt::StorageReceipt;
 use crate::tracker::TrackerRefusal;
 
 /// A moment, in milliseconds since the driver's epoch. Never compared between peers.
@@ -168,6 +169,16 @@ pub enum Input {
     /// What may be spent of the network from here on. Whether this peer serves others follows from it: where that changes,
     /// connections begin anew, so that the other sides learn of it.
     Allow(Allowance),
+    /// Ask for receipts for a version of a document ([`Event::Held`]): this peer itself, and those connected that take the document, each
+    /// once. Nothing comes of more than [`RECEIPT_ENTRIES_MAX`](crate::storage_receipt::RECEIPT_ENTRIES_MAX) entries, or of none.
+    AskReceipts {
+        /// In which space.
+        space: SpaceId,
+        /// Which document.
+        doc: DocId,
+        /// The heads of the version.
+        entries: Vec<EntryId>,
+    },
     /// The peer is about to be dropped: every other side is told goodbye, and what rides with the next commit is stored now.
     Close,
     /// Time passed.
@@ -654,6 +665,11 @@ pub enum Event {
         /// True if the two were compared. False if one takes only a part: then this peer has what it takes of what the other
         /// holds, and what the other has is known from acknowledgements alone.
         whole: bool,
+    },
+    /// What was asked for with [`Input::AskReceipts`]; this device gives its own like others.
+    Held {
+        /// It verifies.
+        receipt: StorageReceipt,
     },
     /// A device signed two histories of one chain.
     Forked {

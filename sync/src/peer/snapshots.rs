@@ -308,6 +308,7 @@ impl Peer {
         if self.is_to_refresh(&space) {
             self.refresh(space, doc);
         }
+        self.receipts.changed(space, doc);
         self.unblock(space, doc, Blocker::Deep);
     }
 }

@@ -12,6 +12,7 @@ mod blobs;
 mod erasing;
 mod forks;
 mod identities;
+mod receipts;
 #[allow(clippy::disallowed_methods, reason = "tests that run as many seeds as asked")]
 mod rights;
 mod spending;

@@ -11,12 +11,13 @@ use commonhold_sync::limits::Limits;
 use commonhold_sync::merkle::Head;
 use commonhold_sync::message::{
     Ack, Announce, BlobHas, BlobPiece, BlobWant, Bye, Check, Covered, Cursor, Data, Difference, DocRef, Found,
-    GenesisOf, Have, Hello, Message, Notice, OpeningRef, Peers, Proofs, Received, Since, SnapshotPart, SpaceHello,
-    Spaces, Symbols, SymbolsWanted, Want, WireSegment,
+    GenesisOf, Have, Held, Hello, Message, Notice, OpeningRef, Peers, Proofs, ReceiptWant, Received, Since,
+    SnapshotPart, SpaceHello, Spaces, Symbols, SymbolsWanted, Want, WireSegment,
 };
 use commonhold_sync::peer_record::PeerRecord;
 use commonhold_sync::proof::{ForkProof, Side};
 use commonhold_sync::secure::Channel;
+use commonhold_sync::storage_receipt::StorageReceipt;
 use commonhold_sync::tracker::sign_announce;
 use ed25519_dalek::SigningKey;
 use rand_chacha::ChaCha20Rng;
@@ -133,6 +134,9 @@ pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
     let encoded = minicbor::to_vec(receipt).unwrap();
     let signature = &encoded[encoded.len() - 64..];
     let receipt_json = json!([bytes(receipt.giver.0), bytes(receipt.receiver.0), receipt.bytes, bytes(signature)]);
+    let version = vec![EntryId([3; 32]), EntryId([4; 32])];
+    let version_json = json!([bytes([3; 32]), bytes([4; 32])]);
+    let held = StorageReceipt::sign(&super::key(), super::space(), doc(), version.clone());
     let part = SnapshotPart {
         space: 3,
         doc: doc(),
@@ -302,6 +306,16 @@ pub(super) fn messages() -> Vec<(&'static str, Message, Value)> {
             "Received",
             Message::Received(Received { receipt }),
             json!({ "0": receipt_json }),
+        ),
+        (
+            "ReceiptWant",
+            Message::ReceiptWant(ReceiptWant { space: 3, doc: doc(), entries: version.clone() }),
+            json!({ "0": 3, "1": bytes(doc().0), "2": version_json }),
+        ),
+        (
+            "Held",
+            Message::Held(Held { receipt: held.clone() }),
+            json!({ "0": [bytes(held.holder.0), bytes(held.space.0), bytes(doc().0), version_json, bytes(held.signature)] }),
         ),
     ]
     .into_iter()
