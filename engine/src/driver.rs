@@ -385,6 +385,7 @@ impl Driver {
                     self.handle(Input::Connected { conn, dialled, expected });
                 }
             }
+            Command::AskReceipts { space, doc, entries } => self.handle(Input::AskReceipts { space, doc, entries }),
             Command::DialFailed(device) => self.handle(Input::DialFailed { device }),
             Command::Announce { conn, announce } => self.handle(Input::Announce { conn, announce }),
             Command::Met { space, record } => self.handle(Input::Met { space, record }),

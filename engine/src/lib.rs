@@ -28,6 +28,7 @@ pub mod local;
 mod members;
 mod node;
 mod open_document;
+mod receipts;
 mod shared;
 #[cfg(feature = "simulator")]
 pub mod sim;
@@ -50,6 +51,7 @@ pub use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreI
 pub use commonhold_sync::limits::Limits;
 pub use commonhold_sync::peer::Keep;
 pub use commonhold_sync::record::{Right, Subject, Writers};
+pub use commonhold_sync::storage_receipt::StorageReceipt;
 
 pub use address_book::KnownPeer;
 pub use blobs::{Blob, BlobFetch, BlobLimits, BlobProgress, BlobReader, BlobRef, BlobStore};

@@ -24,6 +24,7 @@ use crate::discovery::{Heard, OwnRecord};
 use crate::error::Error;
 use crate::lineage::Outcome;
 use crate::open_document::OpenDocument;
+use crate::receipts::Receipts;
 use crate::status::{NodeEvent, PeerInfo, SpaceInfo, Tracker, TrafficInfo};
 use crate::storage::Storage;
 use crate::store::StoreError;
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Prepare { space: SpaceId, doc: DocId, reply: oneshot::Sender<Opening> },
     /// Look at who may do what in a space.
     Look { space: SpaceId, look: Look },
+    /// Ask for receipts for a version.
+    AskReceipts { space: SpaceId, doc: DocId, entries: Vec<EntryId> },
     /// Something about blobs.
     Blob(BlobInput),
     /// The reply comes when everything so far is on disk.
@@ -145,6 +148,7 @@ pub(crate) struct Shared {
     pub(crate) geneses: Mutex<BTreeMap<SpaceId, Genesis>>,
     pub(crate) peers: Mutex<BTreeMap<u64, PeerInfo>>,
     pub(crate) tracker: Mutex<Tracker>,
+    pub(crate) receipts: Mutex<Receipts>,
     pub(crate) book: Mutex<AddressBook>,
     pub(crate) dialler: Dialler,
     /// Where invites that were taken say that others hold a space, beside who invited.
@@ -196,6 +200,7 @@ impl Shared {
             geneses: Mutex::default(),
             peers: Mutex::default(),
             tracker: Mutex::default(),
+            receipts: Mutex::default(),
             book: Mutex::new(parts.book),
             dialler: Dialler::new(),
             hints: Mutex::default(),

@@ -112,6 +112,7 @@ pub(crate) fn routes(
         .routes(routes!(history::versions))
         .routes(routes!(history::conflicts))
         .routes(routes!(history::sync))
+        .routes(routes!(history::receipts))
         .routes(routes!(history::changes))
         .routes(routes!(presence::read, presence::say))
         .routes(routes!(events::of_one))

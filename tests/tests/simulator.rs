@@ -37,7 +37,7 @@ fn a_seed_is_replayed_to_the_byte() {
 #[test]
 fn the_seeds_meet_every_kind_of_fault() {
     let reports: Vec<Report> = (0..40).map(|seed| FAULTY.passes(seed)).collect();
-    let of: [(&str, fn(&Report) -> u64); 9] = [
+    let of: [(&str, fn(&Report) -> u64); 10] = [
         ("allowances", |r| r.allowances),
         ("crashes", |r| r.crashes),
         ("restarts", |r| r.restarts),
@@ -46,6 +46,7 @@ fn the_seeds_meet_every_kind_of_fault() {
         ("snapshots", |r| r.snapshots),
         ("deletions", |r| r.deletions),
         ("acknowledgements", |r| r.acks),
+        ("receipts", |r| r.receipts),
         ("revocations", |r| r.revocations),
     ];
     for (what, of) in of {

@@ -131,6 +131,10 @@ impl Driver {
                 locked(&self.shared.tracker).acked(peer, space, doc, chain, n);
                 self.shared.moved();
             }
+            Event::Held { receipt } => {
+                locked(&self.shared.receipts).keep(receipt);
+                self.shared.moved();
+            }
             Event::Shared { peer, space } => {
                 locked(&self.shared.tracker).shares(peer, space);
                 locked(&self.shared.book).shares(&peer, space);

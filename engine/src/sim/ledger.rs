@@ -6,6 +6,7 @@ use crate::storage::Storage;
 use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use commonhold_sync::peer::{Load, Loaded};
 use commonhold_sync::record::Record;
+use commonhold_sync::storage_receipt::StorageReceipt;
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
@@ -32,6 +33,15 @@ impl Ledger {
         let numbers = (n + 1).saturating_sub(ids.len() as u64)..;
         let entries = ids.iter().zip(numbers).map(|(id, n)| (*id, (chain, n)));
         self.entries.entry((space, doc)).or_default().extend(entries);
+    }
+
+    /// A peer signed that it has these entries on disk.
+    pub(super) fn signed(&mut self, host: usize, receipt: &StorageReceipt) {
+        let (space, doc) = (receipt.space, receipt.doc);
+        let known = self.entries.get(&(space, doc));
+        let ends: Vec<(ChainId, u64)> =
+            receipt.entries.iter().filter_map(|id| known.and_then(|known| known.get(id)).copied()).collect();
+        ends.into_iter().for_each(|(chain, n)| self.hold(host, space, doc, chain, n));
     }
 
     pub(super) fn saved(&mut self, host: usize, space: SpaceId, records: &[Record], ids: &[EntryId]) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::store::faulty::Rng;
-use commonhold_sync::id::{DeviceId, DocId, SpaceId};
+use commonhold_sync::id::{DeviceId, DocId, EntryId, SpaceId};
 use commonhold_sync::peer::{ConnId, Event, Input, Load, Loaded, LocalError, Now, OpId, Output};
 use commonhold_sync::record::{Genesis, Privacy};
 
@@ -75,6 +75,8 @@ pub struct Report {
     pub tampered: u64,
     /// Acknowledgements that authors got.
     pub acks: u64,
+    /// Receipts for what is on disk.
+    pub receipts: u64,
     /// What liars did, and how often.
     pub lies: BTreeMap<&'static str, u64>,
     /// Forks that honest peers told of.
@@ -123,6 +125,14 @@ pub(super) enum Step {
     Closed {
         conn: ConnId,
         end: usize,
+    },
+    /// A peer asks who holds what it wrote.
+    AskReceipts {
+        host: usize,
+        boot: u64,
+        space: SpaceId,
+        doc: DocId,
+        id: EntryId,
     },
     /// A commit finishes.
     Commit {
@@ -389,6 +399,9 @@ impl World {
                 if open { self.input(host, Input::Disconnected { conn }) } else { Ok(()) }
             }
             Step::Commit { host, boot } if self.runs(host, boot) => self.commit(host),
+            Step::AskReceipts { host, boot, space, doc, id } if self.runs(host, boot) => {
+                self.input(host, Input::AskReceipts { space, doc, entries: vec![id] })
+            }
             Step::Early { host, boot, op } if self.runs(host, boot) => self.input(host, Input::Stored { op }),
             Step::Loaded { host, boot, op, load } if self.runs(host, boot) => {
                 let loaded = self.load(host, &load)?;
@@ -581,6 +594,9 @@ impl World {
                     let (chain, n) = end.ok_or("saved entries have an end")?;
                     self.ledger.wrote(space, doc, (chain, n), &ids);
                     self.ledger.hold(host, space, doc, chain, n);
+                    if let Some(id) = ids.last().filter(|id| id.0[0].is_multiple_of(4)) {
+                        self.later(5, Step::AskReceipts { host, boot, space, doc, id: *id });
+                    }
                 }
                 Some(Asked::Revocation) => {}
                 None => return Err(format!("peer {host} answers {ticket:?} twice")),
@@ -604,6 +620,15 @@ impl World {
                 // Records that a revocation leaves nothing of count nowhere, and are answered as if they were held.
                 if doc != space.authority() || !self.plan.revokes {
                     self.ledger.hold(acker, space, doc, chain, n);
+                }
+            }
+            Event::Held { receipt } => {
+                self.report.receipts += 1;
+                let holder = peer_of(self, receipt.holder);
+                match holder.filter(|_| receipt.verifies()) {
+                    Some(holder) => self.ledger.signed(holder, &receipt),
+                    None if self.liars.iter().any(|liar| liar.device() == receipt.holder) => {}
+                    None => return Err(format!("peer {host} is given a receipt that says nothing: {receipt:?}")),
                 }
             }
             Event::Forked { device, .. } if self.liars.iter().any(|liar| liar.device() == device) => {

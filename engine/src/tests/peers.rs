@@ -1,9 +1,14 @@
 //! Two peers.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::support::*;
 use crate::{Config, Error, Node, NodeEvent, Outcome, Right, Writers};
+
+/// Longer than any of these tests waits.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_crosses_to_the_other_peer_and_back() {
@@ -29,6 +34,34 @@ async fn an_acknowledgement_shows_in_the_status_of_the_author() {
     soon(one.wait_level(space, other.device())).await.unwrap();
     assert_eq!(here.sync_status().await.level_with, vec![other.device()]);
     assert_eq!(one.space(space).unwrap().documents, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_sign_for_what_they_have_on_disk_and_only_for_that() {
+    let (one, other, space) = two().await;
+    let here = one.create_document(space, "", "").await.unwrap();
+    assert_eq!(here.receipts(&[], 2, PATIENCE).await.unwrap(), []);
+    here.set("", &json!({ "milk": 1 })).await.unwrap();
+    let version = soon(here.flush()).await.unwrap().0;
+    let receipts = soon(here.receipts(&version, 2, PATIENCE)).await.unwrap();
+    let mut holders: Vec<_> = receipts.iter().map(|receipt| receipt.holder).collect();
+    holders.sort();
+    let mut both = vec![one.device(), other.device()];
+    both.sort();
+    assert_eq!(holders, both);
+    assert!(receipts.iter().all(|receipt| receipt.verifies() && receipt.entries == version));
+    // Somebody who is not there signs nothing, and is not waited for longer than was said.
+    let three = here.receipts(&version, 3, Duration::from_millis(1)).await.unwrap();
+    assert_eq!(three.len(), 2);
+    one.disconnect(other.device());
+    here.set("/eggs", &2).await.unwrap();
+    let version = soon(here.flush()).await.unwrap().0;
+    // It comes back while somebody waits.
+    let back = async { join(&other, &one) };
+    let (receipts, ()) = soon(async { tokio::join!(here.receipts(&version, 2, PATIENCE), back) }).await;
+    assert_eq!(receipts.unwrap().len(), 2);
+    let unknown = here.receipts(&[crate::EntryId([9; 32])], 1, PATIENCE).await;
+    assert!(matches!(unknown, Err(Error::Edit(crate::EditError::UnknownVersion))), "{unknown:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,25 +1,31 @@
 //! What became of a document: its versions, conflicts, and who has it.
 
+use std::time::Duration;
+
 use axum::Json as Answer;
 use axum::body::Body;
-use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
+use commonhold_engine::{EditError, Error};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::access::Reader;
-use super::documents::{AUTOMERGE, Params, VERSION};
+use super::documents::{AUTOMERGE, Params, VERSION, gone};
 use super::feed::pointer;
+use super::prefer::Prefer;
 use super::problem::Problem;
-use super::spec::ReadsDocument;
+use super::spec::{ReadsDocument, Waits};
 use super::version;
 
 /// Versions of one answer, and conflicts.
 const VERSIONS_MAX: usize = 10_000;
 const VERSIONS: usize = 100;
 const CONFLICTS_MAX: usize = 1_000;
+/// For this peer's own receipt, which needs nobody else.
+const RECEIPTS_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -171,6 +177,64 @@ pub(crate) async fn sync(reader: Reader) -> Result<Answer<Saved>, Problem> {
             .collect(),
         level_with: status.level_with.iter().map(ToString::to_string).collect(),
     }))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Of {
+    /// The version; if left out, the one that the document shows.
+    version: Option<String>,
+}
+
+/// Who holds a version, signed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Receipts {
+    version: String,
+    receipts: Vec<Receipt>,
+}
+
+/// A peer has a version of a document on its disk. docs/protocol.md, §17, says what is signed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Receipt {
+    /// The peer, which is an Ed25519 key in hex.
+    holder: String,
+    space: String,
+    document: String,
+    /// What it holds: entries, ascending, and all that they build upon.
+    version: String,
+    /// In hex.
+    signature: String,
+}
+
+/// Receipts by the peers that have a version on their disks, this one included, which anybody can check without asking them.
+#[utoipa::path(
+    get, path = "/docs/{doc}/receipts", tag = "documents", operation_id = "list_receipts", params(Of, Waits),
+    responses((status = 200, description = "Those that came in time", body = Receipts), ReadsDocument),
+)]
+pub(crate) async fn receipts(
+    reader: Reader,
+    headers: HeaderMap,
+    Params(of): Params<Of>,
+) -> Result<Answer<Receipts>, Problem> {
+    let document = reader.document().await?;
+    let heads = match of.version {
+        Some(text) => version::parse(&text)?,
+        None => document.flush().await?.0,
+    };
+    let prefer = Prefer::of(&headers);
+    let patience = prefer.wait().max(RECEIPTS_WAIT);
+    let found = match document.receipts(&heads, prefer.durability.max(1), patience).await {
+        Err(Error::Edit(EditError::UnknownVersion)) => return Err(gone(&reader, &document)),
+        found => found?,
+    };
+    let receipts = found.into_iter().map(|receipt| Receipt {
+        holder: receipt.holder.to_string(),
+        space: receipt.space.to_string(),
+        document: receipt.doc.to_string(),
+        version: version::text(&receipt.entries),
+        signature: hex(&receipt.signature),
+    });
+    Ok(Answer(Receipts { version: version::text(&heads), receipts: receipts.collect() }))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -186,6 +186,10 @@ asked! {
         "version": "drawn for each edit, as an Idempotency-Key (Braid); the version that the edit gets is in the answer",
         "prefer": "`return=minimal`: no body. `durability=PEERS, wait=SECONDS`: an answer when so many have it on disk, or 202",
     }
+    /// Of receipts.
+    Waits {
+        "prefer": "`durability=PEERS, wait=SECONDS`: how many receipts to wait for, this peer's included, and how long (60 s at most)",
+    }
     /// Of deletions.
     Exactly {
         "if-match": "the ETag that the caller has seen: 412 where it is another",

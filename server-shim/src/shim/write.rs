@@ -269,11 +269,11 @@ async fn answer(writer: &Reader, document: &Document, prefer: Prefer, merged: bo
     let mut status = StatusCode::OK;
     let mut receipts = None;
     if prefer.durability > 1 {
-        let held = document.wait_acked_for(prefer.durability - 1, prefer.wait()).await?;
-        if held.len() + 1 < prefer.durability {
+        let held = document.receipts(&saved.heads, prefer.durability, prefer.wait()).await?;
+        if held.len() < prefer.durability {
             status = StatusCode::ACCEPTED;
         }
-        receipts = Some(held);
+        receipts = Some((held, version::text(&saved.heads)));
     }
     let mut response = present(status, saved);
     if prefer.minimal && status == StatusCode::OK {
@@ -287,10 +287,13 @@ async fn answer(writer: &Reader, document: &Document, prefer: Prefer, merged: bo
         headers.insert(MERGED.clone(), HeaderValue::from_static("?1"));
         links.push(format!("<{here}/conflicts>; rel=\"conflicts\""));
     }
-    if let Some(held) = receipts {
-        let peers: Vec<String> = held.iter().map(|peer| peer.to_string()).collect();
-        headers.extend(HeaderValue::try_from(peers.join(", ")).ok().map(|peers| (DURABLE.clone(), peers)));
+    if let Some((held, version)) = receipts {
+        let this = writer.shim.node.device();
+        let others = held.iter().map(|receipt| receipt.holder).filter(|holder| *holder != this);
+        let others: Vec<String> = others.map(|holder| holder.to_string()).collect();
+        headers.extend(HeaderValue::try_from(others.join(", ")).ok().map(|peers| (DURABLE.clone(), peers)));
         links.push(format!("<{here}/sync>; rel=\"sync\""));
+        links.push(format!("<{here}/receipts?version={version}>; rel=\"receipts\""));
     }
     if !links.is_empty() {
         headers.extend(HeaderValue::try_from(links.join(", ")).ok().map(|links| (LINK, links)));
