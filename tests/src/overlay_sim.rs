@@ -33,6 +33,8 @@ pub struct Plan {
     pub item_every_ms: u64,
     /// How many of the peers write, in turn at random.
     pub writers: usize,
+    /// The one that writes is the first that joined: it has been the bootstrap peer's neighbour from the beginning.
+    pub first_writes: bool,
     /// Of 100 peers, how many are leaves.
     pub leaves_percent: usize,
     /// Of 100 full peers, how many cannot be dialled.
@@ -63,6 +65,7 @@ impl Plan {
             items: 200,
             item_every_ms: 250,
             writers: 24,
+            first_writes: false,
             leaves_percent: 0,
             undialable_percent: 0,
             holes_percent: 0,

@@ -51,6 +51,9 @@ impl Cast {
             (1..plan.peers).filter(|peer| !matches!(kinds[*peer], Kind::Hole | Kind::Hostile)).collect();
         writers.sort_by_key(|peer| drawn(plan.seed, 12, *peer as u64));
         writers.truncate(plan.writers);
+        if plan.first_writes {
+            writers = vec![1];
+        }
         order.sort_by_key(|peer| drawn(plan.seed, 13, *peer as u64));
         let killed = order[..plan.peers * plan.killed_percent / 100].to_vec();
         Cast { kinds, writers, killed }
@@ -134,7 +137,10 @@ pub fn run(name: &str, peers: usize, seeds: u64, warm: Option<usize>, near: bool
                 rows.push(ours(name, &calm));
                 rows.push(base(name, &calm));
             }
-            "one-writer" => rows.push(ours(name, &Plan { writers: 1, ..calm.clone() })),
+            "one-writer" => {
+                rows.push(ours(name, &Plan { writers: 1, ..calm.clone() }));
+                rows.push(ours("first writes", &Plan { first_writes: true, ..calm.clone() }));
+            }
             "killed" => {
                 for killed_percent in [30, 50] {
                     let plan = Plan { killed_percent, ..calm.clone() };
