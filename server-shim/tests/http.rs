@@ -576,6 +576,49 @@ fn a_stream_of_events_goes_on_at_another_peer() {
 }
 
 #[test]
+fn peers_sign_for_the_version_that_an_edit_made() {
+    let origin = Site::new("*:write");
+    let path = origin.document(json!({"n": 0}));
+    let other = origin.joined("*:write");
+    until("the document at the other peer", || (other.get(&path).status == 200).then_some(()));
+    let edit = |peers: &str| {
+        let ask = Ask::new("PATCH", origin.url(&path)).header("prefer", format!("wait=60, durability={peers}"));
+        ask.body(MERGE, json!({ "n": peers }).to_string()).send()
+    };
+    let edited = edit("2");
+    assert_eq!(edited.status, 200, "{}", edited.text);
+    let (this, that) = (&origin.served.facts["peer"], &other.served.facts["peer"]);
+    assert_eq!(edited.header("durable-at"), that.as_str().unwrap());
+    let version = edited.header("version").trim_matches('"').to_owned();
+    assert!(edited.header("link").contains(&format!("/receipts?version={version}>; rel=\"receipts\"")));
+    let answer = origin.get(&format!("{path}/receipts?version={version}")).json();
+    let receipts = answer["receipts"].as_array().unwrap();
+    assert!(receipts.iter().any(|receipt| &receipt["holder"] == this) && answer["version"] == version.as_str());
+    for receipt in receipts {
+        // As docs/protocol.md has it.
+        let bytes = |name: &str| hex(receipt[name].as_str().unwrap());
+        let signed =
+            [b"commonhold storage 1".to_vec(), bytes("holder"), bytes("space"), bytes("document"), bytes("version")];
+        let key: [u8; 32] = bytes("holder").try_into().unwrap();
+        let key = ed25519_dalek::VerifyingKey::from_bytes(&key).unwrap();
+        let signature = ed25519_dalek::Signature::from_slice(&bytes("signature")).unwrap();
+        key.verify_strict(&signed.concat(), &signature).unwrap();
+    }
+    // Two are not three; and a peer alone signs for itself.
+    let waited = Ask::new("PATCH", origin.url(&path)).header("prefer", "wait=1, durability=3");
+    assert_eq!(waited.body(MERGE, "{\"n\": 9}").send().status, 202);
+    drop(other);
+    let alone = origin.get(&format!("{path}/receipts")).json();
+    assert!(alone["receipts"].as_array().unwrap().iter().any(|receipt| &receipt["holder"] == this));
+    origin.get(&format!("{path}/receipts?version={}", "ab".repeat(32))).is(410, "gone");
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits = text.as_bytes().chunks_exact(2);
+    digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
+#[test]
 fn several_documents_share_a_stream_that_can_be_resumed() {
     let site = Site::new("*:write");
     let paths = [site.document(json!({"n": 0})), site.document(json!({"n": 0}))];
