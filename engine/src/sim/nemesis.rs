@@ -377,7 +377,7 @@ impl World {
         });
         let given: Vec<(EntryId, DeviceId)> = given.map(|edge| (edge.record, edge.subject.device())).collect();
         // Mostly whoever made the newest document, and all they did: others have not written in it yet, so that it may go.
-        let newest = if self.rng.below(4) > 0 { self.newest.get(&space).copied() } else { None };
+        let newest = if self.rng.below(8) > 0 { self.newest.get(&space).copied() } else { None };
         let any = self.rng.below(given.len().max(1) as u64) as usize;
         let of_maker = given.iter().find(|(_, device)| Some(*device) == newest);
         let Some((record, _)) = of_maker.or_else(|| given.get(any)) else { return Ok(()) };
