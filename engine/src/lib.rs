@@ -7,6 +7,7 @@ mod address_book;
 pub mod backoff;
 pub mod backup;
 pub mod blobs;
+mod block;
 mod budget;
 mod bundle;
 mod check;
@@ -53,6 +54,7 @@ pub use commonhold_sync::record::{Right, Subject, Writers};
 
 pub use address_book::KnownPeer;
 pub use blobs::{Blob, BlobFetch, BlobLimits, BlobProgress, BlobReader, BlobRef, BlobStore};
+pub use block::{BlockList, BlockSubject, BlockedInfo};
 pub use budget::{BudgetInfo, Budgets, Serving};
 pub use bundle::{ExportReport, ImportReport};
 pub use check::CheckReport;

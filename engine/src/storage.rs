@@ -21,6 +21,7 @@ use commonhold_sync::proof::PROOF_BYTES_MAX;
 use commonhold_sync::space::{RightRow, SpaceRow};
 
 use crate::address_book::{BookRow, ROW_VERSION};
+use crate::block::BlockRow;
 use crate::budget::SpentRow;
 use crate::store::{Batch, Store, StoreError, Table};
 pub(crate) use copy::Carried;
@@ -236,6 +237,34 @@ impl Storage {
         self.walk(Table::Peers, keys::PEER, each, &mut damaged)?;
         let own = self.bytes(Table::Meta, META_RECORD, &mut damaged)?;
         Ok((found, own.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes)))
+    }
+
+    /// Writes an entry of the block list, or takes it out.
+    pub(crate) fn put_blocked(&self, subject: &str, row: Option<&BlockRow>) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        let key = [keys::BLOCK, subject.as_bytes()].concat();
+        match row {
+            Some(row) => batch.put(Table::Meta, key, rows::to_vec(row)),
+            None => batch.delete(Table::Meta, key),
+        }
+        self.store.commit(batch)
+    }
+
+    /// The block list.
+    ///
+    /// # Errors
+    /// [`StoreError::DamagedFile`] if a row of it is damaged: nobody would notice that somebody is let in again.
+    pub(crate) fn blocked(&self) -> Result<Vec<(String, BlockRow)>, StoreError> {
+        let (mut found, mut damaged) = (Vec::new(), Vec::new());
+        let each = |key: Vec<u8>, value: Vec<u8>| {
+            let subject = key.strip_prefix(keys::BLOCK).and_then(|text| String::from_utf8(text.to_vec()).ok());
+            found.extend(subject.zip(rows::from_slice(&value)));
+        };
+        self.walk(Table::Meta, keys::BLOCK, each, &mut damaged)?;
+        match damaged.is_empty() {
+            true => Ok(found),
+            false => Err(StoreError::DamagedFile { detail: "a row of the block list cannot be read".into() }),
+        }
     }
 
     /// Writes what was spent of the network today.

@@ -18,7 +18,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use commonhold_engine::sync::tracker::{TRACKER_TTL_S, TrackerRefusal};
-use commonhold_engine::{ANNOUNCE_JSON_MAX, AnnounceError, AnnounceRequest, Node, Sockets};
+use commonhold_engine::{ANNOUNCE_JSON_MAX, AnnounceError, AnnounceRequest, BlockList, Node, Sockets};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::counter::Counter;
@@ -36,7 +36,7 @@ use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::shim;
 use crate::shim::access::Opened;
-use crate::shim::guard::TakenAt;
+use crate::shim::guard::{CameFrom, TakenAt};
 use crate::shim::jwt::Provider;
 
 /// Announces: connections at once, more are hung up on; and the time for all of one, as an announce is a few KiB.
@@ -163,12 +163,16 @@ pub(crate) async fn listen(node: &Node, settings: &Settings, sockets: &Sockets) 
         listening.programs.extend(listener.local_addr());
         let taken_at = Extension(TakenAt(listener.local_addr().unwrap_or(address)));
         let routes = programs.clone().layer(taken_at);
-        let (places, stopping) = (listening.places.clone(), stopping.clone());
-        listening.serving.spawn(accept(listener, places, move |stream, _, place| {
-            let talk = talk(stream, routes.clone(), stopping.clone());
+        let (places, stopping, list) = (listening.places.clone(), stopping.clone(), node.block_list());
+        listening.serving.spawn(accept(listener, places, move |stream, from, place| {
+            let talk = talk(stream, routes.clone().layer(Extension(CameFrom(from))), stopping.clone());
+            let blocked = is_blocked(list.clone(), from);
             // Requests that are under way are answered also when nobody listens any more.
             drop(tokio::spawn(async move {
-                talk.await;
+                tokio::select! {
+                    () = talk => {}
+                    () = blocked => debug!(%from, "blocked"),
+                }
                 drop(place);
             }));
             std::future::ready(())
@@ -202,6 +206,16 @@ pub(crate) async fn bind(sockets: &Sockets, address: SocketAddr, key: &str) -> R
             format!("choose another address or port for {key}, or stop what uses it"),
         )
     })
+}
+
+/// Returns when an address is blocked that is not now. Who is blocked when it connects is answered that.
+pub(crate) fn is_blocked(mut list: watch::Receiver<Arc<BlockList>>, from: SocketAddr) -> impl Future<Output = ()> {
+    let before = list.borrow().has_address(from.ip());
+    async move {
+        if before || list.wait_for(|list| list.has_address(from.ip())).await.is_err() {
+            std::future::pending().await
+        }
+    }
 }
 
 /// What is answered here.
@@ -307,6 +321,7 @@ async fn announce(
         Err(refused) => refused,
     };
     let (status, retry_s) = match &refused {
+        AnnounceError::Blocked => (StatusCode::FORBIDDEN, None),
         AnnounceError::Malformed(_) => (StatusCode::BAD_REQUEST, None),
         AnnounceError::Refused(refusal) => match refusal {
             TrackerRefusal::Off => (StatusCode::FORBIDDEN, None),

@@ -2,6 +2,7 @@
 //! itself, so the two cannot differ.
 
 mod blobs;
+mod blocks;
 mod documents;
 mod errors;
 mod members;
@@ -144,6 +145,8 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
         Request::PutBlob { space, path, media_type } => {
             blobs::put(node, find_space(node, space.as_deref())?, path, &media_type).await
         }
+        Request::Blocked => Ok(blocks::list(node)),
+        Request::Block { kind, what, blocks } => blocks::change(node, kind, &what, blocks).await,
         Request::Blobs { space } => blobs::list(node, find_space(node, space.as_deref())?).await,
         Request::CollectBlobs { space } => blobs::collect(node, find_space(node, space.as_deref())?).await,
         Request::Watch(_)

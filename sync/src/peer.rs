@@ -9,6 +9,7 @@
 
 mod accounts;
 mod blobs;
+mod block;
 mod connection;
 mod connections;
 mod erasing;
@@ -33,6 +34,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use self::blobs::Blobs;
 pub use self::blobs::{BlobInput, BlobOutput};
+pub use self::block::Blocked;
 use self::connections::Connections;
 pub use self::gossip::Traffic;
 use self::gossip::{Came, Gossip};
@@ -186,6 +188,7 @@ pub struct Peer {
     own_record: Option<PeerRecord>,
     /// The only devices that connections are kept with, if not all.
     allowed: Option<BTreeSet<DeviceId>>,
+    unwanted: Blocked,
     limits: Limits,
     now: Now,
     spaces: BTreeMap<SpaceId, Space>,
@@ -291,6 +294,7 @@ impl Peer {
             agent: start.agent,
             addresses: start.addresses,
             allowed: None,
+            unwanted: Blocked::default(),
             limits: start.limits,
             now: Now(0),
             durable: spaces.iter().map(|(id, s)| (*id, Durable::of(s))).collect(),
@@ -463,6 +467,8 @@ impl Peer {
             Input::AnnounceAnswered { conn, answer } => self.answer_announce(conn, answer),
             Input::Blob(input) => self.blob_input(input),
             Input::Allow(allowance) => self.spending.allow(allowance),
+            Input::Block(blocked) => self.block(blocked),
+            Input::End { conn, code, text } => self.close(conn, code, text, false),
             Input::Close => {
                 self.closing = true;
                 self.connections.ids().into_iter().for_each(|conn| self.close(conn, "bye", "this peer closes", false));

@@ -9,6 +9,7 @@ use commonhold_sync::id::DeviceId;
 use commonhold_sync::peer::{ConnId, Reason};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::block::BlockList;
 use crate::shared::Attach;
 use crate::status::PeerInfo;
 use crate::transport::{Admission, LinkEvent, LinkHandle, TransportConfig, spawn};
@@ -148,6 +149,12 @@ impl Conns {
     /// Where a connection came from.
     pub(super) fn remote(&self, id: ConnId) -> Option<IpAddr> {
         self.conns.get(&id)?.remote
+    }
+
+    /// Those of blocked addresses.
+    pub(super) fn of_blocked(&self, list: &BlockList) -> Vec<ConnId> {
+        let blocked = |conn: &Conn| conn.remote.is_some_and(|remote| list.has_address(remote));
+        self.conns.iter().filter(|(_, conn)| blocked(conn)).map(|(id, _)| *id).collect()
     }
 
     pub(super) fn disconnect(&mut self, peer: &DeviceId) {

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
 use commonhold_engine::{DocId, Error, Wants, wants};
 use futures_util::stream::SplitSink;
 use futures_util::{SinkExt, StreamExt};
@@ -13,16 +16,19 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request as Upgrade};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
-use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
+use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 use tracing::debug;
 
 use super::document::Talk;
 use super::hub::Hub;
 use super::ids::RepoId;
 use super::wire::{FRAME_BYTES_MAX, Frame, Speech};
+use crate::http::is_blocked;
+use crate::shim::problem::{Kind, MEDIA_TYPE, Problem};
 
 /// For the upgrade, and again for the join.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -47,6 +53,8 @@ const FRAMES_PER_S: u32 = 1_000;
 const FRAMES_AT_ONCE: f64 = 16_384.0;
 /// Bytes of the reason of a close; a close frame holds 123.
 const REASON_BYTES_MAX: usize = 120;
+
+const BLOCKED: &str = "this peer's operator has blocked your address";
 
 /// What a client did broke the rules.
 pub(super) const CLOSE_POLICY: u16 = 1008;
@@ -76,7 +84,10 @@ pub(super) async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
         .write_buffer_size(16 << 10)
         .max_message_size(Some(FRAME_BYTES_MAX))
         .max_frame_size(Some(FRAME_BYTES_MAX));
-    let socket = match timeout(HANDSHAKE, accept_async_with_config(stream, Some(config))).await {
+    let mut blocked = pin!(is_blocked(hub.node.block_list(), from));
+    let refused = hub.node.block_list().borrow().has_address(from.ip());
+    let answer = |_: &Upgrade, answer| if refused { Err(forbidden()) } else { Ok(answer) };
+    let socket = match timeout(HANDSHAKE, accept_hdr_async_with_config(stream, answer, Some(config))).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(error)) => return debug!(%from, %error, "no upgrade"),
         Err(_) => return debug!(%from, "the upgrade took too long"),
@@ -117,6 +128,7 @@ pub(super) async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
             moved = connection.moves.recv() => connection.moved(moved).await,
             () = replaced.notified() => Err(Outgoing::normal("the same client has connected again")),
             () = gone.notified() => break None,
+            () = &mut blocked => Err(Outgoing::policy(BLOCKED)),
             Some(_) = connection.running.join_next() => Ok(()),
             () = sleep_until(due) => connection.answer().await,
             () = sleep_until(heard + patience) => Err(Outgoing::policy("nothing came for too long")),
@@ -142,6 +154,15 @@ pub(super) async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
     drop(connection);
     let _ = timeout(WRITE, &mut writing).await;
     writing.abort();
+}
+
+/// The answer to an upgrade from a blocked address.
+fn forbidden() -> ErrorResponse {
+    let details = Problem::new(Kind::Blocked, BLOCKED).details();
+    let mut response = ErrorResponse::new(serde_json::to_string(&details).ok());
+    *response.status_mut() = Kind::Blocked.status();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    response
 }
 
 /// Sends what is queued, and pings.

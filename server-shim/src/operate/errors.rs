@@ -19,6 +19,9 @@ pub(crate) fn failure(error: &Error) -> Failure {
             Exit::Unreachable,
             "let a peer that has the space be reached: `commonhold serve`, then `commonhold status --wait 30`",
         ),
+        Error::Blocked(_) => {
+            (Exit::Failed, "`commonhold block ls` shows what is blocked, `commonhold block rm` ends it")
+        }
         Error::NotAllowed(_) => (
             Exit::Failed,
             "ask an administrator for: commonhold grant DEVICE (`commonhold status --json` prints this device's id as \"peer\"); `commonhold members` lists who may what",

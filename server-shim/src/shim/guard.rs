@@ -26,12 +26,20 @@ const BODY_PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TakenAt(pub(crate) SocketAddr);
 
+/// The address from which it was made. Of all clients of a proxy it is the proxy's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CameFrom(pub(crate) SocketAddr);
+
 pub(super) async fn guard(
     State(shim): State<Shim>,
     at: Option<Extension<TakenAt>>,
+    from: Option<Extension<CameFrom>>,
     request: Request,
     next: Next,
 ) -> Response {
+    if from.is_some_and(|Extension(CameFrom(from))| shim.node.block_list().borrow().has_address(from.ip())) {
+        return Problem::new(Kind::Blocked, "this peer's operator has blocked your address").into_response();
+    }
     let (origins, headers) = (&shim.origins, request.headers());
     let changes = changes(request.method());
     if changes && !is_known_page(headers, origins) {

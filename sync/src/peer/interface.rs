@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use ed25519_dalek::SigningKey;
 
 use super::blobs::{BlobInput, BlobOutput};
+use super::block::Blocked;
 use crate::authority::RootKeys;
 use crate::chain::Opening;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
@@ -168,6 +169,18 @@ pub enum Input {
     /// What may be spent of the network from here on. Whether this peer serves others follows from it: where that changes,
     /// connections begin anew, so that the other sides learn of it.
     Allow(Allowance),
+    /// What this peer has nothing to do with from here on. Connections to whom it concerns end with the code `blocked`; those on
+    /// which a space was named that is blocked now begin anew, without it.
+    Block(Blocked),
+    /// The driver wants a connection no longer, for a reason of its own, which the other side is told.
+    End {
+        /// Which.
+        conn: ConnId,
+        /// Stable code.
+        code: &'static str,
+        /// For people.
+        text: &'static str,
+    },
     /// The peer is about to be dropped: every other side is told goodbye, and what rides with the next commit is stored now.
     Close,
     /// Time passed.
@@ -514,6 +527,16 @@ pub enum PageRow {
     },
 }
 
+impl PageRow {
+    /// The log that it is about.
+    pub fn doc(&self) -> DocId {
+        match self {
+            PageRow::Segment(stored) => stored.segment.doc,
+            PageRow::Proofs { doc, .. } | PageRow::Snapshot { doc, .. } => *doc,
+        }
+    }
+}
+
 /// What a peer tells the application.
 #[derive(Debug)]
 pub enum Event {
@@ -759,6 +782,9 @@ pub enum LocalError {
     /// The entries do not continue this device's chain.
     #[error("the entries do not continue this device's chain: {0}")]
     DoesNotFit(String),
+    /// The operator of this peer has blocked the space, or the document.
+    #[error("{0} is blocked on this peer")]
+    Blocked(&'static str),
     /// The store has failed.
     #[error("the store has failed; nothing more is saved until it is opened again")]
     StoreFailed,

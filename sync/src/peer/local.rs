@@ -225,6 +225,9 @@ impl Peer {
         opening: &Opening,
         entries: &mut Vec<Vec<u8>>,
     ) -> Result<Option<(ChainId, u64)>, LocalError> {
+        if self.unwanted.docs.contains(&doc) {
+            return Err(LocalError::Blocked("the document"));
+        }
         let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;
         let creator = self.log(space, doc).map(|log| log.header().creator);
         if !held.may_write(opening, creator.as_ref()) {

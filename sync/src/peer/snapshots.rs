@@ -158,6 +158,9 @@ impl Peer {
         use SnapshotFault::{Broken, NotTaken};
         let (broken, not_taken) = (|why: &str| Broken(why.into()), |why: &str| NotTaken(why.into()));
         let (space, doc) = (checking.space, checking.doc);
+        if self.unwanted.docs.contains(&doc) {
+            return Err(not_taken("the document is blocked on this peer"));
+        }
         let held = self.spaces.get(&space).ok_or_else(|| not_taken("the space is gone"))?;
         let log = self.log(space, doc).ok_or_else(|| not_taken("its document is not known here yet"))?;
         if log.is_deleted() {

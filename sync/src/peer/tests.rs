@@ -9,6 +9,7 @@ use super::*;
 
 mod accounts;
 mod blobs;
+mod block;
 mod erasing;
 mod forks;
 mod identities;
