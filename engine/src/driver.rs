@@ -20,6 +20,7 @@ use commonhold_sync::peer::{
 };
 use commonhold_sync::peer_record::PeerRecord;
 use commonhold_sync::tracker::TrackerRefusal;
+use commonhold_sync::usage::Quotas;
 use ed25519_dalek::SigningKey;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -98,6 +99,7 @@ pub(crate) struct Driver {
     /// The only devices that connections are kept with, if not all.
     allowed: Option<BTreeSet<DeviceId>>,
     purse: Purse,
+    quotas: Quotas,
 }
 
 struct Machine {
@@ -124,13 +126,14 @@ impl Driver {
         let allowed = shared.config.allowed();
         let (budgets, metered) = (shared.config.budgets.clone(), shared.config.metered);
         let purse = Purse::new(budgets, metered, storage.spent()?, budget::today());
+        let (quotas, addresses) = (shared.config.quotas, shared.addresses.clone());
         let mut driver = Driver {
             shared,
             key,
             epoch: Instant::now(),
             machine: None,
             run: 0,
-            conns: Conns::new(link_events, transport.clone()),
+            conns: Conns::new(link_events, transport.clone(), addresses),
             transport,
             links,
             commands,
@@ -147,6 +150,7 @@ impl Driver {
             reopening: Backoff::new(REOPEN[0], REOPEN[1], REOPEN[2]),
             allowed,
             purse,
+            quotas,
         };
         driver.start_machine(storage, stored, salt)?;
         Ok(driver)
@@ -171,6 +175,7 @@ impl Driver {
             limits: self.shared.config.limits.clone(),
             spaces: stored.spaces,
             cursors: stored.cursors,
+            usage: stored.usage,
             accounts: locked(&self.shared.book).accounts(),
         });
         peer.set_allowed(self.allowed.clone());
@@ -180,6 +185,7 @@ impl Driver {
         ids.iter().for_each(|id| self.note_space(id));
         self.purse.begin();
         self.allow();
+        self.handle(Input::Quotas(self.quotas));
         self.enforce_blocks();
         Ok(())
     }
@@ -384,7 +390,8 @@ impl Driver {
             Command::Attach(attach) => {
                 // Who is not wanted is hung up on before anything is said.
                 let list = self.shared.blocked.borrow().clone();
-                if self.machine.is_some() && !attach.remote.is_some_and(|remote| list.has_address(remote)) {
+                let wanted = |remote| !list.has_address(remote) && !self.shared.addresses.is_over(remote);
+                if self.machine.is_some() && attach.remote.is_none_or(wanted) {
                     let (dialled, expected) = (attach.dialled, attach.expected);
                     let conn = self.conns.add(attach);
                     self.handle(Input::Connected { conn, dialled, expected });
@@ -407,6 +414,13 @@ impl Driver {
                 }
             }
             Command::Block { subject, blocks, reply } => self.block(subject, blocks, reply),
+            Command::Quotas(quotas) => {
+                self.quotas = quotas;
+                self.handle(Input::Quotas(quotas));
+            }
+            Command::Usage(reply) => {
+                _ = reply.send(self.machine.iter().flat_map(|machine| machine.peer.usage()).collect());
+            }
             Command::Accounts(reply) => {
                 let accounts = self.machine.iter().flat_map(|machine| machine.peer.accounts());
                 _ = reply.send(accounts.collect());

@@ -40,6 +40,9 @@ pub enum Error {
     /// The operator of this peer wants nothing to do with it.
     #[error("{0} is blocked on this peer")]
     Blocked(&'static str),
+    /// The space has all that its quota on this peer allows.
+    #[error("the space takes all that it may on this peer; delete documents, or raise its quota")]
+    Quota,
     /// This device may not do that.
     #[error("this device has no right to {0} in the space; ask an administrator for a grant")]
     NotAllowed(&'static str),
@@ -106,6 +109,7 @@ impl Error {
             Error::Deleted(_) => "deleted",
             Error::NotTaken(_) => "not_taken",
             Error::Blocked(_) => "blocked",
+            Error::Quota => "quota",
             Error::NotAllowed(_) => "not_allowed",
             Error::DoesNotFit(_) => "does_not_fit",
             Error::StoreFailed(error) => error.code(),
@@ -137,6 +141,7 @@ impl Error {
             LocalError::KeyReplaced(_) => IdentityError::KeyReplaced.into(),
             LocalError::DoesNotFit(why) => Error::DoesNotFit(why),
             LocalError::Blocked(what) => Error::Blocked(what),
+            LocalError::Quota => Error::Quota,
             LocalError::StoreFailed => Error::StoreFailed(Arc::new(StoreError::Failed { reason: "a write".into() })),
         }
     }

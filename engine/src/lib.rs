@@ -4,6 +4,7 @@
 //! it meaning (views of documents) and lets it out into the world (tokio, disk, network).
 
 mod address_book;
+mod addresses;
 pub mod backoff;
 pub mod backup;
 pub mod blobs;
@@ -51,8 +52,10 @@ pub use commonhold_sync::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreI
 pub use commonhold_sync::limits::Limits;
 pub use commonhold_sync::peer::Keep;
 pub use commonhold_sync::record::{Right, Subject, Writers};
+pub use commonhold_sync::usage::{Quota, Quotas, UNSIGNED, Usage, UsageOf};
 
 pub use address_book::KnownPeer;
+pub use addresses::{AddressMeter, AddressUsage};
 pub use blobs::{Blob, BlobFetch, BlobLimits, BlobProgress, BlobReader, BlobRef, BlobStore};
 pub use block::{BlockList, BlockSubject, BlockedInfo};
 pub use budget::{BudgetInfo, Budgets, Serving};

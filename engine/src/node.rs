@@ -13,10 +13,12 @@ use commonhold_sync::peer::Local;
 use commonhold_sync::peer_record::RECORD_ADDRESSES_MAX;
 use commonhold_sync::record::{Genesis, KIND_BYTES_MAX, NAME_BYTES_MAX, Privacy, Record, Writers};
 use commonhold_sync::tracker::TrackerRefusal;
+use commonhold_sync::usage::{Quotas, UsageOf};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::address_book::{KnownPeer, Source};
+use crate::addresses::AddressMeter;
 use crate::block::{BlockList, BlockSubject, BlockedInfo};
 use crate::budget::BudgetInfo;
 use crate::bundle::{self, ExportReport, ImportReport};
@@ -341,6 +343,23 @@ impl Node {
             .retain(|address, expected| *expected.borrow() != Some(peer) && !at.contains(&&address.to_string()));
         let commands = self.shared().commands.clone();
         tokio::spawn(async move { commands.send(Command::Disconnect(peer)).await.ok() });
+    }
+
+    /// Says how much may be stored from now on. What is held stays.
+    pub async fn set_quotas(&self, quotas: Quotas) -> Result<(), Error> {
+        self.shared().command(Command::Quotas(quotas)).await
+    }
+
+    /// What each device has stored in each space.
+    pub async fn usage(&self) -> Result<Vec<UsageOf>, Error> {
+        let (reply, usage) = oneshot::channel();
+        self.shared().command(Command::Usage(reply)).await?;
+        usage.await.map_err(|_| Error::Closed)
+    }
+
+    /// Counts what goes to and comes from each address, and bounds it: also for whoever lets others in by ways of its own.
+    pub fn addresses(&self) -> AddressMeter {
+        self.shared().addresses.clone()
     }
 
     /// Blocks something from now on: connections that it concerns end, with a reason, and documents are shown no more. Whether that is

@@ -193,6 +193,7 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
             None => Outcome::Fresh,
         };
         storage.put_facts(&Facts { store: Some(store_id), salt: Some(salt), lineage: None }, facts.store.is_some())?;
+        storage.count_usage()?;
         let stored = storage.start()?;
         let (book, own_made_ms) = known_peers(&storage)?;
         let blocked = BlockList::load(&storage)?;
@@ -212,6 +213,7 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
     // Numbers that a run showed and a crash took away are never given out again.
     storage.put_facts(&now, outcome == Outcome::Crashed)?;
     let lineage = Some(opening.stored()?);
+    storage.count_usage()?;
     let stored = storage.start()?;
     let (book, own_made_ms) = known_peers(&storage)?;
     let blocked = BlockList::load(&storage)?;

@@ -200,6 +200,8 @@ pub(crate) enum Verb {
     /// Blobs of a space: content-addressed attachments, that documents refer to by name
     #[command(subcommand)]
     Blob(BlobVerb),
+    /// What is stored here of each space and each identity, and what each address had today
+    Usage,
     /// Peers, addresses, spaces and documents that this peer has nothing to do with
     #[command(subcommand)]
     Block(BlockVerb),

@@ -170,6 +170,8 @@ pub(crate) enum Request {
     CollectBlobs {
         space: Option<String>,
     },
+    /// What is stored of whom.
+    Usage,
     Blocked,
     /// Block something, or do so no more.
     Block {
@@ -218,6 +220,7 @@ pub(crate) enum Reply {
     Blobs(Vec<Blob>),
     BlobProgress(BlobProgress),
     CollectedBlobs(CollectedBlobs),
+    Usage(Usage),
     Blocked(Vec<BlockedRow>),
     BlockChanged(BlockChanged),
     Level(Level),
@@ -231,6 +234,36 @@ pub(crate) enum Reply {
     /// Go on with [`Request::Bytes`].
     Ready,
     Imported(Imported),
+}
+
+/// What is stored here of whom: docs/operating.md says what counts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Usage {
+    /// The fullest first.
+    pub(crate) spaces: Vec<Stored>,
+    /// The same: identities, and devices that act for none.
+    pub(crate) identities: Vec<Stored>,
+    /// Of today (UTC), since this process began; those that had most first, at most 1,000.
+    pub(crate) addresses: Vec<AddressUse>,
+}
+
+/// What went to and came from an address.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AddressUse {
+    /// ADDRESS/BITS.
+    pub(crate) network: String,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Stored {
+    pub(crate) id: String,
+    pub(crate) bytes: u64,
+    pub(crate) documents: u64,
+    /// Content sent to the devices of an identity and got from them, ever; `null` for spaces.
+    pub(crate) given: Option<u64>,
+    pub(crate) got: Option<u64>,
 }
 
 /// An entry of the block list.

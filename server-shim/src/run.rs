@@ -137,6 +137,7 @@ fn request_of(verb: Verb) -> Result<(Request, Option<u64>), Failure> {
         }
         Verb::History { doc, last } => Request::History { doc: named(doc), last },
         Verb::Peers => Request::Peers { known: true },
+        Verb::Usage => Request::Usage,
         Verb::Block(BlockVerb::Add { kind, what }) => Request::Block { kind, what, blocks: true },
         Verb::Block(BlockVerb::Rm { kind, what }) => Request::Block { kind, what, blocks: false },
         Verb::Block(BlockVerb::Ls) => Request::Blocked,

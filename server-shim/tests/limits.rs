@@ -94,3 +94,70 @@ fn blocked_documents_spaces_and_peers_are_refused_by_their_kind() {
     home.run(&["block", "add", "peer", "12"]).fails(2, &["64 hex digits", "peers --json"]);
     assert_eq!(home.run(&["block", "ls", "--json"]).json().as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn a_full_space_is_answered_507_until_its_quota_is_raised_and_what_is_stored_is_shown() {
+    let (home, served, space) = origin(&[("COMMONHOLD_ADMIN_LISTEN", "127.0.0.1:0")]);
+    let http = at(&served, "http");
+    let create = || {
+        let body = r#"{"content":{"n":1}}"#;
+        let mut stream = TcpStream::connect(&http).unwrap();
+        write!(stream, "POST /v1/spaces/{space}/docs HTTP/1.1\r\nhost: {http}\r\nconnection: close\r\ncontent-type: application/json\r\n").unwrap();
+        write!(stream, "content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        (answer.split(' ').nth(1).unwrap().parse::<u16>().unwrap(), answer)
+    };
+    assert_eq!(create().0, 201);
+    let quota = |documents: u32| {
+        let text = format!("[peer]\nlisten = ['ws://127.0.0.1:0/']\n[quota]\nspace_documents = {documents}\n");
+        std::fs::write(home.path("new.toml"), text).unwrap();
+        std::fs::rename(home.path("new.toml"), home.path("config.toml")).unwrap();
+        served.signal(rustix::process::Signal::HUP);
+    };
+    quota(1);
+    let (_, refused) = until("a quota", || Some(create()).filter(|(status, _)| *status == 507));
+    assert!(refused.contains("urn:commonhold:problem:quota"), "{refused}");
+    home.run(&["doc", "new"]).fails(1, &["takes all that it may", "commonhold usage"]);
+    let stored = home.run(&["usage", "--json"]).json();
+    assert_eq!(stored["spaces"][0]["id"], space.as_str());
+    let documents = stored["spaces"][0]["documents"].as_u64().unwrap();
+    assert!(documents >= 1 && stored["spaces"][0]["bytes"].as_u64().unwrap() > 100, "{stored}");
+    assert_eq!(stored["identities"][0]["id"], served.facts["peer"]);
+    assert!(home.run(&["usage"]).text().contains("IDENTITY"));
+    assert_eq!(ask(&at(&served, "admin"), "GET /admin/usage").1, stored);
+    quota(100);
+    until("room", || (create().0 == 201).then_some(()));
+    // Counted on over a restart.
+    let count = |home: &Home| home.run(&["usage", "--json"]).json()["spaces"][0]["documents"].as_u64().unwrap();
+    let before = count(&home);
+    served.stop();
+    assert_eq!(count(&home), before);
+}
+
+#[test]
+fn an_address_that_had_all_it_may_is_answered_429() {
+    let (home, served, space) = origin(&[("COMMONHOLD_QUOTA_ADDRESS_MIB", "1")]);
+    let (http, gateway) = (at(&served, "http"), at(&served, "gateway"));
+    let docs = format!("GET /v1/spaces/{space}/docs");
+    assert_eq!(ask(&http, &docs).0, 200);
+    let spend = || {
+        // Some of it is read, whatever becomes of it.
+        let mut stream = TcpStream::connect(&http).unwrap();
+        let head = format!(
+            "PUT /v1/spaces/{space}/docs/{} HTTP/1.1\r\nhost: {http}\r\ncontent-length: 500000\r\n\r\n",
+            "0".repeat(64)
+        );
+        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&vec![b' '; 500_000]));
+    };
+    let (_, problem) = until("429", || {
+        spend();
+        Some(ask(&http, &docs)).filter(|(status, _)| *status == 429)
+    });
+    assert_eq!(problem["type"], "urn:commonhold:problem:too-many");
+    let upgrade = "GET / HTTP/1.1\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nx:";
+    assert_eq!(ask(&gateway, upgrade).0, 429);
+    let usage = home.run(&["usage", "--json"]).json();
+    assert_eq!(usage["addresses"][0]["network"], "127.0.0.1/32");
+    assert!(usage["addresses"][0]["received_bytes"].as_u64().unwrap() > 100_000, "{usage}");
+}

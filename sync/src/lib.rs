@@ -26,5 +26,6 @@ pub mod secure;
 pub mod space;
 pub mod spending;
 pub mod tracker;
+pub mod usage;
 pub mod violation;
 pub mod waiting;

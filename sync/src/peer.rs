@@ -17,6 +17,7 @@ mod gossip;
 mod greet;
 mod interface;
 mod local;
+mod quota;
 mod receive;
 mod records;
 mod repair;
@@ -57,6 +58,7 @@ use crate::peer_record::PeerRecord;
 use crate::proof::ForkProof;
 use crate::space::Space;
 use crate::spending::{Spending, Spent};
+use crate::usage::{Meter, UsageOf};
 use crate::waiting::{Waiter, Waiting};
 
 #[derive(Debug)]
@@ -255,6 +257,9 @@ pub struct Peer {
     late: Vec<(SpaceId, DeviceId, Cursor)>,
     blobs: Blobs,
     spending: Spending,
+    meter: Meter,
+    /// Documents of which something did not fit into a quota, and when: it is not asked for again soon.
+    beyond: BTreeMap<(SpaceId, DocId), Now>,
     ledger: Ledger,
     /// The message at hand brought something that is new.
     took: bool,
@@ -345,6 +350,8 @@ impl Peer {
             late: Vec::new(),
             blobs: Blobs::default(),
             spending: Spending::default(),
+            meter: Meter::load(start.usage),
+            beyond: BTreeMap::new(),
             ledger: Ledger::load(start.accounts),
             took: false,
             roles_told: roles,
@@ -364,6 +371,7 @@ impl Peer {
         let resay = peer.spaces.iter().filter(|(_, held)| !held.resay.is_empty());
         peer.resaying = resay.map(|(space, _)| (*space, OpId(0))).collect();
         ids.iter().for_each(|id| peer.asked_to_erase(*id, |_| true));
+        ids.iter().for_each(|id| peer.find_owners(*id));
         peer
     }
 
@@ -419,6 +427,11 @@ impl Peer {
         Opening { device: self.device, salt, kind: Kind::Own }
     }
 
+    /// What each device has stored in each space.
+    pub fn usage(&self) -> impl Iterator<Item = UsageOf> + '_ {
+        self.meter.all()
+    }
+
     /// Bytes of segments that wait for their past or for authority.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting.total_bytes()
@@ -468,6 +481,10 @@ impl Peer {
             Input::Blob(input) => self.blob_input(input),
             Input::Allow(allowance) => self.spending.allow(allowance),
             Input::Block(blocked) => self.block(blocked),
+            Input::Quotas(quotas) => {
+                self.meter.set_quotas(quotas);
+                self.beyond.clear();
+            }
             Input::End { conn, code, text } => self.close(conn, code, text, false),
             Input::Close => {
                 self.closing = true;
@@ -689,6 +706,9 @@ impl Peer {
                 self.batch.push(StoreOp::Space { space, row: held.row() });
                 held_then.push((space, Durable::of(held)));
             }
+        }
+        for (space, device, usage) in self.meter.take_changed() {
+            self.batch.push(StoreOp::Usage { space, device, usage });
         }
         if !self.batch.is_empty() || core::mem::take(&mut self.closing) {
             for (space, peer, cursor) in core::mem::take(&mut self.late) {

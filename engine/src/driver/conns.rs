@@ -9,6 +9,7 @@ use commonhold_sync::id::DeviceId;
 use commonhold_sync::peer::{ConnId, Reason};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::addresses::AddressMeter;
 use crate::block::BlockList;
 use crate::shared::Attach;
 use crate::status::PeerInfo;
@@ -30,6 +31,7 @@ pub(super) struct Conns {
     /// Bytes of frames since the start.
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
+    addresses: AddressMeter,
 }
 
 struct Conn {
@@ -51,9 +53,9 @@ struct Conn {
 }
 
 impl Conns {
-    pub(super) fn new(events: mpsc::Sender<LinkEvent>, config: Arc<TransportConfig>) -> Conns {
+    pub(super) fn new(events: mpsc::Sender<LinkEvent>, config: Arc<TransportConfig>, addresses: AddressMeter) -> Conns {
         let (conns, reports) = (BTreeMap::new(), Vec::new());
-        Conns { events, config, conns, next: 0, reports, sent_bytes: 0, received_bytes: 0 }
+        Conns { events, config, conns, next: 0, reports, sent_bytes: 0, received_bytes: 0, addresses }
     }
 
     pub(super) fn add(&mut self, attach: Attach) -> ConnId {
@@ -79,6 +81,7 @@ impl Conns {
     pub(super) fn send(&mut self, id: ConnId, bytes: Vec<u8>) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         self.sent_bytes += bytes.len() as u64;
+        conn.remote.into_iter().for_each(|remote| self.addresses.sent(remote, bytes.len()));
         conn.unreported += bytes.len();
         if conn.unreported >= REPORT_BYTES {
             conn.unreported = 0;
@@ -90,6 +93,14 @@ impl Conns {
         if conn.overflow_bytes > OVERFLOW_MAX {
             conn.cut("asked for more than it reads");
         }
+    }
+
+    /// A frame came. Whether the address it came from has had all that it may today.
+    pub(super) fn received(&mut self, id: ConnId, bytes: usize) -> bool {
+        self.received_bytes += bytes as u64;
+        let Some(remote) = self.remote(id) else { return false };
+        self.addresses.received(remote, bytes);
+        self.addresses.is_over(remote)
     }
 
     /// A connection of which the machine should know how many bytes are on their way.
@@ -216,7 +227,7 @@ mod tests {
         let config = TransportConfig { send_queue_bytes_max: 64 << 10, ..TransportConfig::default() };
         let (link, mut other) = Link::pair(&config);
         let (events, mut links) = mpsc::channel(9);
-        let mut conns = Conns::new(events, Arc::new(config));
+        let mut conns = Conns::new(events, Arc::new(config), AddressMeter::default());
         let attach = Attach::new(link, true);
         let id = conns.add(attach);
         conns.send(id, vec![1; 100]);

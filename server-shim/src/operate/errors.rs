@@ -19,6 +19,10 @@ pub(crate) fn failure(error: &Error) -> Failure {
             Exit::Unreachable,
             "let a peer that has the space be reached: `commonhold serve`, then `commonhold status --wait 30`",
         ),
+        Error::Quota => (
+            Exit::Failed,
+            "`commonhold usage` shows what takes how much; quota.space_mib and quota.space_documents bound it",
+        ),
         Error::Blocked(_) => {
             (Exit::Failed, "`commonhold block ls` shows what is blocked, `commonhold block rm` ends it")
         }

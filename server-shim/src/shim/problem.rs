@@ -108,8 +108,8 @@ impl Kind {
             Kind::MediaType => "the body is of a type that this resource does not take",
             Kind::Unprocessable => "the body can be read, and does not fit the document",
             Kind::Stalled => "the body stopped coming",
-            Kind::TooMany => "too many at once",
-            Kind::Quota => "the space's blobs take all they may, or the disk is full",
+            Kind::TooMany => "too many at once, or the caller's address has had all that it may in a day",
+            Kind::Quota => "the space, or its blobs, take all they may on this peer, or the disk is full",
             Kind::Unavailable => "the store fails at present, or the peer is stopping",
             Kind::Internal => "a fault of this peer",
             Kind::NotYet => "what was asked for has not arrived in the time that the request gave",
@@ -239,6 +239,7 @@ impl From<Error> for Problem {
             Error::Deleted(_) => Kind::Gone,
             Error::NotAllowed(_) => Kind::NotAllowed,
             Error::Blocked(_) => Kind::Blocked,
+            Error::Quota => Kind::Quota,
             Error::SpaceNotReady(_) | Error::NotTaken(_) => Kind::NotYet,
             Error::TooMuch { .. } => Kind::TooMany,
             Error::BlobFailed(_) => match error.code() {

@@ -214,17 +214,17 @@ macro_rules! refusals {
 
 refusals! {
     /// Of what concerns no space.
-    Called { NoToken NotAllowed Blocked Internal }
+    Called { NoToken NotAllowed Blocked TooMany Internal }
     /// Of tickets.
     Tickets { NoToken NotAllowed Blocked Stalled TooMany Internal Unavailable }
     /// Of readiness.
-    Readies { Blocked Internal Unavailable }
+    Readies { Blocked TooMany Internal Unavailable }
     /// Of what is read of a space.
-    Reads { BadRequest NoToken NotAllowed Blocked NotFound Internal Unavailable NotYet }
+    Reads { BadRequest NoToken NotAllowed Blocked NotFound TooMany Internal Unavailable NotYet }
     /// Of what is read of a document.
-    ReadsDocument { BadRequest NoToken NotAllowed Blocked NotFound Gone Internal Unavailable NotYet }
+    ReadsDocument { BadRequest NoToken NotAllowed Blocked NotFound Gone TooMany Internal Unavailable NotYet }
     /// Of a document in one of several forms.
-    ReadsForm { BadRequest NoToken NotAllowed Blocked NotFound NotAcceptable Gone Internal Unavailable NotYet }
+    ReadsForm { BadRequest NoToken NotAllowed Blocked NotFound NotAcceptable Gone TooMany Internal Unavailable NotYet }
     /// Of what is new in a space.
     Creates {
         BadRequest NoToken NotAllowed Blocked NotFound Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet Quota

@@ -18,6 +18,7 @@ use crate::record::{Genesis, Record};
 use crate::space::{RightRow, SpaceRow};
 use crate::spending::Allowance;
 use crate::tracker::TrackerRefusal;
+use crate::usage::{Quotas, Usage};
 
 /// A moment, in milliseconds since the driver's epoch. Never compared between peers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -169,6 +170,9 @@ pub enum Input {
     /// What may be spent of the network from here on. Whether this peer serves others follows from it: where that changes,
     /// connections begin anew, so that the other sides learn of it.
     Allow(Allowance),
+    /// How much may be stored from here on. What is held stays, however much it is; what is refused is not acknowledged, and its
+    /// deliverer is told `quota`.
+    Quotas(Quotas),
     /// What this peer has nothing to do with from here on. Connections to whom it concerns end with the code `blocked`; those on
     /// which a space was named that is blocked now begin anew, without it.
     Block(Blocked),
@@ -392,6 +396,15 @@ pub enum StoreOp {
         space: SpaceId,
         /// Which.
         doc: DocId,
+    },
+    /// What a device has stored in a space by now.
+    Usage {
+        /// In which space.
+        space: SpaceId,
+        /// Whose; [`UNSIGNED`](crate::usage::UNSIGNED) for snapshots.
+        device: DeviceId,
+        /// How much.
+        usage: Usage,
     },
     /// How far this peer holds what another peer's store holds.
     Cursor {
@@ -785,6 +798,9 @@ pub enum LocalError {
     /// The operator of this peer has blocked the space, or the document.
     #[error("{0} is blocked on this peer")]
     Blocked(&'static str),
+    /// The space has all that its quota on this peer allows.
+    #[error("the space takes all that it may on this peer; delete documents, or raise its quota")]
+    Quota,
     /// The store has failed.
     #[error("the store has failed; nothing more is saved until it is opened again")]
     StoreFailed,
@@ -815,6 +831,8 @@ pub struct Start {
     pub spaces: Vec<(SpaceId, SpaceRow, Vec<RightRow>)>,
     /// Cursors over other peers' stores.
     pub cursors: Vec<(SpaceId, DeviceId, Cursor)>,
+    /// What each device has stored in each space ([`StoreOp::Usage`]).
+    pub usage: Vec<(SpaceId, DeviceId, Usage)>,
     /// What was exchanged with others ([`Event::Account`]).
     pub accounts: Vec<(DeviceId, Account)>,
 }
@@ -834,6 +852,7 @@ impl Start {
             limits: Limits::default(),
             spaces: Vec::new(),
             cursors: Vec::new(),
+            usage: Vec::new(),
             accounts: Vec::new(),
         }
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::block::BLOCKED;
 use super::connection::{Ask, Begun, Connection};
+use super::quota::QUOTA;
 use super::{After, Came, ConnId, Event, Held, OpId, Peer, Slot, StoreOp};
 use crate::authority::{Limit, RecordAt};
 use crate::chain::Segment;
@@ -275,6 +276,10 @@ impl Peer {
                 return Ok(Outcome::Pending);
             }
         }
+        if self.is_record_beyond(space, &segment, headers.len()) {
+            self.not_held(from, space, segment.doc, QUOTA);
+            return Ok(Outcome::Unwanted);
+        }
         // What this device said in a copy of its disk is to be said again.
         let own = segment.opening.device == self.device;
         let awaited = own || self.awaits_records(&space);
@@ -363,6 +368,10 @@ impl Peer {
             true => Need::Asked,
             false => Need::Pushed,
         };
+        if self.is_beyond(space, &segment) {
+            self.not_held(from, space, doc, QUOTA);
+            return Ok(Outcome::Unwanted);
+        }
         let admission =
             self.change_log(space, doc, |log| log.admit_upto(rules, &limits, segment.clone(), need, limit.cut()));
         match admission {
@@ -630,6 +639,7 @@ impl Peer {
         if rights {
             self.unblock_rights(space);
             self.look_for_blocked(space);
+            self.find_owners(space);
             self.recut(space);
             self.may_have_erased(space);
         }
@@ -661,6 +671,7 @@ impl Peer {
         let (log, _) = Log::load(space, doc, image, &[]);
         let slot = Held { digest: log.digest(), log, used: self.uses, stored_by: OpId(0) };
         self.put_slot(space, doc, Slot::Held(Box::new(slot)));
+        self.count_document(space, at.device);
         self.changed.insert((space, doc));
         if founded {
             self.emit(Event::Document { space, doc, header });
@@ -703,6 +714,7 @@ impl Peer {
     }
 
     fn store_segment(&mut self, space: SpaceId, admitted: Admitted, from: Option<From>) {
+        self.count_segment(space, &admitted.segment);
         let Some(held) = self.spaces.get_mut(&space) else { return };
         held.seq += 1;
         let seq = held.seq;
@@ -726,7 +738,7 @@ impl Peer {
             let takes = |held: &&Space| held.takes(&have.doc) && !self.unwanted.docs.contains(&have.doc);
             let Some(held) = self.spaces.get(&space).filter(takes) else { continue };
             let log = self.log(space, have.doc);
-            if log.is_some_and(Log::is_deleted) {
+            if log.is_some_and(Log::is_deleted) || self.was_beyond(space, have.doc) {
                 continue;
             }
             let authority = have.doc == space.authority();
