@@ -8,6 +8,7 @@ use std::sync::Arc;
 use commonhold_sync::id::DeviceId;
 use commonhold_sync::limits::Limits;
 use commonhold_sync::message::roles;
+use commonhold_sync::usage::Quotas;
 
 use crate::blobs::{BlobLimits, BlobStore};
 use crate::budget::Budgets;
@@ -49,6 +50,10 @@ pub struct Config {
     pub blob_store: Option<Arc<dyn BlobStore>>,
     /// Bounds of the protocol.
     pub limits: Limits,
+    /// How much may be stored at the start ([`Node::set_quotas`](crate::Node::set_quotas) changes it).
+    pub quotas: Quotas,
+    /// Bytes that may go to and come from one address in a day (UTC), at the start; `None`: any number.
+    pub address_bytes_max: Option<u64>,
     /// What the network may cost.
     pub budgets: Budgets,
     /// Whether the network costs something at the start ([`Node::set_metered`](crate::Node::set_metered) changes it).
@@ -128,6 +133,8 @@ impl Default for Config {
             blobs: BlobLimits::default(),
             blob_store: None,
             limits: Limits::default(),
+            quotas: Quotas::default(),
+            address_bytes_max: None,
             budgets: Budgets::default(),
             metered: false,
             roles: roles::STORE | roles::RELAY,

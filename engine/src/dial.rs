@@ -44,6 +44,8 @@ async fn dial_again_and_again(
     loop {
         shared.until_affordable().await;
         let wanted = *expected.borrow_and_update();
+        // The sender is in shared.
+        let _ = shared.blocked.subscribe().wait_for(|_| !shared.blocks_dial(wanted.as_ref(), address)).await;
         match dial(address, config).await {
             Ok(link) => {
                 away = false;

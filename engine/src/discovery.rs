@@ -251,7 +251,7 @@ impl Discovery {
 
     /// The topics of all spaces with their spaces; of too many, some by chance.
     fn topics(&self, max: usize) -> Vec<(Topic, SpaceId)> {
-        let (now, spaces) = (wall_ms(), locked(&self.shared.spaces).keys().copied().collect::<Vec<_>>());
+        let (now, spaces) = (wall_ms(), self.shared.unblocked_spaces());
         let all = spaces.into_iter().flat_map(|space| Topic::around(&space, now).map(move |topic| (topic, space)));
         let mut all: Vec<(Topic, SpaceId)> = all.collect();
         if all.len() > max {
@@ -301,8 +301,7 @@ impl Discovery {
         if !self.shared.config.dial_invites {
             return;
         }
-        let spaces: Vec<SpaceId> = locked(&self.shared.spaces).keys().copied().collect();
-        for space in spaces {
+        for space in self.shared.unblocked_spaces() {
             if !locked(&self.shared.tracker).sharing(&space).is_empty() {
                 continue;
             }

@@ -20,14 +20,17 @@ use commonhold_sync::peer::{
 };
 use commonhold_sync::peer_record::PeerRecord;
 use commonhold_sync::tracker::TrackerRefusal;
+use commonhold_sync::usage::Quotas;
 use ed25519_dalek::SigningKey;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
+use crate::block::BlockSubject;
 use crate::budget::{self, Purse};
 use crate::dial::{Dialled, Whom};
-use crate::discovery::Heard;
+use crate::discovery::{Heard, wall_ms};
+use crate::error::Error;
 use crate::shared::{Command, Mode, Reply, Shared, locked};
 use crate::start;
 use crate::status::{NodeEvent, SpaceInfo};
@@ -96,6 +99,7 @@ pub(crate) struct Driver {
     /// The only devices that connections are kept with, if not all.
     allowed: Option<BTreeSet<DeviceId>>,
     purse: Purse,
+    quotas: Quotas,
 }
 
 struct Machine {
@@ -122,13 +126,14 @@ impl Driver {
         let allowed = shared.config.allowed();
         let (budgets, metered) = (shared.config.budgets.clone(), shared.config.metered);
         let purse = Purse::new(budgets, metered, storage.spent()?, budget::today());
+        let (quotas, addresses) = (shared.config.quotas, shared.addresses.clone());
         let mut driver = Driver {
             shared,
             key,
             epoch: Instant::now(),
             machine: None,
             run: 0,
-            conns: Conns::new(link_events, transport.clone()),
+            conns: Conns::new(link_events, transport.clone(), addresses),
             transport,
             links,
             commands,
@@ -145,6 +150,7 @@ impl Driver {
             reopening: Backoff::new(REOPEN[0], REOPEN[1], REOPEN[2]),
             allowed,
             purse,
+            quotas,
         };
         driver.start_machine(storage, stored, salt)?;
         Ok(driver)
@@ -169,6 +175,7 @@ impl Driver {
             limits: self.shared.config.limits.clone(),
             spaces: stored.spaces,
             cursors: stored.cursors,
+            usage: stored.usage,
             accounts: locked(&self.shared.book).accounts(),
         });
         peer.set_allowed(self.allowed.clone());
@@ -178,6 +185,8 @@ impl Driver {
         ids.iter().for_each(|id| self.note_space(id));
         self.purse.begin();
         self.allow();
+        self.handle(Input::Quotas(self.quotas));
+        self.enforce_blocks();
         Ok(())
     }
 
@@ -379,7 +388,10 @@ impl Driver {
             },
             Command::Settle(reply) => self.barrier(move || _ = reply.send(())),
             Command::Attach(attach) => {
-                if self.machine.is_some() {
+                // Who is not wanted is hung up on before anything is said.
+                let list = self.shared.blocked.borrow().clone();
+                let wanted = |remote| !list.has_address(remote) && !self.shared.addresses.is_over(remote);
+                if self.machine.is_some() && attach.remote.is_none_or(wanted) {
                     let (dialled, expected) = (attach.dialled, attach.expected);
                     let conn = self.conns.add(attach);
                     self.handle(Input::Connected { conn, dialled, expected });
@@ -402,6 +414,14 @@ impl Driver {
                     self.machine.iter_mut().for_each(|machine| machine.peer.set_allowed(allowed.clone()));
                 }
             }
+            Command::Block { subject, blocks, reply } => self.block(subject, blocks, reply),
+            Command::Quotas(quotas) => {
+                self.quotas = quotas;
+                self.handle(Input::Quotas(quotas));
+            }
+            Command::Usage(reply) => {
+                _ = reply.send(self.machine.iter().flat_map(|machine| machine.peer.usage()).collect());
+            }
             Command::Accounts(reply) => {
                 let accounts = self.machine.iter().flat_map(|machine| machine.peer.accounts());
                 _ = reply.send(accounts.collect());
@@ -415,6 +435,46 @@ impl Driver {
             Command::Compact { docs, reply } => self.compact(docs, Some(reply)),
             Command::Loose(reply) => _ = reply.send(self.loose.keys().copied().collect()),
             Command::Close(_) => unreachable!("handled where the loop can end"),
+        }
+    }
+
+    fn block(&mut self, subject: BlockSubject, blocks: bool, reply: oneshot::Sender<Result<bool, Error>>) {
+        let Some(storage) = self.machine.as_ref().map(|machine| machine.storage.clone()) else { return };
+        let mut set = Ok(None);
+        self.shared.blocked.send_if_modified(|list| {
+            set = Arc::make_mut(list).set(subject, blocks, wall_ms());
+            matches!(set, Ok(Some(_)))
+        });
+        let row = match set {
+            Ok(Some(row)) => row,
+            same => return drop(reply.send(same.map(|_| false))),
+        };
+        self.enforce_blocks();
+        if !blocks {
+            // Those that somebody still holds are shown again.
+            let all = locked(&self.shared.documents).open.values().cloned().collect::<Vec<_>>();
+            all.iter().filter(|open| subject.covers(&open.space, &open.doc)).for_each(|open| open.reload());
+        }
+        self.barrier(move || {
+            let written = storage.put_blocked(&subject.to_string(), row.as_ref());
+            // Whoever gave up waiting is not told.
+            let _ = reply.send(written.map(|()| true).map_err(Error::from));
+        });
+    }
+
+    /// Ends what the block list says is to end.
+    fn enforce_blocks(&mut self) {
+        let list = self.shared.blocked.borrow().clone();
+        self.handle(Input::Block(list.of_machine()));
+        for conn in self.conns.of_blocked(&list) {
+            let text = "this peer's operator wants no connection with that address";
+            self.handle(Input::End { conn, code: "blocked", text });
+        }
+        let open: Vec<_> = locked(&self.shared.documents).open.values().cloned().collect();
+        for open in open {
+            if let Err(why) = list.may_open(&open.space, &open.doc) {
+                open.withhold(why);
+            }
         }
     }
 
@@ -617,7 +677,7 @@ impl Driver {
             (machine.storage, machine.writer)
         });
         self.shared.mode.send_replace(Mode::Closed);
-        self.shared.blobs.fail_all(&crate::error::Error::Closed);
+        self.shared.blobs.fail_all(&Error::Closed);
         *self.shared.storage.write().unwrap_or_else(PoisonError::into_inner) = None;
         std::mem::take(&mut locked(&self.shared.documents).open).into_values().for_each(|open| open.close());
         self.shared.moved();

@@ -37,6 +37,12 @@ pub enum Error {
     /// This peer takes only some documents of the space, and not this one.
     #[error("this peer does not take document {0}; take it first")]
     NotTaken(DocId),
+    /// The operator of this peer wants nothing to do with it.
+    #[error("{0} is blocked on this peer")]
+    Blocked(&'static str),
+    /// The space has all that its quota on this peer allows.
+    #[error("the space takes all that it may on this peer; delete documents, or raise its quota")]
+    Quota,
     /// This device may not do that.
     #[error("this device has no right to {0} in the space; ask an administrator for a grant")]
     NotAllowed(&'static str),
@@ -102,6 +108,8 @@ impl Error {
             Error::UnknownDocument(_) => "unknown_document",
             Error::Deleted(_) => "deleted",
             Error::NotTaken(_) => "not_taken",
+            Error::Blocked(_) => "blocked",
+            Error::Quota => "quota",
             Error::NotAllowed(_) => "not_allowed",
             Error::DoesNotFit(_) => "does_not_fit",
             Error::StoreFailed(error) => error.code(),
@@ -132,6 +140,8 @@ impl Error {
             LocalError::NotAllowed(what) => Error::NotAllowed(what),
             LocalError::KeyReplaced(_) => IdentityError::KeyReplaced.into(),
             LocalError::DoesNotFit(why) => Error::DoesNotFit(why),
+            LocalError::Blocked(what) => Error::Blocked(what),
+            LocalError::Quota => Error::Quota,
             LocalError::StoreFailed => Error::StoreFailed(Arc::new(StoreError::Failed { reason: "a write".into() })),
         }
     }

@@ -4,9 +4,11 @@
 //! it meaning (views of documents) and lets it out into the world (tokio, disk, network).
 
 mod address_book;
+mod addresses;
 pub mod backoff;
 pub mod backup;
 pub mod blobs;
+mod block;
 mod budget;
 mod bundle;
 mod check;
@@ -52,9 +54,12 @@ pub use commonhold_sync::limits::Limits;
 pub use commonhold_sync::peer::Keep;
 pub use commonhold_sync::record::{Right, Subject, Writers};
 pub use commonhold_sync::storage_receipt::StorageReceipt;
+pub use commonhold_sync::usage::{Quota, Quotas, UNSIGNED, Usage, UsageOf};
 
 pub use address_book::KnownPeer;
+pub use addresses::{AddressMeter, AddressUsage};
 pub use blobs::{Blob, BlobFetch, BlobLimits, BlobProgress, BlobReader, BlobRef, BlobStore};
+pub use block::{BlockList, BlockSubject, BlockedInfo};
 pub use budget::{BudgetInfo, Budgets, Serving};
 pub use bundle::{ExportReport, ImportReport};
 pub use check::CheckReport;

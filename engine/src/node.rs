@@ -13,10 +13,13 @@ use commonhold_sync::peer::Local;
 use commonhold_sync::peer_record::RECORD_ADDRESSES_MAX;
 use commonhold_sync::record::{Genesis, KIND_BYTES_MAX, NAME_BYTES_MAX, Privacy, Record, Writers};
 use commonhold_sync::tracker::TrackerRefusal;
+use commonhold_sync::usage::{Quotas, UsageOf};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::address_book::{KnownPeer, Source};
+use crate::addresses::AddressMeter;
+use crate::block::{BlockList, BlockSubject, BlockedInfo};
 use crate::budget::BudgetInfo;
 use crate::bundle::{self, ExportReport, ImportReport};
 use crate::check::{CheckReport, check};
@@ -169,6 +172,9 @@ impl Node {
 
     async fn hold(&self, space: SpaceId, genesis: Option<Genesis>, docs: Option<Vec<DocId>>) -> Result<(), Error> {
         self.shared().running()?;
+        if self.shared().blocked.borrow().has_space(&space) {
+            return Err(Error::Blocked("the space"));
+        }
         let (reply, joined) = oneshot::channel();
         self.shared().command(Command::Join { space, genesis, docs, reply }).await?;
         joined.await.map_err(|_| self.shared().no_reply())
@@ -260,6 +266,9 @@ impl Node {
         space: SpaceId,
         documents: impl IntoIterator<Item = (K, N)>,
     ) -> Result<Vec<DocId>, Error> {
+        if self.shared().blocked.borrow().has_space(&space) {
+            return Err(Error::Blocked("the space"));
+        }
         let mut records = Vec::new();
         for (kind, name) in documents {
             let (kind, name) = (kind.as_ref(), name.as_ref());
@@ -280,6 +289,7 @@ impl Node {
         if self.space(space)?.takes.is_some_and(|docs| !docs.contains(&doc)) {
             return Err(Error::NotTaken(doc));
         }
+        self.shared().blocked.borrow().may_open(&space, &doc)?;
         Document::open_in(self.shared(), space, doc).await
     }
 
@@ -333,6 +343,51 @@ impl Node {
             .retain(|address, expected| *expected.borrow() != Some(peer) && !at.contains(&&address.to_string()));
         let commands = self.shared().commands.clone();
         tokio::spawn(async move { commands.send(Command::Disconnect(peer)).await.ok() });
+    }
+
+    /// Says how much may be stored from now on. What is held stays.
+    pub async fn set_quotas(&self, quotas: Quotas) -> Result<(), Error> {
+        self.shared().command(Command::Quotas(quotas)).await
+    }
+
+    /// What each device has stored in each space.
+    pub async fn usage(&self) -> Result<Vec<UsageOf>, Error> {
+        let (reply, usage) = oneshot::channel();
+        self.shared().command(Command::Usage(reply)).await?;
+        usage.await.map_err(|_| Error::Closed)
+    }
+
+    /// Counts what goes to and comes from each address, and bounds it: also for whoever lets others in by ways of its own.
+    pub fn addresses(&self) -> AddressMeter {
+        self.shared().addresses.clone()
+    }
+
+    /// Blocks something from now on: connections that it concerns end, with a reason, and documents are shown no more. Whether that is
+    /// new; it is on disk by then. At most 4,096 entries.
+    pub async fn block(&self, subject: BlockSubject) -> Result<bool, Error> {
+        self.set_blocked(subject, true).await
+    }
+
+    /// Takes something off the block list. Whether it was on it; it is on disk by then.
+    pub async fn unblock(&self, subject: BlockSubject) -> Result<bool, Error> {
+        self.set_blocked(subject, false).await
+    }
+
+    async fn set_blocked(&self, subject: BlockSubject, blocks: bool) -> Result<bool, Error> {
+        self.shared().running()?;
+        let (reply, done) = oneshot::channel();
+        self.shared().command(Command::Block { subject, blocks, reply }).await?;
+        done.await.map_err(|_| self.shared().no_reply())?
+    }
+
+    /// What is blocked.
+    pub fn blocked(&self) -> Vec<BlockedInfo> {
+        self.shared().blocked.borrow().all()
+    }
+
+    /// The block list, for whoever lets others in by ways of its own. Changes can be waited for.
+    pub fn block_list(&self) -> watch::Receiver<Arc<BlockList>> {
+        self.shared().blocked.subscribe()
     }
 
     /// Takes a connection that was made elsewhere: one end of [`Link::pair`], or of any byte stream. Exactly one side
@@ -412,6 +467,10 @@ impl Node {
     pub fn take_announce(&self, request: &AnnounceRequest, from: IpAddr) -> Result<AnnounceAnswer, AnnounceError> {
         let role = self.shared().tracker_role.as_ref().ok_or(TrackerRefusal::Off)?;
         let announce = request.verified()?;
+        let list = self.shared().blocked.borrow();
+        if list.has_address(from) || list.has_device(&announce.record.device) {
+            return Err(AnnounceError::Blocked);
+        }
         Ok(role.announce(&announce, Some(from))?.into())
     }
 
@@ -477,7 +536,7 @@ impl Node {
         let mut first_error = None;
         for document in open {
             match document.flush().await {
-                Err(Error::Deleted(_) | Error::UnknownDocument(_)) | Ok(_) => {}
+                Err(Error::Deleted(_) | Error::Blocked(_) | Error::UnknownDocument(_)) | Ok(_) => {}
                 Err(error) => drop(first_error.get_or_insert(error)),
             }
         }

@@ -140,7 +140,12 @@ impl OpenDocument {
     }
 
     pub(crate) fn deleted(&self) {
-        self.leave(|inbox| inbox.deleted = true);
+        self.withhold(Error::Deleted(self.doc));
+    }
+
+    /// It is shown no more, and no longer watched, for this reason.
+    pub(crate) fn withhold(&self, why: Error) {
+        self.leave(|inbox| inbox.withheld = Some(why));
         self.shared.moved();
     }
 
@@ -203,7 +208,7 @@ impl OpenDocument {
             match work {
                 Work::End => break,
                 Work::Reload(reload) => self.make_again(reload).await,
-                Work::Delete => self.show_deletion().await,
+                Work::Withhold(why) => self.hide(why).await,
                 Work::Apply => self.apply().await,
                 Work::Flush => {
                     let mut shown = self.view.lock().await;
@@ -289,6 +294,7 @@ impl OpenDocument {
         let (reply, ready) = oneshot::channel();
         // The answer is as of when the driver reads this; what it says while the answer waits for the disk is newer.
         locked(&self.inbox).opening = None;
+        self.shared.blocked.borrow().may_open(&self.space, &self.doc)?;
         self.shared.command(Command::Prepare { space: self.space, doc: self.doc, reply }).await?;
         let opening = ready.await.map_err(|_| self.shared.no_reply())?;
         locked(&self.inbox).prepared(opening);
@@ -297,9 +303,9 @@ impl OpenDocument {
         made.map_err(|why| Error::Damaged { doc, why })?.ok_or(Error::UnknownDocument(doc))
     }
 
-    async fn show_deletion(&self) {
+    async fn hide(&self, why: Error) {
         let mut shown = self.view.lock().await;
-        shown.state = State::Failed(Error::Deleted(self.doc));
+        shown.state = State::Failed(why);
         shown.end_watchers();
         self.dirty.store(false, Ordering::Release);
         self.moved();

@@ -13,10 +13,13 @@ use commonhold_sync::message::{Announce, roles};
 use commonhold_sync::peer::{BlobInput, ConnId, Local, LocalError};
 use commonhold_sync::peer_record::PeerRecord;
 use commonhold_sync::record::{Genesis, Right};
+use commonhold_sync::usage::{Quotas, UsageOf};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::address_book::AddressBook;
+use crate::addresses::AddressMeter;
 use crate::blobs::Fetches;
+use crate::block::{BlockList, BlockSubject};
 use crate::budget::BudgetInfo;
 use crate::config::Config;
 use crate::dial::Dialler;
@@ -69,6 +72,12 @@ pub(crate) enum Command {
     Addresses(Vec<String>),
     /// Connections are kept with these devices too.
     Allow(Vec<DeviceId>),
+    /// Block something from here on, or not any more; the reply comes when that is on disk, and says whether it changed anything.
+    Block { subject: BlockSubject, blocks: bool, reply: oneshot::Sender<Result<bool, Error>> },
+    /// How much may be stored from here on.
+    Quotas(Quotas),
+    /// What is stored of whom.
+    Usage(oneshot::Sender<Vec<UsageOf>>),
     /// What was exchanged with whom.
     Accounts(oneshot::Sender<Vec<(DeviceId, Account)>>),
     /// The network costs something from here on, or does not any more.
@@ -164,6 +173,8 @@ pub(crate) struct Shared {
     pub(crate) progress: watch::Sender<u64>,
     pub(crate) mode: watch::Sender<Mode>,
     pub(crate) budget: watch::Sender<BudgetInfo>,
+    pub(crate) blocked: watch::Sender<Arc<BlockList>>,
+    pub(crate) addresses: AddressMeter,
     pub(crate) events: broadcast::Sender<NodeEvent>,
     /// Another copy of this device wrote further on a chain than this store knew.
     pub(crate) chain_lost: AtomicBool,
@@ -185,6 +196,8 @@ pub(crate) struct Documents {
 impl Shared {
     pub(crate) fn new(config: Config, parts: Parts) -> (Arc<Shared>, mpsc::Receiver<Command>) {
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+        let addresses = AddressMeter::default();
+        addresses.set_max(config.address_bytes_max);
         let shared = Shared {
             blobs: Fetches::new(&config),
             config,
@@ -211,6 +224,8 @@ impl Shared {
             progress: watch::Sender::new(0),
             mode: watch::Sender::new(Mode::Running),
             budget: watch::Sender::new(BudgetInfo { connects: true, ..BudgetInfo::default() }),
+            blocked: watch::Sender::new(parts.blocked),
+            addresses,
             events: broadcast::Sender::new(EVENTS_MAX),
             chain_lost: AtomicBool::new(false),
             damaged_rows: AtomicU64::new(0),
@@ -274,6 +289,18 @@ impl Shared {
         let _ = self.events.send(event);
     }
 
+    /// Whether nobody is to be dialled there, or that device anywhere.
+    pub(crate) fn blocks_dial(&self, device: Option<&DeviceId>, address: &Address) -> bool {
+        let list = self.blocked.borrow();
+        device.is_some_and(|device| list.has_device(device)) || address.ip().is_some_and(|ip| list.has_address(ip))
+    }
+
+    /// The spaces for which peers are looked for.
+    pub(crate) fn unblocked_spaces(&self) -> Vec<SpaceId> {
+        let list = self.blocked.borrow();
+        locked(&self.spaces).keys().filter(|space| !list.has_space(space)).copied().collect()
+    }
+
     /// Waits until connections may cost something.
     pub(crate) async fn until_affordable(&self) {
         // The sender is in self.
@@ -328,6 +355,7 @@ pub(crate) struct Parts {
     pub(crate) listening: Vec<Address>,
     pub(crate) storage: Storage,
     pub(crate) book: AddressBook,
+    pub(crate) blocked: Arc<BlockList>,
     pub(crate) own: OwnRecord,
     pub(crate) heard: mpsc::Sender<Heard>,
     /// Bits of [`roles`].

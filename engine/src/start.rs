@@ -10,6 +10,7 @@ use ed25519_dalek::SigningKey;
 use tokio::sync::mpsc;
 
 use crate::address_book::AddressBook;
+use crate::block::BlockList;
 use crate::config::{Config, OpenStore};
 use crate::device::DeviceSecret;
 use crate::dial;
@@ -49,6 +50,7 @@ struct Ready {
     outcome: Outcome,
     lineage: Option<Lineage>,
     book: AddressBook,
+    blocked: Arc<BlockList>,
     own_made_ms: Option<u64>,
 }
 
@@ -89,6 +91,7 @@ pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
         listening,
         storage: ready.storage.clone(),
         book: ready.book,
+        blocked: ready.blocked,
         own,
         heard,
         roles,
@@ -190,9 +193,11 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
             None => Outcome::Fresh,
         };
         storage.put_facts(&Facts { store: Some(store_id), salt: Some(salt), lineage: None }, facts.store.is_some())?;
+        storage.count_usage()?;
         let stored = storage.start()?;
         let (book, own_made_ms) = known_peers(&storage)?;
-        return Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage: None, book, own_made_ms });
+        let blocked = BlockList::load(&storage)?;
+        return Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage: None, book, blocked, own_made_ms });
     };
     if facts.store.is_none() && !doubt && !storage.is_new()? {
         let detail = "the row with the id of the store is missing".to_owned();
@@ -208,9 +213,11 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
     // Numbers that a run showed and a crash took away are never given out again.
     storage.put_facts(&now, outcome == Outcome::Crashed)?;
     let lineage = Some(opening.stored()?);
+    storage.count_usage()?;
     let stored = storage.start()?;
     let (book, own_made_ms) = known_peers(&storage)?;
-    Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage, book, own_made_ms })
+    let blocked = BlockList::load(&storage)?;
+    Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage, book, blocked, own_made_ms })
 }
 
 /// The address book, and when this device last signed a record of itself.

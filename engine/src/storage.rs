@@ -19,8 +19,10 @@ use commonhold_sync::message::Cursor;
 use commonhold_sync::peer::{Load, Loaded, PageRow, StoreOp};
 use commonhold_sync::proof::PROOF_BYTES_MAX;
 use commonhold_sync::space::{RightRow, SpaceRow};
+use commonhold_sync::usage::{UNSIGNED, Usage};
 
 use crate::address_book::{BookRow, ROW_VERSION};
+use crate::block::BlockRow;
 use crate::budget::SpentRow;
 use crate::store::{Batch, Store, StoreError, Table};
 pub(crate) use copy::Carried;
@@ -56,6 +58,8 @@ pub struct Stored {
     pub spaces: Vec<(SpaceId, SpaceRow, Vec<RightRow>)>,
     /// How far other stores are held.
     pub cursors: Vec<(SpaceId, DeviceId, Cursor)>,
+    /// What each device has stored in each space.
+    pub usage: Vec<(SpaceId, DeviceId, Usage)>,
 }
 
 /// Facts about the store as a whole.
@@ -238,6 +242,34 @@ impl Storage {
         Ok((found, own.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes)))
     }
 
+    /// Writes an entry of the block list, or takes it out.
+    pub(crate) fn put_blocked(&self, subject: &str, row: Option<&BlockRow>) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        let key = [keys::BLOCK, subject.as_bytes()].concat();
+        match row {
+            Some(row) => batch.put(Table::Meta, key, rows::to_vec(row)),
+            None => batch.delete(Table::Meta, key),
+        }
+        self.store.commit(batch)
+    }
+
+    /// The block list.
+    ///
+    /// # Errors
+    /// [`StoreError::DamagedFile`] if a row of it is damaged: nobody would notice that somebody is let in again.
+    pub(crate) fn blocked(&self) -> Result<Vec<(String, BlockRow)>, StoreError> {
+        let (mut found, mut damaged) = (Vec::new(), Vec::new());
+        let each = |key: Vec<u8>, value: Vec<u8>| {
+            let subject = key.strip_prefix(keys::BLOCK).and_then(|text| String::from_utf8(text.to_vec()).ok());
+            found.extend(subject.zip(rows::from_slice(&value)));
+        };
+        self.walk(Table::Meta, keys::BLOCK, each, &mut damaged)?;
+        match damaged.is_empty() {
+            true => Ok(found),
+            false => Err(StoreError::DamagedFile { detail: "a row of the block list cannot be read".into() }),
+        }
+    }
+
     /// Writes what was spent of the network today.
     pub(crate) fn put_spent(&self, row: &SpentRow) -> Result<(), StoreError> {
         let mut batch = Batch::new();
@@ -308,10 +340,50 @@ impl Storage {
             },
             &mut damaged,
         )?;
+        let each = |key: Vec<u8>, value: Vec<u8>| {
+            let found = key.strip_prefix(keys::USAGE).and_then(split);
+            let found = found.and_then(|(space, device)| Some((SpaceId(space), DeviceId::try_from(device).ok()?)));
+            stored
+                .usage
+                .extend(found.zip(rows::from_slice(&value)).map(|((space, device), usage)| (space, device, usage)));
+        };
+        self.walk(Table::Meta, keys::USAGE, each, &mut damaged)?;
         for (table, _) in damaged {
             tracing::error!(table = table.name(), "a damaged row was left out at start");
         }
         Ok(stored)
+    }
+
+    /// Counts what a store holds that was written before there were counts: reads all of it.
+    pub fn count_usage(&self) -> Result<(), StoreError> {
+        let (first, end) = under(keys::USAGE);
+        if self.is_new()? || !self.store.scan(Table::Meta, &first, end.as_deref(), 1, 1)?.rows.is_empty() {
+            return Ok(());
+        }
+        tracing::info!("counting what is stored of whom, for the first time");
+        let (mut usage, mut damaged) = (BTreeMap::<_, Usage>::new(), Vec::new());
+        let each = |key: Vec<u8>, value: Vec<u8>| {
+            if let (Some((space, _)), Some(row)) = (split(&key), rows::from_slice::<BodyRow>(&value)) {
+                let bytes = row.entries.iter().map(|entry| entry.len() as u64).sum::<u64>();
+                usage.entry((space, row.opening.device)).or_default().bytes += bytes;
+            }
+        };
+        self.walk(Table::Bodies, &[], each, &mut damaged)?;
+        let each = |key: Vec<u8>, value: Vec<u8>| {
+            if let (Some((space, _)), Some(row)) = (split(&key), DocumentRow::from_bytes(&value))
+                && !row.image.deleted
+            {
+                usage.entry((space, row.image.header.creator)).or_default().documents += 1;
+                let packed = row.image.covered.map_or(0, |covered| covered.bytes);
+                usage.entry((space, UNSIGNED)).or_default().bytes += packed;
+            }
+        };
+        self.walk(Table::Documents, &[], each, &mut damaged)?;
+        let mut batch = Batch::new();
+        for ((space, device), usage) in usage {
+            batch.put(Table::Meta, keys::usage(&SpaceId(space), &device), rows::to_vec(&usage));
+        }
+        self.store.commit(batch)
     }
 
     /// Whether these operations read what earlier ones wrote, so that those must be on disk first.
@@ -348,6 +420,9 @@ impl Storage {
                 self.write_snapshot(batch, space, doc, SnapshotHead { seq, source, ends }, bytes)?;
             }
             StoreOp::Drop { space, doc } => self.write_drop(batch, &space, &doc)?,
+            StoreOp::Usage { space, device, usage } => {
+                batch.put(Table::Meta, keys::usage(&space, &device), rows::to_vec(&usage));
+            }
             StoreOp::Cursor { space, peer, cursor } => {
                 batch.put(Table::Peers, [space.0, peer.0].concat(), rows::to_vec(&cursor));
             }

@@ -1,6 +1,7 @@
 //! What a node promises, with one or two of them in this process. Scenarios with many peers and processes are elsewhere.
 
 mod blobs;
+mod blocks;
 mod budgets;
 mod discovery;
 mod disk;

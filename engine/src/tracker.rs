@@ -60,6 +60,9 @@ pub enum AnnounceError {
     /// The tracker does not take it.
     #[error(transparent)]
     Refused(#[from] TrackerRefusal),
+    /// The tracker's operator has blocked the device, or the address.
+    #[error("this tracker's operator wants nothing to do with that device, or that address")]
+    Blocked,
 }
 
 impl AnnounceError {
@@ -68,6 +71,7 @@ impl AnnounceError {
         match self {
             AnnounceError::Malformed(_) => "tracker-malformed",
             AnnounceError::Refused(refusal) => refusal.code(),
+            AnnounceError::Blocked => "tracker-blocked",
         }
     }
 }

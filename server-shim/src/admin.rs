@@ -112,6 +112,7 @@ fn routes(admin: Admin) -> Router {
         .route("/admin/status", get(shown))
         .route("/admin/history", get(history))
         .route("/admin/peers", get(peers))
+        .route("/admin/usage", get(usage))
         .route("/admin/spaces/{space}/documents", get(documents))
         .with_state(admin)
         .layer(from_fn(guarded))
@@ -235,6 +236,12 @@ async fn history(State(admin): State<Admin>) -> Answer<Json> {
 /// Those that are connected, then those that are known, best first; at most 4,096.
 async fn peers(State(admin): State<Admin>) -> Result<Answer<Json>, Response> {
     let reply = operate::perform(&admin.0.node, Asked::Peers { known: true }).await;
+    reply.map(|reply| Answer(reply.json())).map_err(|failure| problem(StatusCode::SERVICE_UNAVAILABLE, &failure.what))
+}
+
+/// What is stored of each space and each identity, the fullest first.
+async fn usage(State(admin): State<Admin>) -> Result<Answer<Json>, Response> {
+    let reply = operate::perform(&admin.0.node, Asked::Usage).await;
     reply.map(|reply| Answer(reply.json())).map_err(|failure| problem(StatusCode::SERVICE_UNAVAILABLE, &failure.what))
 }
 

@@ -200,6 +200,11 @@ pub(crate) enum Verb {
     /// Blobs of a space: content-addressed attachments, that documents refer to by name
     #[command(subcommand)]
     Blob(BlobVerb),
+    /// What is stored here of each space and each identity, and what each address had today
+    Usage,
+    /// Peers, addresses, spaces and documents that this peer has nothing to do with
+    #[command(subcommand)]
+    Block(BlockVerb),
     /// Tokens for programs that use HTTP
     #[command(subcommand)]
     Token(TokenVerb),
@@ -438,6 +443,42 @@ pub(crate) enum BlobVerb {
         #[command(flatten)]
         space: SpaceRef,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BlockVerb {
+    /// Block something, at once and over restarts
+    Add {
+        /// What it is
+        #[arg(value_enum)]
+        kind: BlockArg,
+        /// Id of a device, an identity, a space or a document; or an address or network such as 192.0.2.0/24
+        what: String,
+    },
+    /// Block it no more
+    Rm {
+        /// What it is
+        #[arg(value_enum)]
+        kind: BlockArg,
+        /// As it was blocked
+        what: String,
+    },
+    /// List what is blocked
+    #[command(visible_alias = "list")]
+    Ls,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum BlockArg {
+    /// A device, or an identity with all its devices
+    Peer,
+    /// Addresses
+    Network,
+    /// A space
+    Space,
+    /// A document
+    Doc,
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use axum::http::HeaderValue;
-use commonhold_engine::{Address, Budgets, DeviceId, Discovery, Lan, Serving as WhenToServe, SpaceId};
+use commonhold_engine::{Address, Budgets, DeviceId, Discovery, Lan, Quota, Quotas, Serving as WhenToServe, SpaceId};
 
 use crate::args::{Global, Serving};
 use crate::failure::Failure;
@@ -159,6 +159,21 @@ impl Settings {
         };
         let budgets = Budgets { metered: max("budget.metered_mib"), background: max("budget.background_mib"), serving };
         (budgets, self.flag("budget.metered"))
+    }
+
+    /// How much may be stored.
+    pub(crate) fn quotas(&self) -> Quotas {
+        let max = |key, shift: u32| Some(self.number(key) << shift).filter(|max| *max > 0);
+        let quota = |mib, documents| Quota { bytes: max(mib, 20), documents: max(documents, 0) };
+        Quotas {
+            space: quota("quota.space_mib", "quota.space_documents"),
+            identity: quota("quota.identity_mib", "quota.identity_documents"),
+        }
+    }
+
+    /// Bytes that may go to and come from one address in a day.
+    pub(crate) fn address_bytes_max(&self) -> Option<u64> {
+        Some(self.number("quota.address_mib") << 20).filter(|max| *max > 0)
     }
 
     /// Where announces over HTTP are taken.

@@ -18,7 +18,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use commonhold_engine::sync::tracker::{TRACKER_TTL_S, TrackerRefusal};
-use commonhold_engine::{ANNOUNCE_JSON_MAX, AnnounceError, AnnounceRequest, Node, Sockets};
+use commonhold_engine::{ANNOUNCE_JSON_MAX, AddressMeter, AnnounceError, AnnounceRequest, BlockList, Node, Sockets};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::counter::Counter;
@@ -26,17 +26,19 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::io::{InspectReader, InspectWriter};
 use tracing::{debug, info};
 
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::shim;
 use crate::shim::access::Opened;
-use crate::shim::guard::TakenAt;
+use crate::shim::guard::{CameFrom, TakenAt};
 use crate::shim::jwt::Provider;
 
 /// Announces: connections at once, more are hung up on; and the time for all of one, as an announce is a few KiB.
@@ -163,12 +165,18 @@ pub(crate) async fn listen(node: &Node, settings: &Settings, sockets: &Sockets) 
         listening.programs.extend(listener.local_addr());
         let taken_at = Extension(TakenAt(listener.local_addr().unwrap_or(address)));
         let routes = programs.clone().layer(taken_at);
-        let (places, stopping) = (listening.places.clone(), stopping.clone());
-        listening.serving.spawn(accept(listener, places, move |stream, _, place| {
-            let talk = talk(stream, routes.clone(), stopping.clone());
+        let (places, stopping, list) = (listening.places.clone(), stopping.clone(), node.block_list());
+        let meter = node.addresses();
+        listening.serving.spawn(accept(listener, places, move |stream, from, place| {
+            let stream = metered(stream, &meter, from);
+            let talk = talk(stream, routes.clone().layer(Extension(CameFrom(from))), stopping.clone());
+            let blocked = is_blocked(list.clone(), from);
             // Requests that are under way are answered also when nobody listens any more.
             drop(tokio::spawn(async move {
-                talk.await;
+                tokio::select! {
+                    () = talk => {}
+                    () = blocked => debug!(%from, "blocked"),
+                }
                 drop(place);
             }));
             std::future::ready(())
@@ -204,6 +212,27 @@ pub(crate) async fn bind(sockets: &Sockets, address: SocketAddr, key: &str) -> R
     })
 }
 
+/// A connection of which every byte counts for the address that it came from.
+pub(crate) fn metered(
+    stream: TcpStream,
+    meter: &AddressMeter,
+    from: SocketAddr,
+) -> impl AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    let (sends, receives) = (meter.clone(), meter.clone());
+    let stream = InspectWriter::new(stream, move |bytes: &[u8]| sends.sent(from.ip(), bytes.len()));
+    InspectReader::new(stream, move |bytes: &[u8]| receives.received(from.ip(), bytes.len()))
+}
+
+/// Returns when an address is blocked that is not now. Who is blocked when it connects is answered that.
+pub(crate) fn is_blocked(mut list: watch::Receiver<Arc<BlockList>>, from: SocketAddr) -> impl Future<Output = ()> {
+    let before = list.borrow().has_address(from.ip());
+    async move {
+        if before || list.wait_for(|list| list.has_address(from.ip())).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
 /// What is answered here.
 fn routes(node: Node) -> Router {
     Router::new()
@@ -233,6 +262,8 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
                 continue;
             }
         };
+        // Answers are small, and whoever asked waits for them.
+        let _ = stream.set_nodelay(true);
         while connections.try_join_next().is_some() {}
         let Ok(place) = places.clone().try_acquire_owned() else {
             debug!(%from, "too many connections");
@@ -252,9 +283,11 @@ async fn answer(stream: TcpStream, routes: Router) {
 }
 
 /// The requests of a program, until it hangs up or this peer stops.
-pub(crate) async fn talk(stream: TcpStream, routes: Router, mut stopping: watch::Receiver<bool>) {
-    // Answers are small, and whoever asked waits for them.
-    let _ = stream.set_nodelay(true);
+pub(crate) async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    routes: Router,
+    mut stopping: watch::Receiver<bool>,
+) {
     let mut server = hyper::server::conn::http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(PROGRAM_BUFFER);
     let mut connection = pin!(server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)));
@@ -307,6 +340,7 @@ async fn announce(
         Err(refused) => refused,
     };
     let (status, retry_s) = match &refused {
+        AnnounceError::Blocked => (StatusCode::FORBIDDEN, None),
         AnnounceError::Malformed(_) => (StatusCode::BAD_REQUEST, None),
         AnnounceError::Refused(refusal) => match refusal {
             TrackerRefusal::Off => (StatusCode::FORBIDDEN, None),

@@ -2,11 +2,13 @@
 //! itself, so the two cannot differ.
 
 mod blobs;
+mod blocks;
 mod documents;
 mod errors;
 mod members;
 mod peers;
 mod spaces;
+mod usage;
 
 use std::time::Duration;
 
@@ -52,6 +54,8 @@ pub(crate) fn config(settings: &Settings, dial: Dial) -> Result<Config, Failure>
     config.limits.unsolicited_bytes_per_s = (settings.number("limits.unsolicited_kib_per_s") << 10) as u32;
     config.limits.send_queue_bytes_max = (settings.number("limits.send_queue_kib") << 10) as usize;
     (config.budgets, config.metered) = settings.budgets();
+    config.quotas = settings.quotas();
+    config.address_bytes_max = settings.address_bytes_max();
     config.blobs.bytes_per_space = settings.number("blobs.space_mib") << 20;
     config.roles |= if settings.flag("budget.saver") { roles::SAVER } else { 0 };
     config.dial_invites = dial != Dial::No;
@@ -144,6 +148,9 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
         Request::PutBlob { space, path, media_type } => {
             blobs::put(node, find_space(node, space.as_deref())?, path, &media_type).await
         }
+        Request::Usage => usage::report(node).await,
+        Request::Blocked => Ok(blocks::list(node)),
+        Request::Block { kind, what, blocks } => blocks::change(node, kind, &what, blocks).await,
         Request::Blobs { space } => blobs::list(node, find_space(node, space.as_deref())?).await,
         Request::CollectBlobs { space } => blobs::collect(node, find_space(node, space.as_deref())?).await,
         Request::Watch(_)

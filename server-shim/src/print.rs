@@ -6,7 +6,10 @@ use serde_json::Value as Json;
 
 use crate::args::{KeepArg, WritersArg};
 use crate::failure::{Exit, Failure};
-use crate::request::{Blob, Change, Checked, Document, Erasure, Member, Network, Peer, Reply, Space, Status, Watched};
+use crate::request::{
+    Blob, BlockChanged, BlockedRow, Change, Checked, Document, Erasure, Member, Network, Peer, Reply, Space, Status,
+    Stored, Watched,
+};
 
 /// Digits of an id that are shown; they name it everywhere a unique prefix does.
 const SHORT: usize = 10;
@@ -147,6 +150,39 @@ fn human(reply: &Reply) -> String {
                 vec![blob.blob.clone(), bytes(blob.bytes), age]
             };
             table(&["BLOB", "SIZE", "SINCE"], blobs.iter().map(row), "no blobs")
+        }
+        Reply::Usage(usage) => {
+            let row = |of: &Stored| {
+                let traffic = |count: Option<u64>| count.map(bytes).unwrap_or_default();
+                vec![
+                    short(&of.id).to_owned(),
+                    bytes(of.bytes),
+                    of.documents.to_string(),
+                    traffic(of.given),
+                    traffic(of.got),
+                ]
+            };
+            let columns = |what| [what, "STORED", "DOCUMENTS", "SENT", "GOT"];
+            table(&columns("SPACE"), usage.spaces.iter().map(row), "nothing is stored")
+                + &table(&columns("IDENTITY"), usage.identities.iter().map(row), "")
+                + &table(
+                    &["ADDRESS", "SENT TODAY", "RECEIVED"],
+                    usage
+                        .addresses
+                        .iter()
+                        .map(|of| vec![of.network.clone(), bytes(of.sent_bytes), bytes(of.received_bytes)]),
+                    "",
+                )
+        }
+        Reply::Blocked(blocked) => {
+            let row =
+                |row: &BlockedRow| vec![row.kind.clone(), row.what.clone(), row.since.clone().unwrap_or_default()];
+            table(&["KIND", "BLOCKED", "SINCE"], blocked.iter().map(row), "nothing is blocked")
+        }
+        Reply::BlockChanged(BlockChanged { kind, what, blocked, changed }) => {
+            let already = if *changed { "" } else { " already" };
+            let now = if *blocked { "blocked" } else { "not blocked" };
+            format!("{kind} {what} is{already} {now}\n")
         }
         Reply::CollectedBlobs(gone) => format!(
             "removed {} of {}, {}; {} read{}\n",

@@ -117,6 +117,12 @@ impl Reload {
                         warn!(%error, "whether the network is metered is not known yet");
                     }
                 }
+                "quota.space_mib" | "quota.space_documents" | "quota.identity_mib" | "quota.identity_documents" => {
+                    if let Err(error) = node.set_quotas(self.settings.quotas()).await {
+                        warn!(%error, "the new quotas are not known yet");
+                    }
+                }
+                "quota.address_mib" => node.addresses().set_max(self.settings.address_bytes_max()),
                 "log.level" => logs::set_level(&self.settings),
                 key => {
                     warn!(key, "has another value now, which takes effect when this peer is started again");

@@ -7,11 +7,11 @@ use commonhold_engine::backup::Manifest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::args::{KeepArg, RightArg, WritersArg};
+use crate::args::{BlockArg, KeepArg, RightArg, WritersArg};
 use crate::failure::Failure;
 
 /// Raised when a request or reply changes its meaning. Two processes of different numbers do not talk.
-pub(crate) const VERSION: u32 = 7;
+pub(crate) const VERSION: u32 = 8;
 
 /// What travels to the owner.
 #[derive(Debug, Serialize, Deserialize)]
@@ -170,6 +170,15 @@ pub(crate) enum Request {
     CollectBlobs {
         space: Option<String>,
     },
+    /// What is stored of whom.
+    Usage,
+    Blocked,
+    /// Block something, or do so no more.
+    Block {
+        kind: BlockArg,
+        what: String,
+        blocks: bool,
+    },
     /// Hex digits.
     Bytes(String),
     End,
@@ -211,6 +220,9 @@ pub(crate) enum Reply {
     Blobs(Vec<Blob>),
     BlobProgress(BlobProgress),
     CollectedBlobs(CollectedBlobs),
+    Usage(Usage),
+    Blocked(Vec<BlockedRow>),
+    BlockChanged(BlockChanged),
     Level(Level),
     Checked(Checked),
     /// Hex digits.
@@ -222,6 +234,57 @@ pub(crate) enum Reply {
     /// Go on with [`Request::Bytes`].
     Ready,
     Imported(Imported),
+}
+
+/// What is stored here of whom: docs/operating.md says what counts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Usage {
+    /// The fullest first.
+    pub(crate) spaces: Vec<Stored>,
+    /// The same: identities, and devices that act for none.
+    pub(crate) identities: Vec<Stored>,
+    /// Of today (UTC), since this process began; those that had most first, at most 1,000.
+    pub(crate) addresses: Vec<AddressUse>,
+}
+
+/// What went to and came from an address.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AddressUse {
+    /// ADDRESS/BITS.
+    pub(crate) network: String,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Stored {
+    pub(crate) id: String,
+    pub(crate) bytes: u64,
+    pub(crate) documents: u64,
+    /// Content sent to the devices of an identity and got from them, ever; `null` for spaces.
+    pub(crate) given: Option<u64>,
+    pub(crate) got: Option<u64>,
+}
+
+/// An entry of the block list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct BlockedRow {
+    /// peer, network, space or doc.
+    pub(crate) kind: String,
+    /// Its whole id, or ADDRESS/BITS.
+    pub(crate) what: String,
+    /// ISO 8601; `null` if this machine's clock was nowhere near.
+    pub(crate) since: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct BlockChanged {
+    pub(crate) kind: String,
+    pub(crate) what: String,
+    /// Whether it is blocked now.
+    pub(crate) blocked: bool,
+    /// Whether it was otherwise before.
+    pub(crate) changed: bool,
 }
 
 /// The process that owns the store.

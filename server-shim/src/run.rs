@@ -9,7 +9,7 @@ use clap::CommandFactory;
 use listenfd::ListenFd;
 use serde_json::{Value as Json, json};
 
-use crate::args::{BlobVerb, Cli, ConfigVerb, DeviceVerb, DocRef, DocVerb, SpaceVerb, Verb};
+use crate::args::{BlobVerb, BlockVerb, Cli, ConfigVerb, DeviceVerb, DocRef, DocVerb, SpaceVerb, Verb};
 use crate::config::{self, Settings};
 use crate::editor::Draft;
 use crate::failure::Failure;
@@ -137,6 +137,10 @@ fn request_of(verb: Verb) -> Result<(Request, Option<u64>), Failure> {
         }
         Verb::History { doc, last } => Request::History { doc: named(doc), last },
         Verb::Peers => Request::Peers { known: true },
+        Verb::Usage => Request::Usage,
+        Verb::Block(BlockVerb::Add { kind, what }) => Request::Block { kind, what, blocks: true },
+        Verb::Block(BlockVerb::Rm { kind, what }) => Request::Block { kind, what, blocks: false },
+        Verb::Block(BlockVerb::Ls) => Request::Blocked,
         Verb::Blob(BlobVerb::Put { file, media_type, space }) => {
             let path = std::path::absolute(&file).unwrap_or(file);
             Request::PutBlob { space: space.space, path, media_type }

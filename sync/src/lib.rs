@@ -27,5 +27,6 @@ pub mod space;
 pub mod spending;
 pub mod storage_receipt;
 pub mod tracker;
+pub mod usage;
 pub mod violation;
 pub mod waiting;

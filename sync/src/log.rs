@@ -18,11 +18,12 @@ use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId};
 use crate::limits::{Limits, Rules};
 use crate::lines::{Closing, Line, Lines, Place};
 use crate::proof::ForkProof;
+use crate::usage::UNSIGNED;
 use crate::violation::Violation;
 
 use self::image::comparable;
 use self::image::concerns;
-pub use self::image::{Covered, CoveredHead, DeepEntry, Header, Image, StoredSegment, digest_of};
+pub use self::image::{Covered, CoveredHead, DeepEntry, Header, Image, StoredSegment, Taken, digest_of};
 use self::past::{Follows, Graph, Past, Spot};
 pub use self::snapshot::{HEAD_PASTS_MAX, SnapshotHead, SnapshotOf};
 
@@ -137,6 +138,8 @@ pub struct Log {
     headers: Vec<SaidAt>,
     unfounded: bool,
     tombstones: Vec<SaidAt>,
+    /// As [`Image::taken`].
+    taken: BTreeMap<DeviceId, u64>,
     /// Bytes of entries that do not count.
     hidden: u64,
     /// Entry bytes after the snapshot, and their number: what compaction looks at.
@@ -165,9 +168,15 @@ impl Log {
             headers: image.headers,
             unfounded: image.unfounded,
             tombstones: image.tombstones,
+            taken: image.taken.iter().map(|of| (of.device, of.bytes)).collect(),
             hidden: 0,
             loose: (0, 0),
         };
+        if log.taken.is_empty() {
+            // From before it was counted.
+            segments.iter().for_each(|stored| log.take(stored.segment.opening.device, stored.segment.body_bytes()));
+            log.take_snapshot(log.covered.as_ref().map_or(0, |covered| covered.bytes));
+        }
         log.graph.cover(log.covered.as_ref().map_or(&[], |covered| &covered.heads));
         let strange = segments.iter().filter(|stored| log.restore(stored).is_none()).count();
         let branches = log.lines.all().iter().flat_map(|line| &line.branches);
@@ -215,7 +224,29 @@ impl Log {
             headers: self.headers.clone(),
             unfounded: self.unfounded,
             tombstones: self.tombstones.clone(),
+            taken: self.taken.iter().map(|(device, bytes)| Taken { device: *device, bytes: *bytes }).collect(),
         }
+    }
+
+    /// What came of each device.
+    pub fn taken(&self) -> &BTreeMap<DeviceId, u64> {
+        &self.taken
+    }
+
+    /// Counts entries of a device.
+    pub fn take(&mut self, device: DeviceId, bytes: usize) {
+        if bytes > 0 {
+            *self.taken.entry(device).or_default() += bytes as u64;
+        }
+    }
+
+    /// Counts a snapshot from elsewhere in place of the one before. By how many bytes it is larger.
+    pub fn take_snapshot(&mut self, bytes: u64) -> u64 {
+        let before = self.taken.get(&UNSIGNED).copied().unwrap_or(0);
+        if bytes > before {
+            self.taken.insert(UNSIGNED, bytes);
+        }
+        bytes.saturating_sub(before)
     }
 
     /// The header.
@@ -321,6 +352,7 @@ impl Log {
         self.graph.clear();
         self.covered = None;
         self.deep = false;
+        self.taken.clear();
         self.hidden = 0;
         self.loose = (0, 0);
     }

@@ -9,6 +9,7 @@
 
 mod accounts;
 mod blobs;
+mod block;
 mod connection;
 mod connections;
 mod erasing;
@@ -17,6 +18,7 @@ mod greet;
 mod interface;
 mod local;
 mod receipts;
+mod quota;
 mod receive;
 mod records;
 mod repair;
@@ -34,6 +36,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use self::blobs::Blobs;
 pub use self::blobs::{BlobInput, BlobOutput};
+pub use self::block::Blocked;
 use self::connections::Connections;
 pub use self::gossip::Traffic;
 use self::gossip::{Came, Gossip};
@@ -57,6 +60,7 @@ use crate::peer_record::PeerRecord;
 use crate::proof::ForkProof;
 use crate::space::Space;
 use crate::spending::{Spending, Spent};
+use crate::usage::{Meter, UsageOf};
 use crate::waiting::{Waiter, Waiting};
 
 #[derive(Debug)]
@@ -194,6 +198,7 @@ pub struct Peer {
     own_record: Option<PeerRecord>,
     /// The only devices that connections are kept with, if not all.
     allowed: Option<BTreeSet<DeviceId>>,
+    unwanted: Blocked,
     limits: Limits,
     now: Now,
     spaces: BTreeMap<SpaceId, Space>,
@@ -261,6 +266,9 @@ pub struct Peer {
     receipts: Receipts,
     blobs: Blobs,
     spending: Spending,
+    meter: Meter,
+    /// Documents of which something did not fit into a quota, and when: it is not asked for again soon.
+    beyond: BTreeMap<(SpaceId, DocId), Now>,
     ledger: Ledger,
     /// The message at hand brought something that is new.
     took: bool,
@@ -300,6 +308,7 @@ impl Peer {
             agent: start.agent,
             addresses: start.addresses,
             allowed: None,
+            unwanted: Blocked::default(),
             limits: start.limits,
             now: Now(0),
             durable: spaces.iter().map(|(id, s)| (*id, Durable::of(s))).collect(),
@@ -351,6 +360,8 @@ impl Peer {
             receipts: Receipts::default(),
             blobs: Blobs::default(),
             spending: Spending::default(),
+            meter: Meter::load(start.usage),
+            beyond: BTreeMap::new(),
             ledger: Ledger::load(start.accounts),
             took: false,
             roles_told: roles,
@@ -370,6 +381,7 @@ impl Peer {
         let resay = peer.spaces.iter().filter(|(_, held)| !held.resay.is_empty());
         peer.resaying = resay.map(|(space, _)| (*space, OpId(0))).collect();
         ids.iter().for_each(|id| peer.asked_to_erase(*id, |_| true));
+        ids.iter().for_each(|id| peer.find_owners(*id));
         peer
     }
 
@@ -425,6 +437,11 @@ impl Peer {
         Opening { device: self.device, salt, kind: Kind::Own }
     }
 
+    /// What each device has stored in each space.
+    pub fn usage(&self) -> impl Iterator<Item = UsageOf> + '_ {
+        self.meter.all()
+    }
+
     /// Bytes of segments that wait for their past or for authority.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting.total_bytes()
@@ -474,6 +491,12 @@ impl Peer {
             Input::Blob(input) => self.blob_input(input),
             Input::AskReceipts { space, doc, entries } => self.ask_receipts(space, doc, entries),
             Input::Allow(allowance) => self.spending.allow(allowance),
+            Input::Block(blocked) => self.block(blocked),
+            Input::Quotas(quotas) => {
+                self.meter.set_quotas(quotas);
+                self.beyond.clear();
+            }
+            Input::End { conn, code, text } => self.close(conn, code, text, false),
             Input::Close => {
                 self.closing = true;
                 self.connections.ids().into_iter().for_each(|conn| self.close(conn, "bye", "this peer closes", false));
@@ -696,6 +719,9 @@ impl Peer {
                 self.batch.push(StoreOp::Space { space, row: held.row() });
                 held_then.push((space, Durable::of(held)));
             }
+        }
+        for (space, device, usage) in self.meter.take_changed() {
+            self.batch.push(StoreOp::Usage { space, device, usage });
         }
         if !self.batch.is_empty() || core::mem::take(&mut self.closing) {
             for (space, peer, cursor) in core::mem::take(&mut self.late) {

@@ -82,7 +82,12 @@ impl Dialler {
         if matches!(&whom, Whom::Device(device) if *device == shared.device || shared.is_connected(device)) {
             return Dialled::Already;
         }
-        if addresses.is_empty() {
+        let device = match &whom {
+            Whom::Device(device) => Some(device),
+            Whom::Anybody(_) => None,
+        };
+        let free: Vec<&Address> = addresses.iter().filter(|address| !shared.blocks_dial(device, address)).collect();
+        if free.is_empty() {
             return Dialled::Failed;
         }
         if !shared.budget.borrow().connects {
@@ -93,7 +98,7 @@ impl Dialler {
         }
         let underway = Underway { dialler: self, whom: &whom };
         let Ok(_place) = self.places.acquire().await else { return Dialled::Busy };
-        for address in addresses {
+        for address in free {
             if let Some((device, ended)) = self.try_address(shared, config, &whom, address).await {
                 locked(&self.state).reached(&whom, Instant::now());
                 let (shared, whom) = (shared.clone(), whom.clone());

@@ -9,6 +9,8 @@ use commonhold_sync::id::DeviceId;
 use commonhold_sync::peer::{ConnId, Reason};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::addresses::AddressMeter;
+use crate::block::BlockList;
 use crate::shared::Attach;
 use crate::status::PeerInfo;
 use crate::transport::{Admission, LinkEvent, LinkHandle, TransportConfig, spawn};
@@ -29,6 +31,7 @@ pub(super) struct Conns {
     /// Bytes of frames since the start.
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
+    addresses: AddressMeter,
 }
 
 struct Conn {
@@ -50,9 +53,9 @@ struct Conn {
 }
 
 impl Conns {
-    pub(super) fn new(events: mpsc::Sender<LinkEvent>, config: Arc<TransportConfig>) -> Conns {
+    pub(super) fn new(events: mpsc::Sender<LinkEvent>, config: Arc<TransportConfig>, addresses: AddressMeter) -> Conns {
         let (conns, reports) = (BTreeMap::new(), Vec::new());
-        Conns { events, config, conns, next: 0, reports, sent_bytes: 0, received_bytes: 0 }
+        Conns { events, config, conns, next: 0, reports, sent_bytes: 0, received_bytes: 0, addresses }
     }
 
     pub(super) fn add(&mut self, attach: Attach) -> ConnId {
@@ -78,6 +81,7 @@ impl Conns {
     pub(super) fn send(&mut self, id: ConnId, bytes: Vec<u8>) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         self.sent_bytes += bytes.len() as u64;
+        conn.remote.into_iter().for_each(|remote| self.addresses.sent(remote, bytes.len()));
         conn.unreported += bytes.len();
         if conn.unreported >= REPORT_BYTES {
             conn.unreported = 0;
@@ -89,6 +93,14 @@ impl Conns {
         if conn.overflow_bytes > OVERFLOW_MAX {
             conn.cut("asked for more than it reads");
         }
+    }
+
+    /// A frame came. Whether the address it came from has had all that it may today.
+    pub(super) fn received(&mut self, id: ConnId, bytes: usize) -> bool {
+        self.received_bytes += bytes as u64;
+        let Some(remote) = self.remote(id) else { return false };
+        self.addresses.received(remote, bytes);
+        self.addresses.is_over(remote)
     }
 
     /// A connection of which the machine should know how many bytes are on their way.
@@ -150,6 +162,12 @@ impl Conns {
         self.conns.get(&id)?.remote
     }
 
+    /// Those of blocked addresses.
+    pub(super) fn of_blocked(&self, list: &BlockList) -> Vec<ConnId> {
+        let blocked = |conn: &Conn| conn.remote.is_some_and(|remote| list.has_address(remote));
+        self.conns.iter().filter(|(_, conn)| blocked(conn)).map(|(id, _)| *id).collect()
+    }
+
     pub(super) fn disconnect(&mut self, peer: &DeviceId) {
         for conn in self.conns.values().filter(|conn| conn.peer.as_ref() == Some(peer)) {
             conn.link.close("disconnected by the other side's owner");
@@ -209,7 +227,7 @@ mod tests {
         let config = TransportConfig { send_queue_bytes_max: 64 << 10, ..TransportConfig::default() };
         let (link, mut other) = Link::pair(&config);
         let (events, mut links) = mpsc::channel(9);
-        let mut conns = Conns::new(events, Arc::new(config));
+        let mut conns = Conns::new(events, Arc::new(config), AddressMeter::default());
         let attach = Attach::new(link, true);
         let id = conns.add(attach);
         conns.send(id, vec![1; 100]);

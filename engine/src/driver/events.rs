@@ -13,6 +13,9 @@ use crate::status::NodeEvent;
 use crate::transport::LinkEvent;
 use crate::worker;
 
+/// Why a connection ends whose address is over its quota.
+const OVER: &str = "that address has had all that it may on this peer until midnight UTC";
+
 /// What became of something said.
 pub(super) struct Said {
     pub(super) records: Vec<EntryId>,
@@ -23,8 +26,11 @@ impl Driver {
     pub(super) fn link_event(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Frame { id, bytes } => {
-                self.conns.received_bytes += bytes.len() as u64;
-                self.handle(Input::Frame { conn: ConnId(id), bytes });
+                let conn = ConnId(id);
+                match self.conns.received(conn, bytes.len()) {
+                    false => self.handle(Input::Frame { conn, bytes }),
+                    true => self.handle(Input::End { conn, code: "quota", text: OVER }),
+                }
             }
             LinkEvent::Drained { id, .. } => {
                 if let Some(pending) = self.conns.drained(ConnId(id)) {

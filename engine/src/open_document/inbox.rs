@@ -32,7 +32,8 @@ pub(super) struct Inbox {
     /// How to write on, told after the view was made or with it.
     pub(super) opening: Option<Opening>,
     pub(super) lost: Lost,
-    pub(super) deleted: bool,
+    /// Why it is shown no more.
+    pub(super) withheld: Option<Error>,
     pub(super) closed: bool,
 }
 
@@ -54,7 +55,7 @@ pub(super) struct Lost {
 pub(super) enum Work {
     End,
     Reload(Reload),
-    Delete,
+    Withhold(Error),
     Apply,
     Flush,
     Wait,
@@ -122,8 +123,8 @@ impl Inbox {
         let due = self.frame_due.into_iter().chain(self.flush_due).min();
         let work = if self.closed {
             Work::End
-        } else if std::mem::take(&mut self.deleted) {
-            Work::Delete
+        } else if let Some(why) = self.withheld.take() {
+            Work::Withhold(why)
         } else if let Some(reload) = self.reload.take() {
             Work::Reload(reload)
         } else if due.is_none_or(|due| due > now) {

@@ -36,6 +36,17 @@ pub(super) fn invite(space: &SpaceId, number: u64, peer: &[u8]) -> Vec<u8> {
     [INVITE, &space.0, &number.to_be_bytes(), peer].concat()
 }
 
+/// What the keys of the block list begin with.
+pub(super) const BLOCK: &[u8] = b"block:";
+
+/// What the keys of counts begin with.
+pub(super) const USAGE: &[u8] = b"usage:";
+
+/// What a device has stored in a space.
+pub(super) fn usage(space: &SpaceId, device: &DeviceId) -> Vec<u8> {
+    [USAGE, &space.0, &device.0].concat()
+}
+
 /// What the keys of the address book begin with; those of cursors are as long as two ids, and these are not.
 pub(super) const PEER: &[u8] = b"peer:";
 

@@ -196,6 +196,26 @@ pub(crate) const KEYS: &[Key] = &[
         "false",
         "whether news are sent and taken in bursts, every 15 s, so that a radio can sleep; implies serving = never",
     ),
+    key_of("quota.space_mib", Kind::Number(0, 1 << 24), "0", "what may be stored of one space, MiB; 0: any amount"),
+    key_of("quota.space_documents", Kind::Number(0, 1 << 40), "0", "documents that one space may have; 0: any number"),
+    key_of(
+        "quota.identity_mib",
+        Kind::Number(0, 1 << 24),
+        "0",
+        "what may be stored of one identity, or device of none, over all spaces, MiB; 0: any amount",
+    ),
+    key_of(
+        "quota.identity_documents",
+        Kind::Number(0, 1 << 40),
+        "0",
+        "documents that one identity, or device of none, may have created in all; 0: any number",
+    ),
+    key_of(
+        "quota.address_mib",
+        Kind::Number(0, 1 << 24),
+        "0",
+        "what may go to and come from one address (IPv4, or IPv6 /64) in a day (UTC), MiB; 0: any amount",
+    ),
     key_of(
         "limits.waiting_mib_per_peer",
         Kind::Number(1, 4_096),
@@ -230,7 +250,18 @@ const fn key_of(name: &'static str, kind: Kind, default: &'static str, about: &'
 }
 
 /// Keys whose new value a running peer takes. All others need a restart.
-pub(crate) const LIVE: [&str; 5] = ["peer.advertise", "peer.connect", "http.open", "budget.metered", "log.level"];
+pub(crate) const LIVE: [&str; 10] = [
+    "peer.advertise",
+    "peer.connect",
+    "http.open",
+    "budget.metered",
+    "quota.space_mib",
+    "quota.space_documents",
+    "quota.identity_mib",
+    "quota.identity_documents",
+    "quota.address_mib",
+    "log.level",
+];
 
 /// A key that the program itself names.
 pub(super) fn key(name: &str) -> &'static Key {

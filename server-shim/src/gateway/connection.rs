@@ -2,27 +2,33 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
 use commonhold_engine::{DocId, Error, Wants, wants};
-use futures_util::stream::SplitSink;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{Sink, SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio_tungstenite::accept_hdr_async_with_config;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request as Upgrade};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
-use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
 use tracing::debug;
 
 use super::document::Talk;
 use super::hub::Hub;
 use super::ids::RepoId;
 use super::wire::{FRAME_BYTES_MAX, Frame, Speech};
+use crate::http::{is_blocked, metered};
+use crate::shim::guard::refusal;
+use crate::shim::problem::{MEDIA_TYPE, Problem};
 
 /// For the upgrade, and again for the join.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -48,6 +54,8 @@ const FRAMES_AT_ONCE: f64 = 16_384.0;
 /// Bytes of the reason of a close; a close frame holds 123.
 const REASON_BYTES_MAX: usize = 120;
 
+const BLOCKED: &str = "this peer's operator has blocked your address";
+
 /// What a client did broke the rules.
 pub(super) const CLOSE_POLICY: u16 = 1008;
 /// Something failed here.
@@ -70,13 +78,16 @@ pub(super) enum Outgoing {
 
 /// Serves a client until it is gone.
 pub(super) async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
-    let _ = stream.set_nodelay(true);
+    let stream = metered(stream, &hub.node.addresses(), from);
     let config = WebSocketConfig::default()
         .read_buffer_size(8 << 10)
         .write_buffer_size(16 << 10)
         .max_message_size(Some(FRAME_BYTES_MAX))
         .max_frame_size(Some(FRAME_BYTES_MAX));
-    let socket = match timeout(HANDSHAKE, accept_async_with_config(stream, Some(config))).await {
+    let mut blocked = pin!(is_blocked(hub.node.block_list(), from));
+    let refused = refusal(&hub.node, from);
+    let answer = |_: &Upgrade, answer| refused.map_or(Ok(answer), |problem| Err(refused_upgrade(problem)));
+    let socket = match timeout(HANDSHAKE, accept_hdr_async_with_config(stream, answer, Some(config))).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(error)) => return debug!(%from, %error, "no upgrade"),
         Err(_) => return debug!(%from, "the upgrade took too long"),
@@ -107,6 +118,9 @@ pub(super) async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
                 if connection.client.is_some() {
                     heard = Instant::now();
                 }
+                if let Some(problem) = refusal(&connection.hub.node, from) {
+                    break Some(Outgoing::Close { code: CLOSE_LATER, reason: problem.detail, frame: None });
+                }
                 match frame {
                     Message::Binary(bytes) => connection.frame(&bytes, &replaced).await,
                     Message::Text(_) => Err(Outgoing::policy("a text message; frames are binary")),
@@ -117,6 +131,7 @@ pub(super) async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
             moved = connection.moves.recv() => connection.moved(moved).await,
             () = replaced.notified() => Err(Outgoing::normal("the same client has connected again")),
             () = gone.notified() => break None,
+            () = &mut blocked => Err(Outgoing::policy(BLOCKED)),
             Some(_) = connection.running.join_next() => Ok(()),
             () = sleep_until(due) => connection.answer().await,
             () = sleep_until(heard + patience) => Err(Outgoing::policy("nothing came for too long")),
@@ -144,9 +159,18 @@ pub(super) async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
     writing.abort();
 }
 
+/// The answer to an upgrade that is not granted.
+fn refused_upgrade(problem: Problem) -> ErrorResponse {
+    let status = problem.kind.status();
+    let mut response = ErrorResponse::new(serde_json::to_string(&problem.details()).ok());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    response
+}
+
 /// Sends what is queued, and pings.
 async fn write(
-    mut sink: SplitSink<WebSocketStream<TcpStream>, Message>,
+    mut sink: impl Sink<Message> + Unpin,
     mut outgoing: mpsc::Receiver<Outgoing>,
     name: String,
     gone: Arc<Notify>,

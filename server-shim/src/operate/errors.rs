@@ -19,6 +19,13 @@ pub(crate) fn failure(error: &Error) -> Failure {
             Exit::Unreachable,
             "let a peer that has the space be reached: `commonhold serve`, then `commonhold status --wait 30`",
         ),
+        Error::Quota => (
+            Exit::Failed,
+            "`commonhold usage` shows what takes how much; quota.space_mib and quota.space_documents bound it",
+        ),
+        Error::Blocked(_) => {
+            (Exit::Failed, "`commonhold block ls` shows what is blocked, `commonhold block rm` ends it")
+        }
         Error::NotAllowed(_) => (
             Exit::Failed,
             "ask an administrator for: commonhold grant DEVICE (`commonhold status --json` prints this device's id as \"peer\"); `commonhold members` lists who may what",

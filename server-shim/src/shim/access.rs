@@ -370,6 +370,9 @@ impl FromRequestParts<Shim> for Reader {
         if shim.node.space(space).is_err() {
             return Err(Problem::new(Kind::NotFound, "there is no such space here"));
         }
+        if shim.node.block_list().borrow().has_space(&space) {
+            return Err(Problem::new(Kind::Blocked, "this peer's operator has blocked the space"));
+        }
         let rest = part("pointer").or_else(|| part("digest")).unwrap_or_default();
         let doc = part("doc");
         Ok(Reader { shim: shim.clone(), caller, space, may, doc, rest })

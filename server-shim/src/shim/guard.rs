@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
-use axum::http::header::{HOST, ORIGIN};
+use axum::http::header::{HOST, ORIGIN, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use commonhold_engine::Node;
 use tower_http::timeout::{TimeoutBody, TimeoutError};
 
 use super::Shim;
@@ -26,12 +27,20 @@ const BODY_PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TakenAt(pub(crate) SocketAddr);
 
+/// The address from which it was made. Of all clients of a proxy it is the proxy's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CameFrom(pub(crate) SocketAddr);
+
 pub(super) async fn guard(
     State(shim): State<Shim>,
     at: Option<Extension<TakenAt>>,
+    from: Option<Extension<CameFrom>>,
     request: Request,
     next: Next,
 ) -> Response {
+    if let Some(refused) = from.and_then(|Extension(CameFrom(from))| refusal(&shim.node, from)) {
+        return refused.into_response();
+    }
     let (origins, headers) = (&shim.origins, request.headers());
     let changes = changes(request.method());
     if changes && !is_known_page(headers, origins) {
@@ -44,6 +53,18 @@ pub(super) async fn guard(
         return Problem::new(Kind::NotAllowed, detail).into_response();
     }
     next.run(if changes { impatient(request, BODY_PATIENCE) } else { request }).await
+}
+
+/// Why an address is answered nothing.
+pub(crate) fn refusal(node: &Node, from: SocketAddr) -> Option<Problem> {
+    if node.block_list().borrow().has_address(from.ip()) {
+        return Some(Problem::new(Kind::Blocked, "this peer's operator has blocked your address"));
+    }
+    let meter = node.addresses();
+    meter.is_over(from.ip()).then(|| {
+        let detail = "your address has had all that it may on this peer until midnight UTC";
+        Problem::new(Kind::TooMany, detail).header(RETRY_AFTER, HeaderValue::from(meter.until_tomorrow().as_secs() + 1))
+    })
 }
 
 fn changes(method: &Method) -> bool {

@@ -19,6 +19,7 @@ pub(crate) enum Kind {
     BadRequest,
     NoToken,
     NotAllowed,
+    Blocked,
     NotFound,
     Gone,
     Method,
@@ -42,7 +43,7 @@ impl Kind {
         match self {
             Kind::BadRequest => StatusCode::BAD_REQUEST,
             Kind::NoToken => StatusCode::UNAUTHORIZED,
-            Kind::NotAllowed => StatusCode::FORBIDDEN,
+            Kind::NotAllowed | Kind::Blocked => StatusCode::FORBIDDEN,
             Kind::NotFound => StatusCode::NOT_FOUND,
             Kind::Gone => StatusCode::GONE,
             Kind::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -67,6 +68,7 @@ impl Kind {
             Kind::BadRequest => "bad-request",
             Kind::NoToken => "no-token",
             Kind::NotAllowed => "not-allowed",
+            Kind::Blocked => "blocked",
             Kind::NotFound => "not-found",
             Kind::Gone => "gone",
             Kind::Method => "method",
@@ -94,6 +96,7 @@ impl Kind {
             Kind::NotAllowed => {
                 "the token gives no right to write here, this peer has none itself, or a page of a strange origin or host asks"
             }
+            Kind::Blocked => "the operator of this peer has blocked the caller's address, the space or the document",
             Kind::NotFound => "nothing is there, or nothing that the caller may know of",
             Kind::Gone => "the version is not held here, or the document was deleted",
             Kind::Method => "the resource does not know this method",
@@ -105,8 +108,8 @@ impl Kind {
             Kind::MediaType => "the body is of a type that this resource does not take",
             Kind::Unprocessable => "the body can be read, and does not fit the document",
             Kind::Stalled => "the body stopped coming",
-            Kind::TooMany => "too many at once",
-            Kind::Quota => "the space's blobs take all they may, or the disk is full",
+            Kind::TooMany => "too many at once, or the caller's address has had all that it may in a day",
+            Kind::Quota => "the space, or its blobs, take all they may on this peer, or the disk is full",
             Kind::Unavailable => "the store fails at present, or the peer is stopping",
             Kind::Internal => "a fault of this peer",
             Kind::NotYet => "what was asked for has not arrived in the time that the request gave",
@@ -119,10 +122,13 @@ impl Kind {
     }
 }
 
+/// Of problem details.
+pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
+
 /// Why there is no answer: problem details (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
-pub(super) struct Details {
+pub(crate) struct Details {
     /// Which problem it is; the same in all versions.
     #[serde(rename = "type")]
     pub(super) kind: String,
@@ -163,14 +169,8 @@ impl Problem {
         self
     }
 
-    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
-        self.headers.push((name, value));
-        self
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+    /// What a program reads, for who answers without axum.
+    pub(crate) fn details(self) -> Details {
         let status = self.kind.status();
         // So that a person's complaint and a line of the log can be brought together.
         let trace = format!("{:016x}", fastrand::u64(..));
@@ -181,18 +181,29 @@ impl IntoResponse for Problem {
                 tracing::debug!(%trace, status = status.as_u16(), detail = %self.detail, "answered with a problem")
             }
         }
-        let details = Details {
+        Details {
             kind: self.kind.urn(),
             title: status.canonical_reason().unwrap_or_default().to_owned(),
             status: status.as_u16(),
             detail: self.detail,
             trace_id: trace,
             more: self.more,
-        };
-        let mut response = (status, Answer(details)).into_response();
+        }
+    }
+
+    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
+        self.headers.push((name, value));
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(mut self) -> Response {
+        let (kind, more) = (self.kind, std::mem::take(&mut self.headers));
+        let mut response = (kind.status(), Answer(self.details())).into_response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        match self.kind {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        match kind {
             Kind::NoToken => _ = headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
             Kind::TooMany | Kind::Unavailable | Kind::NotYet => {
                 _ = headers.insert(RETRY_AFTER, HeaderValue::from_static("1"))
@@ -200,7 +211,7 @@ impl IntoResponse for Problem {
             Kind::NotAcceptable => _ = headers.insert(ACCEPT, HeaderValue::from_static("application/json")),
             _ => {}
         }
-        for (name, value) in self.headers {
+        for (name, value) in more {
             headers.insert(name, value);
         }
         response
@@ -227,6 +238,8 @@ impl From<Error> for Problem {
             Error::UnknownSpace(_) | Error::UnknownDocument(_) => Kind::NotFound,
             Error::Deleted(_) => Kind::Gone,
             Error::NotAllowed(_) => Kind::NotAllowed,
+            Error::Blocked(_) => Kind::Blocked,
+            Error::Quota => Kind::Quota,
             Error::SpaceNotReady(_) | Error::NotTaken(_) => Kind::NotYet,
             Error::TooMuch { .. } => Kind::TooMany,
             Error::BlobFailed(_) => match error.code() {
@@ -256,10 +269,11 @@ impl From<EditFailure<Problem>> for Problem {
 mod tests {
     use super::*;
 
-    const ALL: [Kind; 19] = [
+    const ALL: [Kind; 20] = [
         Kind::BadRequest,
         Kind::NoToken,
         Kind::NotAllowed,
+        Kind::Blocked,
         Kind::NotFound,
         Kind::Gone,
         Kind::Method,

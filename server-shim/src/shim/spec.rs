@@ -218,40 +218,40 @@ macro_rules! refusals {
 
 refusals! {
     /// Of what concerns no space.
-    Called { NoToken NotAllowed Internal }
+    Called { NoToken NotAllowed Blocked TooMany Internal }
     /// Of tickets.
-    Tickets { NoToken NotAllowed Stalled TooMany Internal Unavailable }
+    Tickets { NoToken NotAllowed Blocked Stalled TooMany Internal Unavailable }
     /// Of readiness.
-    Readies { Internal Unavailable }
+    Readies { Blocked TooMany Internal Unavailable }
     /// Of what is read of a space.
-    Reads { BadRequest NoToken NotAllowed NotFound Internal Unavailable NotYet }
+    Reads { BadRequest NoToken NotAllowed Blocked NotFound TooMany Internal Unavailable NotYet }
     /// Of what is read of a document.
-    ReadsDocument { BadRequest NoToken NotAllowed NotFound Gone Internal Unavailable NotYet }
+    ReadsDocument { BadRequest NoToken NotAllowed Blocked NotFound Gone TooMany Internal Unavailable NotYet }
     /// Of a document in one of several forms.
-    ReadsForm { BadRequest NoToken NotAllowed NotFound NotAcceptable Gone Internal Unavailable NotYet }
+    ReadsForm { BadRequest NoToken NotAllowed Blocked NotFound NotAcceptable Gone TooMany Internal Unavailable NotYet }
     /// Of what is new in a space.
     Creates {
-        BadRequest NoToken NotAllowed NotFound Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet Quota
+        BadRequest NoToken NotAllowed Blocked NotFound Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet Quota
     }
     /// Of edits.
     Edits {
-        BadRequest NoToken NotAllowed NotFound Gone Conflict Stalled Stale TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet Quota
+        BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled Stale TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet Quota
     }
     /// Of what is said and not stored.
-    Says { BadRequest NoToken NotAllowed NotFound Gone Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet }
+    Says { BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet }
     /// Of replacing a whole document.
     Replaces {
-        BadRequest NoToken NotAllowed NotFound Gone Conflict Stalled Stale Precondition TooLarge MediaType Unprocessable TooMany Internal Unavailable
+        BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled Stale Precondition TooLarge MediaType Unprocessable TooMany Internal Unavailable
         NotYet Quota
     }
     /// Of deletions.
     Deletes {
-        BadRequest NoToken NotAllowed NotFound Gone Conflict Stalled Stale TooLarge Unprocessable TooMany Internal Unavailable NotYet Quota
+        BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled Stale TooLarge Unprocessable TooMany Internal Unavailable NotYet Quota
     }
     /// Of blobs that are read.
-    ReadsBlob { BadRequest NoToken NotAllowed NotFound TooLarge TooMany Internal Unavailable NotYet Quota }
+    ReadsBlob { BadRequest NoToken NotAllowed Blocked NotFound TooLarge TooMany Internal Unavailable NotYet Quota }
     /// Of blobs that are stored.
-    StoresBlob { BadRequest NoToken NotAllowed NotFound Conflict Stalled TooLarge Unprocessable TooMany Internal Unavailable NotYet Quota }
+    StoresBlob { BadRequest NoToken NotAllowed Blocked NotFound Conflict Stalled TooLarge Unprocessable TooMany Internal Unavailable NotYet Quota }
 }
 
 /// What problems of these kinds look like.

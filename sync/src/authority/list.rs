@@ -65,12 +65,24 @@ impl Authority {
     /// The identity that a device acts for, by a membership in force: of several, the least.
     pub fn identity_of(&self, device: &DeviceId) -> Option<[u8; 32]> {
         let paths = Paths::new(self, false);
-        let acts = |identity: &&Subject| {
-            let records = self.identities.get(identity).and_then(|of| of.members.get(device));
-            let in_force = |id: &EntryId| paths.membership(identity, id, device) == (true, false);
-            records.is_some_and(|records| records.iter().any(in_force))
-        };
+        let acts = |identity: &&Subject| self.is_member(&paths, identity, device);
         self.identities_of(device).filter(acts).map(|identity| identity.0).min()
+    }
+
+    fn is_member(&self, paths: &Paths, identity: &Subject, device: &DeviceId) -> bool {
+        let records = self.identities.get(identity).and_then(|of| of.members.get(device));
+        let in_force = |id: &EntryId| paths.membership(identity, id, device) == (true, false);
+        records.is_some_and(|records| records.iter().any(in_force))
+    }
+
+    /// Whether a device acts for one of these identities, by a membership in force.
+    pub fn acts_for(&self, device: &DeviceId, identities: &BTreeSet<Subject>) -> bool {
+        let mut known = self.identities_of(device).filter(|identity| identities.contains(identity)).peekable();
+        if known.peek().is_none() {
+            return false;
+        }
+        let paths = Paths::new(self, false);
+        known.any(|identity| self.is_member(&paths, identity, device))
     }
 
     /// All grants, redemptions, members and invites, by record id.

@@ -54,6 +54,22 @@ pub struct Image {
     /// Where it was said that it is deleted, at most [`PLACES_MAX`](super::PLACES_MAX).
     #[cbor(n(7), default)]
     pub tombstones: Vec<SaidAt>,
+    /// Bytes of entries as they came, by the device that signed them; of a snapshot from elsewhere for
+    /// [`UNSIGNED`](crate::usage::UNSIGNED). Empty in stores written before there were quotas.
+    #[cbor(n(8), default)]
+    pub taken: Vec<Taken>,
+}
+
+/// What came of a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(map)]
+pub struct Taken {
+    /// Whose.
+    #[n(0)]
+    pub device: DeviceId,
+    /// How much.
+    #[n(1)]
+    pub bytes: u64,
 }
 
 impl Image {
@@ -68,6 +84,7 @@ impl Image {
             headers: Vec::new(),
             unfounded: false,
             tombstones: Vec::new(),
+            taken: Vec::new(),
         }
     }
 

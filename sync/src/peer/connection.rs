@@ -428,17 +428,17 @@ impl Peer {
         if let Err(error) = result {
             return self.close(conn, error.code(), &error.to_string(), true);
         }
-        if connection.peer.is_none() {
-            connection.peer = connection.channel.peer();
-            if connection.peer.is_some_and(|peer| self.allowed.as_ref().is_some_and(|all| !all.contains(&peer))) {
-                return self.close(
-                    conn,
-                    "not-allowed",
-                    "this peer keeps connections with devices that it knows only",
-                    false,
-                );
+        if let (None, Some(peer)) = (connection.peer, connection.channel.peer()) {
+            connection.peer = Some(peer);
+            if self.allowed.as_ref().is_some_and(|all| !all.contains(&peer)) {
+                let text = "this peer keeps connections with devices that it knows only";
+                return self.close(conn, "not-allowed", text, false);
+            }
+            if self.is_blocked(&peer) {
+                return self.hang_up(conn);
             }
         }
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
         if !connection.hello_sent && connection.channel.session_hash().is_some() {
             // The dialler's hello leaves with its last handshake flight; the acceptor's once it knows who asks.
             let ready = connection.dialled || connection.peer.is_some();

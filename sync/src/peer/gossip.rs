@@ -189,6 +189,9 @@ impl Peer {
 
     /// Pushes a segment to a neighbour. One that lags, or asks for what is not at hand any more, finds it by comparing.
     fn push_to(&mut self, space: SpaceId, to: DeviceId, stored: Option<Arc<StoredSegment>>) {
+        if stored.as_ref().is_some_and(|stored| self.unwanted.docs.contains(&stored.segment.doc)) {
+            return;
+        }
         let (now, high) = (self.now, self.limits.send_queue_bytes_max);
         let Some(conn) = self.gossip.conn(space, to) else { return };
         let Some(connection) = self.connections.get_mut(&conn) else { return };
@@ -238,6 +241,9 @@ impl Peer {
     }
 
     fn push_to_parts(&mut self, space: SpaceId, stored: &Arc<StoredSegment>, except: Option<ConnId>) {
+        if self.unwanted.docs.contains(&stored.segment.doc) {
+            return;
+        }
         let (now, high) = (self.now, self.limits.send_queue_bytes_max);
         for conn in self.connections.of_space(&space) {
             let Some(connection) = self.connections.get_mut(&conn) else { continue };

@@ -119,11 +119,14 @@ impl Peer {
             return;
         }
         self.index_space(id);
+        self.name_everywhere(id);
+    }
+
+    /// Names a space on every connection, where it can be named now.
+    pub(super) fn name_everywhere(&mut self, id: SpaceId) {
         for conn in self.connections.ids() {
-            if self.connections.get(&conn).is_none_or(|c| !c.hello_sent) {
-                continue;
-            }
-            if !self.nameable(conn, core::iter::once(id)).is_empty() {
+            let named = self.connections.get(&conn).is_none_or(|c| !c.hello_sent || c.handles.contains(&id));
+            if !named && !self.nameable(conn, core::iter::once(id)).is_empty() {
                 self.name_space(conn, id);
             }
         }
@@ -160,8 +163,9 @@ impl Peer {
         }
     }
 
-    /// The spaces that can be named on a connection now. The others are held back.
+    /// The spaces that can be named on a connection now. The others are held back, but for those that are blocked.
     fn nameable(&mut self, conn: ConnId, spaces: impl Iterator<Item = SpaceId>) -> Vec<SpaceId> {
+        let spaces = spaces.filter(|space| self.spaces.contains_key(space) && !self.unwanted.spaces.contains(space));
         let (busy, free) = spaces.partition::<Vec<SpaceId>, _>(|space| self.is_catching_up(space));
         let until = Now(self.now.0 + HELD_BACK_MS);
         self.held_back.extend(busy.into_iter().map(|space| ((conn, space), until)));
@@ -194,6 +198,11 @@ impl Peer {
         }
         space.filter = filter;
         self.dirty_spaces.insert(id);
+        self.begin_anew(id, "takes other documents from now on");
+    }
+
+    /// What other stores were known to hold of a space is asked for again, on new connections.
+    pub(super) fn begin_anew(&mut self, id: SpaceId, text: &'static str) {
         for ((space, peer), cursor) in &mut self.cursors {
             if *space == id {
                 cursor.seq = 0;
@@ -203,7 +212,7 @@ impl Peer {
         // Where it was named and not matched yet, it was named with the old choice.
         let named = |conn: &ConnId| self.connections.get(conn).is_some_and(|c| c.handles.contains(&id));
         for conn in self.connections.ids().into_iter().filter(named).collect::<Vec<_>>() {
-            self.close(conn, "filter", "takes other documents from now on", false);
+            self.close(conn, "filter", text, false);
         }
     }
 
@@ -271,6 +280,7 @@ impl Peer {
             let found = candidates.copied().find(|id| Self::tag(&session, from_dialler, id) == hello.tag);
             // What this side has not named, it would be out of order to send.
             let found = found.filter(|id| !self.held_back.contains_key(&(conn, *id)));
+            let found = found.filter(|id| !self.unwanted.spaces.contains(id));
             let Some(id) = found else {
                 // Kept for a space that is joined, or named, later on this connection.
                 let docs = |h: &SpaceHello| h.filter.as_ref().map_or(0, Vec::len);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use ed25519_dalek::SigningKey;
 
 use super::blobs::{BlobInput, BlobOutput};
+use super::block::Blocked;
 use crate::authority::RootKeys;
 use crate::chain::Opening;
 use crate::id::{ChainId, DeviceId, DocId, EntryId, SpaceId, StoreId};
@@ -18,6 +19,7 @@ use crate::space::{RightRow, SpaceRow};
 use crate::spending::Allowance;
 use crate::storage_receipt::StorageReceipt;
 use crate::tracker::TrackerRefusal;
+use crate::usage::{Quotas, Usage};
 
 /// A moment, in milliseconds since the driver's epoch. Never compared between peers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -178,6 +180,21 @@ pub enum Input {
         doc: DocId,
         /// The heads of the version.
         entries: Vec<EntryId>,
+    },
+    /// How much may be stored from here on. What is held stays, however much it is; what is refused is not acknowledged, and its
+    /// deliverer is told `quota`.
+    Quotas(Quotas),
+    /// What this peer has nothing to do with from here on. Connections to whom it concerns end with the code `blocked`; those on
+    /// which a space was named that is blocked now begin anew, without it.
+    Block(Blocked),
+    /// The driver wants a connection no longer, for a reason of its own, which the other side is told.
+    End {
+        /// Which.
+        conn: ConnId,
+        /// Stable code.
+        code: &'static str,
+        /// For people.
+        text: &'static str,
     },
     /// The peer is about to be dropped: every other side is told goodbye, and what rides with the next commit is stored now.
     Close,
@@ -391,6 +408,15 @@ pub enum StoreOp {
         /// Which.
         doc: DocId,
     },
+    /// What a device has stored in a space by now.
+    Usage {
+        /// In which space.
+        space: SpaceId,
+        /// Whose; [`UNSIGNED`](crate::usage::UNSIGNED) for snapshots.
+        device: DeviceId,
+        /// How much.
+        usage: Usage,
+    },
     /// How far this peer holds what another peer's store holds.
     Cursor {
         /// In which space.
@@ -523,6 +549,16 @@ pub enum PageRow {
         /// The snapshot, if it was asked for and fits.
         bytes: Option<Vec<u8>>,
     },
+}
+
+impl PageRow {
+    /// The log that it is about.
+    pub fn doc(&self) -> DocId {
+        match self {
+            PageRow::Segment(stored) => stored.segment.doc,
+            PageRow::Proofs { doc, .. } | PageRow::Snapshot { doc, .. } => *doc,
+        }
+    }
 }
 
 /// What a peer tells the application.
@@ -775,6 +811,12 @@ pub enum LocalError {
     /// The entries do not continue this device's chain.
     #[error("the entries do not continue this device's chain: {0}")]
     DoesNotFit(String),
+    /// The operator of this peer has blocked the space, or the document.
+    #[error("{0} is blocked on this peer")]
+    Blocked(&'static str),
+    /// The space has all that its quota on this peer allows.
+    #[error("the space takes all that it may on this peer; delete documents, or raise its quota")]
+    Quota,
     /// The store has failed.
     #[error("the store has failed; nothing more is saved until it is opened again")]
     StoreFailed,
@@ -805,6 +847,8 @@ pub struct Start {
     pub spaces: Vec<(SpaceId, SpaceRow, Vec<RightRow>)>,
     /// Cursors over other peers' stores.
     pub cursors: Vec<(SpaceId, DeviceId, Cursor)>,
+    /// What each device has stored in each space ([`StoreOp::Usage`]).
+    pub usage: Vec<(SpaceId, DeviceId, Usage)>,
     /// What was exchanged with others ([`Event::Account`]).
     pub accounts: Vec<(DeviceId, Account)>,
 }
@@ -824,6 +868,7 @@ impl Start {
             limits: Limits::default(),
             spaces: Vec::new(),
             cursors: Vec::new(),
+            usage: Vec::new(),
             accounts: Vec::new(),
         }
     }

@@ -10,6 +10,7 @@ use crate::merkle::Frontier;
 use crate::message::LIST_MAX;
 use crate::record::{Record, Right};
 use crate::space::RecordAdmission;
+use crate::usage::Usage;
 
 /// Bytes of entries under one tip: small enough that any segment travels in one message, with room for several.
 const SEGMENT_BYTES: usize = 256 << 10;
@@ -67,7 +68,11 @@ impl Peer {
     }
 
     fn say_records(&mut self, ticket: Ticket, space: SpaceId, records: &[Record]) -> Result<(), LocalError> {
+        let documents = records.iter().filter(|record| matches!(record, Record::Header { .. })).count() as u64;
         let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;
+        if documents > 0 && self.meter.is_beyond(&space, None, Usage { bytes: 1, documents }) {
+            return Err(LocalError::Quota);
+        }
         let right = held.right_of(&self.device);
         for record in records {
             match record {
@@ -225,6 +230,12 @@ impl Peer {
         opening: &Opening,
         entries: &mut Vec<Vec<u8>>,
     ) -> Result<Option<(ChainId, u64)>, LocalError> {
+        if self.unwanted.docs.contains(&doc) {
+            return Err(LocalError::Blocked("the document"));
+        }
+        if self.meter.is_beyond(&space, None, Usage::bytes(entries.iter().map(Vec::len).sum())) {
+            return Err(LocalError::Quota);
+        }
         let held = self.spaces.get(&space).ok_or(LocalError::UnknownSpace)?;
         let creator = self.log(space, doc).map(|log| log.header().creator);
         if !held.may_write(opening, creator.as_ref()) {

@@ -147,7 +147,9 @@ impl Peer {
         if !may_name(&want.entries) {
             return Err(Violation::OutOfPlace("entries that a receipt cannot name"));
         }
-        self.receipts.want(Some(conn), (space, want.doc, want.entries));
+        if !self.unwanted.docs.contains(&want.doc) {
+            self.receipts.want(Some(conn), (space, want.doc, want.entries));
+        }
         Ok(())
     }
 

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::block::BLOCKED;
 use super::connection::{Ask, Begun, Connection};
+use super::quota::QUOTA;
 use super::{After, Came, ConnId, Event, Held, OpId, Peer, Slot, StoreOp};
 use crate::authority::{Limit, RecordAt};
 use crate::chain::Segment;
@@ -48,6 +50,8 @@ enum Outcome {
     Useless,
     /// Waits or was not held.
     Pending,
+    /// Not held, and not to be asked for: it is not wanted here.
+    Unwanted,
     /// Given back: it builds on the inside of a snapshot, which is to be read first.
     NeedsDeep(Box<Segment>),
 }
@@ -100,7 +104,7 @@ impl Peer {
         }
         let wanted = connection.links.get(&space).is_some_and(|link| !link.wanted.is_empty());
         let mut number = None;
-        let mut pending = false;
+        let (mut pending, mut unwanted) = (false, false);
         let begun = connection.begun.take();
         let resumes = begun.is_some();
         if let Some(begun) = begun {
@@ -155,6 +159,10 @@ impl Peer {
                     pending = true;
                     self.note_received(space, item, from, false);
                 }
+                Ok(Outcome::Unwanted) => {
+                    unwanted = true;
+                    self.note_received(space, item, from, true);
+                }
                 Err(found) => violation = violation.or(Some(found)),
                 Ok(Outcome::NeedsDeep(segment)) if violation.is_none() => {
                     // The rest stays where it is, and holds up what comes after it on this connection alone. To let it wait
@@ -164,7 +172,7 @@ impl Peer {
                     data.segments =
                         data.segments.drain(done..).zip(rest).map(|(wire, s)| alone(&space, wire, s)).collect();
                     if let (Some(number), Some(connection)) = (number, self.connections.get_mut(&conn)) {
-                        connection.begun = Some(Begun { number, pending, docs });
+                        connection.begun = Some(Begun { number, pending: pending || unwanted, docs });
                     }
                     return Ok(Some(data));
                 }
@@ -173,7 +181,7 @@ impl Peer {
             done += 1;
         }
         if let Some(number) = number {
-            match pending {
+            match pending || unwanted {
                 false => self.after.push(After::Ack { conn, number, prompt }),
                 true => self.note_unstored(conn, number),
             }
@@ -268,6 +276,10 @@ impl Peer {
                 return Ok(Outcome::Pending);
             }
         }
+        if self.is_record_beyond(space, &segment, headers.len()) {
+            self.not_held(from, space, segment.doc, QUOTA);
+            return Ok(Outcome::Unwanted);
+        }
         // What this device said in a copy of its disk is to be said again.
         let own = segment.opening.device == self.device;
         let awaited = own || self.awaits_records(&space);
@@ -327,6 +339,10 @@ impl Peer {
         let (doc, opening) = (segment.doc, segment.opening.clone());
         let Some(held) = self.spaces.get(&space) else { return Ok(Outcome::Pending) };
         let Some(rules) = held.rules().filter(|_| held.takes(&doc)) else { return Ok(Outcome::Pending) };
+        if self.unwanted.docs.contains(&doc) {
+            self.not_held(from, space, doc, BLOCKED);
+            return Ok(Outcome::Unwanted);
+        }
         let creator = self.log(space, doc).map(|log| log.header().creator);
         let limit = held.limit(&doc, &opening, creator.as_ref());
         let known = held.knows_rights(&segment.tip.rights);
@@ -352,6 +368,10 @@ impl Peer {
             true => Need::Asked,
             false => Need::Pushed,
         };
+        if self.is_beyond(space, &segment) {
+            self.not_held(from, space, doc, QUOTA);
+            return Ok(Outcome::Unwanted);
+        }
         let admission =
             self.change_log(space, doc, |log| log.admit_upto(rules, &limits, segment.clone(), need, limit.cut()));
         match admission {
@@ -403,7 +423,8 @@ impl Peer {
     /// A proof from elsewhere: believed by its signatures, whoever brought it.
     pub(super) fn take_proof(&mut self, space: SpaceId, proof: ForkProof, from: From) -> Result<(), Violation> {
         let doc = proof.doc;
-        let Some(held) = self.spaces.get(&space).filter(|held| held.takes(&doc)) else { return Ok(()) };
+        let takes = |held: &&Space| held.takes(&doc) && !self.unwanted.docs.contains(&doc);
+        let Some(held) = self.spaces.get(&space).filter(takes) else { return Ok(()) };
         if doc == space.authority() {
             return self.take_record_proof(space, proof, from);
         }
@@ -567,7 +588,7 @@ impl Peer {
             let from = From { conn: waiter.conn, peer: waiter.from, store, asked: false };
             // What something waits for may come behind what is asked for.
             match self.take_segment(space, waiter.segment, from, true) {
-                Ok(Outcome::Held | Outcome::Useless | Outcome::Pending) => {}
+                Ok(Outcome::Held | Outcome::Useless | Outcome::Pending | Outcome::Unwanted) => {}
                 Ok(Outcome::NeedsDeep(segment)) => {
                     self.deepen(space, segment.doc, false);
                     self.wait(space, *segment, from, Blocker::Deep);
@@ -617,6 +638,8 @@ impl Peer {
         }
         if rights {
             self.unblock_rights(space);
+            self.look_for_blocked(space);
+            self.find_owners(space);
             self.recut(space);
             self.may_have_erased(space);
         }
@@ -648,6 +671,7 @@ impl Peer {
         let (log, _) = Log::load(space, doc, image, &[]);
         let slot = Held { digest: log.digest(), log, used: self.uses, stored_by: OpId(0) };
         self.put_slot(space, doc, Slot::Held(Box::new(slot)));
+        self.count_document(space, at.device);
         self.changed.insert((space, doc));
         if founded {
             self.emit(Event::Document { space, doc, header });
@@ -690,6 +714,7 @@ impl Peer {
     }
 
     fn store_segment(&mut self, space: SpaceId, admitted: Admitted, from: Option<From>) {
+        self.count_segment(space, &admitted.segment);
         let Some(held) = self.spaces.get_mut(&space) else { return };
         held.seq += 1;
         let seq = held.seq;
@@ -710,9 +735,10 @@ impl Peer {
     pub(super) fn take_haves(&mut self, conn: ConnId, space: SpaceId, haves: Vec<Have>) {
         let (mut docs, mut forked, mut suspect) = (Vec::new(), Vec::new(), None);
         for have in haves {
-            let Some(held) = self.spaces.get(&space).filter(|held| held.takes(&have.doc)) else { continue };
+            let takes = |held: &&Space| held.takes(&have.doc) && !self.unwanted.docs.contains(&have.doc);
+            let Some(held) = self.spaces.get(&space).filter(takes) else { continue };
             let log = self.log(space, have.doc);
-            if log.is_some_and(Log::is_deleted) {
+            if log.is_some_and(Log::is_deleted) || self.was_beyond(space, have.doc) {
                 continue;
             }
             let authority = have.doc == space.authority();

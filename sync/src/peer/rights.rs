@@ -212,6 +212,8 @@ impl Peer {
         }
         if was_deleted && !deleted {
             self.change_log(space, doc, Log::restore_deleted);
+            let creator = self.log(space, doc).map(|log| log.header().creator);
+            creator.into_iter().for_each(|creator| self.count_document(space, creator));
             self.changed.insert((space, doc));
             // What this device had written in it is not known here any more, and others may have kept it.
             self.lose_chain(space, doc);
@@ -335,6 +337,7 @@ impl Peer {
     }
 
     fn drop_bodies(&mut self, space: SpaceId, doc: DocId) {
+        self.free_document(space, doc);
         self.change_log(space, doc, Log::delete);
         self.changed.insert((space, doc));
         self.batch.push(StoreOp::Drop { space, doc });

@@ -169,7 +169,7 @@ impl Peer {
         let (mut haves, mut proofs) = (Vec::new(), Vec::new());
         let mut snapshots = Vec::new();
         let mut bytes = 0;
-        for row in rows {
+        for row in rows.into_iter().filter(|row| !self.unwanted.docs.contains(&row.doc())) {
             match row {
                 // A leaf sends what it made, and whoever it is attached to has the rest from others.
                 PageRow::Segment(stored) if leaf && stored.segment.opening.device != device => {}
@@ -260,7 +260,8 @@ impl Peer {
         let (mut absent, mut proofs) = (Vec::new(), Vec::new());
         for (doc, found) in logs {
             let Some((clock, no_snapshot)) = answering.get(&doc) else { continue };
-            let Some((image, stored)) = found.filter(|(image, _)| !image.deleted) else {
+            let served = |(image, _): &(Image, _)| !image.deleted && !self.unwanted.docs.contains(&doc);
+            let Some((image, stored)) = found.filter(served) else {
                 absent.push(doc);
                 continue;
             };
@@ -319,9 +320,10 @@ impl Peer {
             self.snapshots_ready.push((conn, space, doc, bytes.clone()));
             return;
         }
-        let image = self.log(space, doc).map(crate::log::Log::image).filter(|image| image.covered.is_some());
+        let log = self.log(space, doc).filter(|_| !self.unwanted.docs.contains(&doc));
+        let image = log.map(crate::log::Log::image).filter(|image| image.covered.is_some());
         let Some((bytes, image)) = bytes.zip(image) else {
-            // Deleted meanwhile. The other side waits for an answer.
+            // Deleted or blocked meanwhile. The other side waits for an answer.
             let Some(connection) = self.connections.get_mut(&conn) else { return };
             connection.reading_snapshot = false;
             let Some(theirs) = connection.links.get(&space).map(|l| l.theirs) else { return };
@@ -351,6 +353,9 @@ impl Peer {
 
     /// A proof goes to everybody who follows live, but for whoever delivered it. Who lags comes upon it in the store.
     pub(super) fn push_proof(&mut self, space: SpaceId, proof: &ForkProof, except: Option<ConnId>) {
+        if self.unwanted.docs.contains(&proof.doc) {
+            return;
+        }
         for conn in self.connections.of_space(&space) {
             let Some(link) = self.connections.get_mut(&conn).and_then(|c| c.links.get_mut(&space)) else { continue };
             if Some(conn) == except || link.serve != Serve::Live || !link.wants_doc(&space, &proof.doc) {
@@ -398,7 +403,8 @@ impl Peer {
                     self.offering.insert((conn, space));
                     break;
                 }
-                let haves = docs.iter().filter_map(|doc| Some(Have { doc: *doc, clock: self.clock_of(space, *doc)? }));
+                let served = docs.iter().filter(|doc| !self.unwanted.docs.contains(doc));
+                let haves = served.filter_map(|doc| Some(Have { doc: *doc, clock: self.clock_of(space, *doc)? }));
                 let haves: Vec<Have> = haves.filter(|have| !have.clock.0.is_empty()).collect();
                 let Some(connection) = self.connections.get_mut(&conn) else { break };
                 let Some(link) = connection.links.get_mut(&space) else { break };

@@ -13,6 +13,7 @@ use crate::chain::{Opening, Tip};
 use crate::id::{DocId, EntryId, SpaceId};
 use crate::log::{DeepEntry, SnapshotOf};
 use crate::message::{LIST_MAX, SnapshotPart};
+use crate::usage::Usage;
 use crate::violation::Violation;
 use crate::waiting::Blocker;
 
@@ -158,6 +159,12 @@ impl Peer {
         use SnapshotFault::{Broken, NotTaken};
         let (broken, not_taken) = (|why: &str| Broken(why.into()), |why: &str| NotTaken(why.into()));
         let (space, doc) = (checking.space, checking.doc);
+        if self.unwanted.docs.contains(&doc) {
+            return Err(not_taken("the document is blocked on this peer"));
+        }
+        if self.meter.is_beyond(&space, None, Usage::bytes(checking.bytes.len())) {
+            return Err(not_taken("the space has all that its quota on this peer allows"));
+        }
         let held = self.spaces.get(&space).ok_or_else(|| not_taken("the space is gone"))?;
         let log = self.log(space, doc).ok_or_else(|| not_taken("its document is not known here yet"))?;
         if log.is_deleted() {
@@ -217,7 +224,9 @@ impl Peer {
         }
         let heads = heads_of(content, |actor| names.get(actor).copied())
             .ok_or_else(|| broken("its heads name unknown chains"))?;
-        let snapshot = SnapshotOf { bytes: checking.bytes.len() as u64, chains, heads };
+        let bytes = checking.bytes.len() as u64;
+        let snapshot = SnapshotOf { bytes, chains, heads };
+        self.count_snapshot(space, doc, bytes);
         self.cover_log(space, doc, snapshot);
         if self.is_to_refresh(&space) {
             self.refresh(space, doc);

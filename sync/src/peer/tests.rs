@@ -9,10 +9,12 @@ use super::*;
 
 mod accounts;
 mod blobs;
+mod block;
 mod erasing;
 mod forks;
 mod identities;
 mod receipts;
+mod quota;
 #[allow(clippy::disallowed_methods, reason = "tests that run as many seeds as asked")]
 mod rights;
 mod spending;
@@ -21,6 +23,7 @@ use crate::log::Image;
 use crate::message::Data;
 use crate::record::{Genesis, Privacy, Record, Right, Writers};
 use crate::space::{RightRow, SpaceRow};
+use crate::usage::Usage;
 
 /// The least that satisfies [`StoreOp`] and [`Load`]: maps.
 #[derive(Default, Clone)]
@@ -31,6 +34,7 @@ struct ModelStore {
     log: BTreeMap<(SpaceId, u64), (Option<StoreId>, StoredSegment)>,
     proofs: BTreeMap<(SpaceId, u64), (Option<StoreId>, DocId)>,
     cursors: BTreeMap<(SpaceId, DeviceId), Cursor>,
+    usage: BTreeMap<(SpaceId, DeviceId), Usage>,
 }
 
 impl ModelStore {
@@ -48,6 +52,7 @@ impl ModelStore {
             StoreOp::Right { space, right } => self.rights.push((space, right)),
             StoreOp::Drop { space, doc } => self.log.retain(|(s, _), (_, x)| *s != space || x.segment.doc != doc),
             StoreOp::Cursor { space, peer, cursor } => drop(self.cursors.insert((space, peer), cursor)),
+            StoreOp::Usage { space, device, usage } => drop(self.usage.insert((space, device), usage)),
             StoreOp::Snapshot { .. } => unreachable!("these peers make no snapshots, and are sent none"),
         }
     }
@@ -146,7 +151,8 @@ fn start(n: u8, run: u8, store: &ModelStore) -> Start {
     });
     let cursors = store.cursors.iter().map(|((s, d), c)| (*s, *d, *c)).collect();
     let empty = Start::empty(key(n), StoreId([n; 16]), [run; 8], [n ^ run; 32]);
-    Start { spaces: spaces.collect(), cursors, ..empty }
+    let usage = store.usage.iter().map(|((s, d), u)| (*s, *d, *u)).collect();
+    Start { spaces: spaces.collect(), cursors, usage, ..empty }
 }
 
 impl World {

@@ -59,6 +59,7 @@ impl ModelStore {
                 self.log.insert((space, seq), (source, Row::Proofs(doc)));
             }
             StoreOp::Right { space, right } => self.rights.push((space, right)),
+            StoreOp::Usage { .. } => {}
             StoreOp::Drop { space, doc } => {
                 let keep = |row: &Row| !matches!(row, Row::Segment(s) if s.segment.doc == doc);
                 self.log.retain(|(s, _), (_, row)| *s != space || keep(row));

@@ -1,0 +1,89 @@
+//! How much may be stored, of whom: asked before anything is admitted, counted when it is.
+
+use super::{DeviceId, DocId, Now, Peer, SpaceId};
+use crate::chain::Segment;
+use crate::log::Log;
+use crate::record::{Right, Subject};
+use crate::usage::{UNSIGNED, Usage};
+
+/// The code of notices about what does not fit.
+pub(super) const QUOTA: &str = "quota";
+/// Time in which a document is not asked for again of which something did not fit. Deletions and other quotas end it.
+const BEYOND_MS: u64 = 600_000;
+/// Documents of which that is remembered, some 100 bytes each. Others are asked for at each comparison.
+const BEYOND_MAX: usize = 4_096;
+
+impl Peer {
+    /// Whether a segment of entries from elsewhere does not fit. What is held already takes nothing.
+    pub(super) fn is_beyond(&mut self, space: SpaceId, segment: &Segment) -> bool {
+        let (doc, device) = (segment.doc, segment.opening.device);
+        let chain = segment.opening.chain(&space, &doc);
+        let line = self.log(space, doc).and_then(|log| log.lines().get(&chain));
+        if line.is_some_and(|(_, line)| line.branches[0].len() >= segment.tip.n) {
+            return false;
+        }
+        let beyond = self.does_not_fit(space, device, Usage::bytes(segment.body_bytes()));
+        if beyond && (self.beyond.len() < BEYOND_MAX || self.beyond.contains_key(&(space, doc))) {
+            self.beyond.insert((space, doc), self.now);
+        }
+        beyond
+    }
+
+    /// Whether a segment of records does not fit. Only documents are refused: what is said about rights concerns everybody. Nor is it an
+    /// administrator's, who might have to say something about rights next.
+    pub(super) fn is_record_beyond(&self, space: SpaceId, segment: &Segment, documents: usize) -> bool {
+        let device = segment.opening.device;
+        let admin = self.spaces.get(&space).is_none_or(|held| held.right_of(&device) >= Some(Right::Admin));
+        let more = Usage { bytes: segment.body_bytes() as u64, documents: documents as u64 };
+        documents == segment.entries.len() && !admin && self.does_not_fit(space, device, more)
+    }
+
+    fn does_not_fit(&self, space: SpaceId, device: DeviceId, more: Usage) -> bool {
+        self.meter.is_beyond(&space, (device != self.device).then_some(&device), more)
+    }
+
+    /// Whether a document is not to be asked for, since something of it did not fit a while ago.
+    pub(super) fn was_beyond(&self, space: SpaceId, doc: DocId) -> bool {
+        self.beyond.get(&(space, doc)).is_some_and(|at: &Now| self.now.0 < at.0 + BEYOND_MS)
+    }
+
+    pub(super) fn count_segment(&mut self, space: SpaceId, segment: &Segment) {
+        let (device, bytes) = (segment.opening.device, segment.body_bytes());
+        if !self.meter.knows(space, device) {
+            self.find_owner(space, device);
+        }
+        self.meter.take(space, device, Usage::bytes(bytes));
+        self.change_log(space, segment.doc, |log| log.take(device, bytes));
+    }
+
+    pub(super) fn count_snapshot(&mut self, space: SpaceId, doc: DocId, bytes: u64) {
+        if let Some(more) = self.change_log(space, doc, |log| log.take_snapshot(bytes)) {
+            self.meter.take(space, UNSIGNED, Usage { bytes: more, documents: 0 });
+        }
+    }
+
+    pub(super) fn count_document(&mut self, space: SpaceId, creator: DeviceId) {
+        self.meter.take(space, creator, Usage { bytes: 0, documents: 1 });
+    }
+
+    /// What a document held is free again: it is about to be dropped.
+    pub(super) fn free_document(&mut self, space: SpaceId, doc: DocId) {
+        let Some(log) = self.log(space, doc) else { return };
+        let (creator, taken) = (log.header().creator, Log::taken(log).clone());
+        self.meter.give_back(space, creator, Usage { bytes: 0, documents: 1 });
+        for (device, bytes) in taken {
+            self.meter.give_back(space, device, Usage { bytes, documents: 0 });
+        }
+        self.beyond.clear();
+    }
+
+    /// As whom the devices count that have stored something in a space: rights in it changed.
+    pub(super) fn find_owners(&mut self, space: SpaceId) {
+        self.meter.devices_in(space).into_iter().for_each(|device| self.find_owner(space, device));
+    }
+
+    fn find_owner(&mut self, space: SpaceId, device: DeviceId) {
+        let identity = self.spaces.get(&space).and_then(|held| held.authority().identity_of(&device));
+        self.meter.counts_as(device, identity.map_or_else(|| device.into(), Subject));
+    }
+}
