@@ -159,6 +159,8 @@ pub(crate) struct Shared {
     /// Changes with the tracker and with open documents' progress, for whoever waits.
     pub(crate) progress: watch::Sender<u64>,
     pub(crate) mode: watch::Sender<Mode>,
+    /// Changes whenever something is on disk that was not.
+    pub(crate) stored: watch::Sender<()>,
     pub(crate) budget: watch::Sender<BudgetInfo>,
     pub(crate) events: broadcast::Sender<NodeEvent>,
     /// Another copy of this device wrote further on a chain than this store knew.
@@ -205,6 +207,7 @@ impl Shared {
             advertised: Mutex::default(),
             progress: watch::Sender::new(0),
             mode: watch::Sender::new(Mode::Running),
+            stored: watch::Sender::new(()),
             budget: watch::Sender::new(BudgetInfo { connects: true, ..BudgetInfo::default() }),
             events: broadcast::Sender::new(EVENTS_MAX),
             chain_lost: AtomicBool::new(false),

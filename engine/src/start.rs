@@ -191,6 +191,7 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
         };
         storage.put_facts(&Facts { store: Some(store_id), salt: Some(salt), lineage: None }, facts.store.is_some())?;
         let stored = storage.start()?;
+        storage.order_documents(stored.spaces.iter().map(|(space, ..)| *space))?;
         let (book, own_made_ms) = known_peers(&storage)?;
         return Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage: None, book, own_made_ms });
     };
@@ -209,6 +210,7 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
     storage.put_facts(&now, outcome == Outcome::Crashed)?;
     let lineage = Some(opening.stored()?);
     let stored = storage.start()?;
+    storage.order_documents(stored.spaces.iter().map(|(space, ..)| *space))?;
     let (book, own_made_ms) = known_peers(&storage)?;
     Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage, book, own_made_ms })
 }
