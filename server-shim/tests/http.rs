@@ -841,7 +841,8 @@ fn the_openapi_document_has_every_route_and_its_examples_work() {
                     api.pointer(schema)?.get("example").cloned()
                 });
                 let Some(example) = example else {
-                    assert!(path.contains("/blobs"), "{method} {path}: {kind} has no example");
+                    let binary = ["application/octet-stream", "application/vnd.automerge"].contains(&kind.as_str());
+                    assert!(binary, "{method} {path}: {kind} has no example");
                     continue;
                 };
                 let method =
