@@ -510,6 +510,7 @@ impl Driver {
                     }
                     self.handle(Input::Stored { op });
                 }
+                self.shared.stored.send_replace(());
             }
             Done::Written(Written::Failed(op, error)) => self.store_failed(op, error),
             Done::Loaded { op, loaded: Ok(loaded) } => {

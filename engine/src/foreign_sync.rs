@@ -10,7 +10,7 @@ use commonhold_sync::id::EntryId;
 use commonhold_sync::record::{Right, Writers};
 use tokio::sync::{oneshot, watch};
 
-use crate::document::sync_message::{self, BadMessage, SyncMessage, WalkedChange};
+use crate::document::sync_message::{self, BadChange, BadMessage, SyncMessage, WalkedChange};
 use crate::document::sync_state::SyncState;
 use crate::document_handle::Document;
 use crate::error::Error;
@@ -98,6 +98,22 @@ impl Document {
         }
     }
 
+    /// Takes raw changes, one after another as [`Document::changes_since`] gives them, of somebody who signs nothing: with the bounds and the
+    /// checks of [`ForeignSync::receive`]. Returns when those taken are on disk. What waits for changes that are not here is not kept.
+    pub async fn take_changes(&self, bytes: impl AsRef<[u8]> + Send + 'static) -> Result<Received, ForeignSyncError> {
+        if !self.may_vouch().await? {
+            return Err(Error::NotAllowed("vouch for changes of others").into());
+        }
+        let rules = self.open().read(|view| view.wire_rules()).await?;
+        let work = tokio::task::spawn_blocking(move || SyncMessage::read_changes(bytes.as_ref(), rules));
+        let read = work.await.map_err(|_| Error::Internal("reading changes failed"))??;
+        let mut received = Received { refused: told(read.bad), ..Received::default() };
+        let mut sync = self.foreign_sync();
+        sync.take(read.changes, &mut received).await?;
+        received.waiting = sync.waiting.len();
+        Ok(received)
+    }
+
     /// Whether this device may vouch for changes of others in the document: the right to write, and the gateway flag or
     /// the document being its own where anyone writes.
     pub async fn may_vouch(&self) -> Result<bool, Error> {
@@ -146,10 +162,7 @@ impl ForeignSync {
                 work.await.map_err(|_| Error::Internal("reading a message failed"))??
             }
         };
-        let mut received = Received::default();
-        received
-            .refused
-            .extend(read.bad.drain(..).map(|bad| (None, format!("change {} of the message: {}", bad.at, bad.why))));
+        let mut received = Received { refused: told(std::mem::take(&mut read.bad)), ..Received::default() };
         let changes = std::mem::take(&mut read.changes);
         let brought = !changes.is_empty();
         let known = |id| self.waiting.contains_key(id) || self.refused.contains(id);
@@ -249,4 +262,9 @@ impl ForeignSync {
         }
         lacking
     }
+}
+
+/// Changes that break a rule by their bytes alone.
+fn told(bad: Vec<BadChange>) -> Vec<(Option<EntryId>, String)> {
+    bad.into_iter().map(|bad| (None, format!("change {} of the message: {}", bad.at, bad.why))).collect()
 }

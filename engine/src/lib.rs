@@ -66,8 +66,8 @@ pub use check::CheckReport;
 pub use config::{Config, Discovery, Lan, OpenStore};
 pub use contain::panics_are_contained;
 pub use document::{
-    Alternative, ChangeInfo, Cursor, Edit, EditError, Element, ObjId, ObjKind, Patch, PatchAction, Prop, Scalar, View,
-    Wanted,
+    Alternative, BadMessage, ChangeInfo, Cursor, Edit, EditError, Element, ObjId, ObjKind, Patch, PatchAction, Prop,
+    Scalar, View, Wanted,
 };
 pub use document_handle::{Document, Path, Version};
 pub use erasure::Erasure;
@@ -77,7 +77,7 @@ pub use invite::{Invite, InviteError};
 pub use lineage::Outcome;
 pub use node::Node;
 pub use status::{Cost, NodeEvent, PeerInfo, SpaceInfo, SyncStatus, TrafficInfo};
-pub use storage::{DocumentInfo, DocumentQuery};
+pub use storage::{DocumentChange, DocumentChanges, DocumentInfo, DocumentQuery};
 pub use succession::Succession;
 pub use tracker::http::{HttpTracker, HttpTrackerError};
 pub use tracker::{ANNOUNCE_JSON_MAX, AnnounceAnswer, AnnounceError, AnnounceRequest, FoundPeer};

@@ -33,7 +33,8 @@ use crate::lineage::{Lineage, Outcome};
 use crate::shared::{Attach, Command, Reply, Shared, locked};
 use crate::start::{self, random};
 use crate::status::{NodeEvent, PeerInfo, SpaceInfo, TrafficInfo};
-use crate::storage::{DocumentInfo, DocumentQuery, Storage};
+use crate::storage::{DocumentChanges, DocumentInfo, DocumentQuery, Storage};
+use crate::store::Row;
 use crate::tracker::{AnnounceAnswer, AnnounceError, AnnounceRequest, TrackerRole};
 use crate::transport::{Address, Link, TransportConfig};
 
@@ -41,6 +42,8 @@ use crate::transport::{Address, Link, TransportConfig};
 const DIALLED_MAX: usize = 1_024;
 /// Addresses of others in invites that are kept of one space: those of four invites.
 const HINTS_MAX: usize = 16;
+/// Documents of one answer about changes: about 1 MiB, as each has two texts of up to 256 bytes.
+const CHANGES_MAX: usize = 1_000;
 /// How long closing waits for snapshots that would pay.
 const CLOSE_COMPACT: Duration = Duration::from_secs(10);
 
@@ -300,6 +303,26 @@ impl Node {
         Ok(self.shared().blocking(move |storage| storage.documents(&space, &query)).await??)
     }
 
+    /// Documents of a space that changed after a number of this store, each at its last change, at most `limit` (1,000 at most). Whoever goes on
+    /// after [`DocumentChanges::last`] misses nothing and is told nothing twice, whatever is written meanwhile and over restarts. Numbers mean
+    /// nothing in another store: keep [`Node::store_id`] with them.
+    pub async fn changes(&self, space: SpaceId, after: u64, limit: usize) -> Result<DocumentChanges, Error> {
+        self.space(space)?;
+        let limit = limit.clamp(1, CHANGES_MAX);
+        Ok(self.shared().blocking(move |storage| storage.changes(&space, after, limit)).await??)
+    }
+
+    /// The number of the last change of a space; 0 before the first.
+    pub async fn last_change(&self, space: SpaceId) -> Result<u64, Error> {
+        self.space(space)?;
+        Ok(self.shared().blocking(move |storage| storage.last_change(&space)).await??)
+    }
+
+    /// Changes whenever something is on disk that was not: then [`Node::changes`] may have more.
+    pub fn stored(&self) -> watch::Receiver<()> {
+        self.shared().stored.subscribe()
+    }
+
     /// Deletes a document: its content is dropped by every peer, a tombstone stays.
     pub async fn delete_document(&self, space: SpaceId, doc: DocId) -> Result<(), Error> {
         self.say(space, Local::Records(vec![Record::Tombstone { doc }])).await.map(drop)
@@ -499,6 +522,21 @@ impl Node {
     pub fn sharing(&self, space: SpaceId) -> Result<Vec<(DeviceId, bool)>, Error> {
         self.space(space)?;
         Ok(locked(&self.shared().tracker).sharing(&space))
+    }
+
+    // The program's own.
+
+    /// Writes rows that the program keeps in the store beside what peers share, all or none, or takes them out; returns when that is on disk.
+    /// A key has at most 1,020 bytes, a value 64 MiB. They go where the store goes: into backups, and back from them.
+    pub async fn put_app_rows(&self, rows: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), Error> {
+        self.shared().running()?;
+        Ok(self.shared().blocking(move |storage| storage.put_app_rows(rows)).await??)
+    }
+
+    /// The program's own rows whose keys begin so, by key.
+    pub async fn app_rows(&self, prefix: &[u8]) -> Result<Vec<Row>, Error> {
+        let prefix = prefix.to_vec();
+        Ok(self.shared().blocking(move |storage| storage.app_rows(&prefix)).await??)
     }
 
     // Files.

@@ -172,6 +172,8 @@ pub(crate) struct Shared {
     /// Changes with the tracker and with open documents' progress, for whoever waits.
     pub(crate) progress: watch::Sender<u64>,
     pub(crate) mode: watch::Sender<Mode>,
+    /// Changes whenever something is on disk that was not.
+    pub(crate) stored: watch::Sender<()>,
     pub(crate) budget: watch::Sender<BudgetInfo>,
     pub(crate) blocked: watch::Sender<Arc<BlockList>>,
     pub(crate) addresses: AddressMeter,
@@ -223,6 +225,7 @@ impl Shared {
             advertised: Mutex::default(),
             progress: watch::Sender::new(0),
             mode: watch::Sender::new(Mode::Running),
+            stored: watch::Sender::new(()),
             budget: watch::Sender::new(BudgetInfo { connects: true, ..BudgetInfo::default() }),
             blocked: watch::Sender::new(parts.blocked),
             addresses,

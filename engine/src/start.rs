@@ -195,6 +195,7 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
         storage.put_facts(&Facts { store: Some(store_id), salt: Some(salt), lineage: None }, facts.store.is_some())?;
         storage.count_usage()?;
         let stored = storage.start()?;
+        storage.order_documents(stored.spaces.iter().map(|(space, ..)| *space))?;
         let (book, own_made_ms) = known_peers(&storage)?;
         let blocked = BlockList::load(&storage)?;
         return Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage: None, book, blocked, own_made_ms });
@@ -215,6 +216,7 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
     let lineage = Some(opening.stored()?);
     storage.count_usage()?;
     let stored = storage.start()?;
+    storage.order_documents(stored.spaces.iter().map(|(space, ..)| *space))?;
     let (book, own_made_ms) = known_peers(&storage)?;
     let blocked = BlockList::load(&storage)?;
     Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage, book, blocked, own_made_ms })

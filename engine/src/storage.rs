@@ -4,6 +4,7 @@
 //! Not here: when to commit (`writer`), and what a snapshot holds (`worker`). Calls block on the disk.
 
 mod copy;
+mod feed;
 mod keys;
 mod rows;
 #[cfg(test)]
@@ -24,8 +25,9 @@ use commonhold_sync::usage::{UNSIGNED, Usage};
 use crate::address_book::{BookRow, ROW_VERSION};
 use crate::block::BlockRow;
 use crate::budget::SpentRow;
-use crate::store::{Batch, Store, StoreError, Table};
+use crate::store::{Batch, Row, Store, StoreError, Table};
 pub(crate) use copy::Carried;
+pub use feed::{DocumentChange, DocumentChanges};
 use keys::{ends_with, split, under};
 pub(crate) use rows::SnapshotHead;
 use rows::{BodyRow, DocumentRow, InviteRow, Kind, LogRow};
@@ -216,6 +218,26 @@ impl Storage {
         Ok(rows)
     }
 
+    /// Writes rows of the app's own, or takes them out.
+    pub(crate) fn put_app_rows(&self, rows: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        for (key, value) in rows {
+            match value {
+                Some(value) => batch.put(Table::Meta, keys::app(&key), value),
+                None => batch.delete(Table::Meta, keys::app(&key)),
+            }
+        }
+        self.store.commit(batch)
+    }
+
+    /// The app's own rows whose keys begin so, by key. Damaged ones are left out.
+    pub(crate) fn app_rows(&self, prefix: &[u8]) -> Result<Vec<Row>, StoreError> {
+        let mut found = Vec::new();
+        let each = |key: Vec<u8>, value| found.extend(key.strip_prefix(keys::APP).map(|key| (key.to_vec(), value)));
+        self.walk(Table::Meta, &keys::app(prefix), each, &mut Vec::new())?;
+        Ok(found)
+    }
+
     /// Writes rows of the address book, or takes them out, and when this device last signed a record of itself.
     pub(crate) fn put_peers(&self, rows: Vec<(DeviceId, Option<BookRow>)>, own_made_ms: u64) -> Result<(), StoreError> {
         let mut batch = Batch::new();
@@ -400,7 +422,9 @@ impl Storage {
         match op {
             StoreOp::Space { space, row } => batch.put(Table::Spaces, space.0, rows::to_vec(&row)),
             StoreOp::Document { space, doc, digest, image } => {
-                batch.put(Table::Documents, keys::document(&space, &doc), DocumentRow { digest, image }.to_bytes());
+                let row = DocumentRow { digest, image };
+                self.note_change(batch, &space, &doc, &row)?;
+                batch.put(Table::Documents, keys::document(&space, &doc), row.to_bytes());
             }
             StoreOp::Segment { space, source, stored } => {
                 let (doc, seq) = (stored.segment.doc, stored.seq);

@@ -41,7 +41,7 @@ pub enum Table {
     Spaces = 1,
     /// One row per document: header, clock, state.
     Documents = 2,
-    /// The packed index of entries: hash, number, op range.
+    /// The documents of each space in the order of their last change.
     Index = 3,
     /// Raw entries. They are the truth; the rest can be derived from them or fetched again.
     Bodies = 4,

@@ -7,6 +7,7 @@ pub(crate) mod access;
 mod blobs;
 mod body;
 mod braid;
+mod changes;
 mod documents;
 mod events;
 mod feed;
@@ -113,7 +114,8 @@ pub(crate) fn routes(
         .routes(routes!(history::conflicts))
         .routes(routes!(history::sync))
         .routes(routes!(history::receipts))
-        .routes(routes!(history::changes))
+        .routes(routes!(history::changes, history::take_changes))
+        .routes(routes!(changes::of_space))
         .routes(routes!(presence::read, presence::say))
         .routes(routes!(events::of_one))
         .routes(routes!(events::of_many))

@@ -79,8 +79,23 @@ impl Site {
         location.strip_prefix(&format!("/v1/spaces/{}", self.space)).unwrap().to_owned()
     }
 
+    /// The folders of a peer that serves no more, and the space.
+    fn stopped(self) -> (Home, String) {
+        let Site { home, served, space } = self;
+        served.stop();
+        (home, space)
+    }
+
     fn patch(&self, path: &str, kind: &str, patch: &Json) -> Answer {
         Ask::new("PATCH", self.url(path)).body(kind, patch.to_string()).send()
+    }
+
+    /// A stream of lines.
+    fn lines(&self, path: &str) -> impl Iterator<Item = Json> + use<> {
+        let answer = agent().get(self.url(path)).call().unwrap();
+        assert_eq!(answer.headers()["content-type"], "application/x-ndjson");
+        let lines = BufReader::new(answer.into_body().into_reader()).lines().map(Result::unwrap);
+        lines.filter(|line| !line.is_empty()).map(|line| serde_json::from_str(&line).unwrap())
     }
 
     fn get(&self, path: &str) -> Answer {
@@ -205,7 +220,9 @@ impl Stream {
                 Some(("event", name)) => event.name = name.to_owned(),
                 Some(("id", id)) => event.id = id.to_owned(),
                 Some(("data", data)) => event.data = serde_json::from_str(data).unwrap(),
-                None if line.trim().is_empty() && !event.name.is_empty() => return Some(event),
+                None if line.trim().is_empty() && !(event.name.is_empty() && event.id.is_empty()) => {
+                    return Some(event);
+                }
                 _ => {}
             }
         }
@@ -306,12 +323,13 @@ fn a_document_is_created_read_edited_and_deleted() {
 
 #[test]
 fn a_request_that_is_sent_again_is_done_once() {
-    let site = Site::new("*:write");
+    let mut site = Site::new("*:write");
     let path = site.document(json!({"log": []}));
-    let append = |key: &str, value: &str| {
+    let keyed = |site: &Site, key: &str, value: &str| {
         let patch = json!([{"op": "add", "path": "/log/-", "value": value}]).to_string();
         Ask::new("PATCH", site.url(&path)).header("idempotency-key", key).body(OPERATIONS, patch).send()
     };
+    let append = |key: &str, value: &str| keyed(&site, key, value);
     let (first, again) = (append("k1", "a"), append("k1", "a"));
     assert_eq!((again.status, &again.text, again.header("etag")), (200, &first.text, first.header("etag")));
     assert_eq!(again.header("idempotency-replayed"), "?1");
@@ -328,6 +346,14 @@ fn a_request_that_is_sent_again_is_done_once() {
     };
     refused("k3").is(422, "unprocessable");
     refused("k3").is(422, "unprocessable");
+    // A restart forgets nothing.
+    let (home, space) = site.stopped();
+    site = Site::of(home, space, "*:write");
+    let again = keyed(&site, "k1", "a");
+    assert_eq!((again.status, &again.text, again.header("etag")), (200, &first.text, first.header("etag")));
+    assert_eq!(again.header("idempotency-replayed"), "?1");
+    keyed(&site, "k1", "b").is(422, "unprocessable");
+    assert_eq!(site.get(&path).json(), json!({"log": ["a", "a"]}));
 }
 
 #[test]
@@ -858,7 +884,8 @@ fn the_openapi_document_has_every_route_and_its_examples_work() {
                     api.pointer(schema)?.get("example").cloned()
                 });
                 let Some(example) = example else {
-                    assert!(path.contains("/blobs"), "{method} {path}: {kind} has no example");
+                    let binary = ["application/octet-stream", "application/vnd.automerge"].contains(&kind.as_str());
+                    assert!(binary, "{method} {path}: {kind} has no example");
                     continue;
                 };
                 let method =
@@ -1026,4 +1053,117 @@ fn a_strangers_page_in_a_browser_reaches_nothing() {
     }
     assert_eq!(status(&format!("POST {blobs}"), &[&here, &format!("origin: http://{address}")]), "201");
     assert_eq!(status(&format!("POST {blobs}"), &[&here]), "201");
+}
+
+/// The ids told, and whether each is deleted.
+fn told(changes: &Json) -> Vec<(String, bool)> {
+    let rows = changes["results"].as_array().unwrap().iter();
+    rows.map(|row| (row["id"].as_str().unwrap().to_owned(), row["deleted"] == true)).collect()
+}
+
+#[test]
+fn changes_of_a_space_are_told_once_over_edits_restarts_and_streams() {
+    let mut site = Site::new("*:write");
+    let paths: Vec<String> = (0..3).map(|n| site.document(json!({ "n": n }))).collect();
+    let ids: Vec<String> = paths.iter().map(|path| path.rsplit('/').next().unwrap().to_owned()).collect();
+    let row = |at: usize, deleted: bool| (ids[at].clone(), deleted);
+    let first = site.get("/changes?limit=2").json();
+    assert_eq!(told(&first), [row(0, false), row(1, false)]);
+    let since = |last: &Json| format!("/changes?since={}", last["last_seq"].as_str().unwrap());
+    // Meanwhile: one that was told changes, one that was not is deleted.
+    site.patch(&paths[0], MERGE, &json!({ "n": 7 })).json();
+    assert_eq!(Ask::new("DELETE", site.url(&paths[2])).send().status, 204);
+    let second = site.get(&format!("{}&include_docs=true", since(&first))).json();
+    assert_eq!(told(&second), [row(0, false), row(2, true)]);
+    assert_eq!((&second["results"][0]["doc"], &second["results"][1]["doc"]), (&json!({ "n": 7 }), &Json::Null));
+    assert_eq!(told(&site.get(&since(&second)).json()), []);
+    let idle = site.get(&format!("{}&feed=longpoll&timeout=1", since(&second))).json();
+    assert_eq!((told(&idle), &idle["last_seq"]), (vec![], &second["last_seq"]));
+
+    // A stream goes on where the list ended, and somebody else's id of an event goes before `since`.
+    let last = second["last_seq"].as_str().unwrap();
+    let mut lines = site.lines(&format!("{}&feed=continuous&limit=1", since(&second)));
+    let polled = thread::spawn({
+        let url = site.url(&format!("{}&feed=longpoll", since(&second)));
+        move || Ask::new("GET", url).send().json()
+    });
+    site.patch(&paths[1], MERGE, &json!({ "n": 8 })).json();
+    assert_eq!(told(&polled.join().unwrap()), [row(1, false)]);
+    let change = lines.next().unwrap();
+    assert_eq!(change["id"], ids[1]);
+    assert_eq!(lines.next().unwrap(), json!({ "last_seq": change["seq"], "bye": "limit" }));
+    assert!(lines.next().is_none());
+    let mut stream = Stream::open(&site.url("/changes?feed=eventsource&since=now"), Some(last));
+    let event = stream.next().unwrap();
+    assert_eq!((&event.data["id"], event.id.as_str()), (&json!(ids[1]), change["seq"].as_str().unwrap()));
+    drop(stream);
+
+    // Over a restart.
+    let (home, space) = site.stopped();
+    site = Site::of(home, space, "*:write");
+    assert_eq!(told(&site.get(&since(&second)).json()), [row(1, false)]);
+    assert_eq!(told(&site.get("/changes").json()), [row(0, false), row(2, true), row(1, false)]);
+    assert_eq!(told(&site.get("/changes?since=now").json()), []);
+
+    // Another store has another order.
+    let other = site.joined("*:write");
+    let elsewhere = other.get(&since(&second));
+    elsewhere.is(410, "gone");
+    assert!(elsewhere.text.contains("without `since`"));
+    site.get("/changes?since=nonsense").is(400, "bad-request");
+    site.get("/changes?feed=sideways").is(400, "bad-request");
+    let ahead = last.split_once('-').map(|(_, store)| format!("/changes?since=999999-{store}"));
+    site.get(&ahead.unwrap()).is(410, "gone");
+}
+
+#[test]
+fn a_token_of_before_a_backup_is_refused_by_the_peer_that_was_restored_from_it() {
+    let site = Site::new("*:write");
+    site.document(json!({}));
+    let last = site.get("/changes").json()["last_seq"].as_str().unwrap().to_owned();
+    let (home, space) = site.stopped();
+    let file = home.path("backup").to_string_lossy().into_owned();
+    home.run(&["backup", &file]).text();
+    home.run(&["restore", &file, "--replace"]).text();
+    let site = Site::of(home, space, "*:write");
+    site.get(&format!("/changes?since={last}")).is(410, "gone");
+    assert_eq!(told(&site.get("/changes").json()).len(), 1);
+}
+
+/// A change of an Automerge client that has nothing of ours: it puts `n`, 0.
+const CHANGE: &str = "856f4a832dfe2efa012f0010070707070707070707070707070707070101000000061503340142025602570170027f016e017f017f14007f00";
+
+#[test]
+fn raw_changes_of_a_client_are_taken_and_bad_ones_are_named() {
+    let site = Site::new("*:write");
+    let (from, into) = (site.document(json!({ "n": 1 })), site.document(json!({})));
+    let raw = |path: &str| {
+        let mut answer = agent().get(site.url(&format!("{path}/changes"))).call().unwrap();
+        answer.body_mut().read_to_vec().unwrap()
+    };
+    let post = |kind: &str, body: &[u8]| {
+        Ask::new("POST", site.url(&format!("{into}/changes"))).body(kind, body.to_vec()).send()
+    };
+    let automerge = "application/vnd.automerge";
+    let change: Vec<u8> =
+        CHANGE.as_bytes().chunks(2).map(|hex| u8::from_str_radix(str::from_utf8(hex).unwrap(), 16).unwrap()).collect();
+    let taken = post(automerge, &change);
+    assert_eq!(
+        (&taken.json()["taken"], taken.header("version").trim_matches('"')),
+        (&json!(1), taken.json()["version"].as_str().unwrap())
+    );
+    assert_eq!((site.get(&into).json(), raw(&into)), (json!({ "n": 0 }), change.clone()));
+    assert_eq!(post(automerge, &change).json()["taken"], 0, "nothing is taken twice");
+    // What a device said in another document is for it to say.
+    let own = post(automerge, &raw(&from));
+    own.is(422, "unprocessable");
+    assert_eq!(serde_json::from_str::<Json>(&own.text).unwrap()["waiting"], 1);
+    let mut bent = change;
+    *bent.last_mut().unwrap() ^= 1;
+    let bent = post(automerge, &bent);
+    bent.is(422, "unprocessable");
+    assert!(!serde_json::from_str::<Json>(&bent.text).unwrap()["refused"][0]["reason"].is_null());
+    post(automerge, b"nonsense").is(400, "bad-request");
+    post("application/json", b"{}").is(415, "media-type");
+    post(automerge, &vec![0; 9 << 20]).is(413, "too-large");
 }

@@ -50,6 +50,12 @@ pub enum BadMessage {
     /// It ends too early, or is none.
     #[error("not a sync message: {0}")]
     Malformed(&'static str),
+    /// What should be raw changes, one after another, is not.
+    #[error("not Automerge changes, one after another: the chunk at byte {at} is cut off, or is none")]
+    NoChunk {
+        /// Where it begins.
+        at: usize,
+    },
     /// More than is taken.
     #[error("{what}: at most {max} are taken")]
     TooMuch {
@@ -120,19 +126,42 @@ impl SyncMessage {
         let mut message = SyncMessage { heads, need, have, ..SyncMessage::default() };
         let mut room = INFLATED_BYTES_MAX;
         for at in 0..from.count("changes", CHANGES_MAX)? as usize {
-            let chunk = from.prefixed()?;
-            match walked(chunk, rules, room) {
-                Ok(change) => {
-                    room = room.saturating_sub(change.bytes.len());
-                    message.changes.push(change);
-                }
-                Err(Some(why)) => message.bad.push(BadChange { at, why }),
-                Err(None) => {
-                    return Err(BadMessage::TooMuch { what: "bytes of changes", max: INFLATED_BYTES_MAX as u64 });
-                }
-            }
+            message.walk(at, from.prefixed()?, rules, &mut room)?;
         }
         Ok(message)
+    }
+
+    /// Reads raw changes, one after another, as a message that says nothing else.
+    pub(crate) fn read_changes(bytes: &[u8], rules: &Rules) -> Result<SyncMessage, BadMessage> {
+        let mut from = Reader(bytes);
+        let (mut message, mut room) = (SyncMessage::default(), INFLATED_BYTES_MAX);
+        for at in 0.. {
+            if from.0.is_empty() {
+                break;
+            }
+            if at as u64 >= CHANGES_MAX {
+                return Err(BadMessage::TooMuch { what: "changes", max: CHANGES_MAX });
+            }
+            let begins = bytes.len() - from.0.len();
+            let chunk = from.chunk().map_err(|_| BadMessage::NoChunk { at: begins })?;
+            message.walk(at, chunk, rules, &mut room)?;
+        }
+        Ok(message)
+    }
+
+    /// Keeps a change if it is good and there is room.
+    fn walk(&mut self, at: usize, chunk: &[u8], rules: &Rules, room: &mut usize) -> Result<(), BadMessage> {
+        match walked(chunk, rules, *room) {
+            Ok(change) => {
+                *room = room.saturating_sub(change.bytes.len());
+                self.changes.push(change);
+            }
+            Err(Some(why)) => self.bad.push(BadChange { at, why }),
+            Err(None) => {
+                return Err(BadMessage::TooMuch { what: "bytes of changes", max: INFLATED_BYTES_MAX as u64 });
+            }
+        }
+        Ok(())
     }
 
     /// What the library is told of it: everything but changes and flags.
@@ -254,6 +283,16 @@ impl<'a> Reader<'a> {
     fn prefixed(&mut self) -> Result<&'a [u8], BadMessage> {
         let length = self.number()?;
         self.take(usize::try_from(length).unwrap_or(usize::MAX))
+    }
+
+    /// A chunk that tells its own length.
+    fn chunk(&mut self) -> Result<&'a [u8], BadMessage> {
+        let whole = self.0;
+        if !self.take(CHUNK_TYPE_AT + 1)?.starts_with(&CHUNK) {
+            return Err(BadMessage::Malformed("a chunk begins with other bytes"));
+        }
+        self.prefixed()?;
+        Ok(&whole[..whole.len() - self.0.len()])
     }
 
     fn hashes(&mut self, what: &'static str, max: u64) -> Result<Vec<EntryId>, BadMessage> {

@@ -47,11 +47,37 @@ pub(super) fn usage(space: &SpaceId, device: &DeviceId) -> Vec<u8> {
     [USAGE, &space.0, &device.0].concat()
 }
 
+/// What the keys of an app's own rows begin with.
+pub(super) const APP: &[u8] = b"app:";
+
+pub(super) fn app(key: &[u8]) -> Vec<u8> {
+    [APP, key].concat()
+}
+
 /// What the keys of the address book begin with; those of cursors are as long as two ids, and these are not.
 pub(super) const PEER: &[u8] = b"peer:";
 
 pub(super) fn peer(device: &DeviceId) -> Vec<u8> {
     [PEER, &device.0].concat()
+}
+
+/// The number of the last change of a space.
+pub(super) fn last_change(space: &SpaceId) -> Vec<u8> {
+    [&space.0[..], b"l"].concat()
+}
+
+/// What the keys of changes begin with.
+pub(super) fn changes(space: &SpaceId) -> Vec<u8> {
+    [&space.0[..], b"n"].concat()
+}
+
+pub(super) fn change(space: &SpaceId, number: u64) -> Vec<u8> {
+    [&space.0[..], b"n", &number.to_be_bytes()].concat()
+}
+
+/// What the last change of a document was.
+pub(super) fn changed(space: &SpaceId, doc: &DocId) -> Vec<u8> {
+    [&space.0[..], b"d", &doc.0].concat()
 }
 
 /// The keys that begin with a prefix: from here, to before there.

@@ -112,6 +112,25 @@ impl DocumentRow {
     }
 }
 
+/// The last change of a document, of table Index: number, digest (zero: none), whether it is hidden.
+pub(super) struct ChangeRow {
+    pub(super) number: u64,
+    pub(super) digest: [u8; 32],
+    pub(super) hidden: bool,
+}
+
+impl ChangeRow {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        [&self.number.to_be_bytes()[..], &self.digest, &[u8::from(self.hidden)]].concat()
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<ChangeRow> {
+        let (number, rest) = bytes.split_first_chunk()?;
+        let (digest, hidden) = rest.split_first_chunk()?;
+        Some(ChangeRow { number: u64::from_be_bytes(*number), digest: *digest, hidden: *hidden == [1] })
+    }
+}
+
 /// What a place in the sequence stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {

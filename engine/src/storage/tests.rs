@@ -214,3 +214,58 @@ fn of_each_peer_the_last_invite_is_kept_and_of_each_space_the_last_sixteen() {
     assert_eq!(invites[0], "elsewhere");
     assert_eq!(invites[1..], (14..30).map(|peer| peer.to_string()).collect::<Vec<_>>());
 }
+
+/// Document, digest, and whether its creator had the right, as far as that is known.
+fn shown(doc: u8, digest: Option<u8>, unfounded: bool) -> StoreOp {
+    let header = Header { creator: DeviceId([4; 32]), kind: "note".into(), name: "name".into() };
+    let image = Image { unfounded, ..Image::of_header(header) };
+    StoreOp::Document { space: SPACE, doc: DocId([doc; 32]), digest: digest.map(|digest| [digest; 32]), image }
+}
+
+/// The first byte of each document told, whether it is gone, and where to go on.
+fn told(storage: &Storage, after: u64, limit: usize) -> (Vec<(u8, bool)>, u64, bool) {
+    let changes = storage.changes(&SPACE, after, limit).unwrap();
+    let rows = changes.rows.iter().map(|row| (row.info.id.0[0], row.info.deleted)).collect();
+    (rows, changes.last, changes.end)
+}
+
+#[test]
+fn each_document_is_told_at_its_last_change_and_at_no_other() {
+    let storage = storage();
+    assert_eq!(told(&storage, 0, 10), (vec![], 0, true));
+    commit(&storage, vec![shown(1, None, false), shown(2, None, false), shown(3, None, false)]);
+    assert_eq!(told(&storage, 0, 2), (vec![(1, false), (2, false)], 2, false));
+    // Meanwhile one that was told changes, and one that was not; twice in one batch.
+    commit(&storage, vec![shown(1, Some(7), false), shown(3, Some(7), false), shown(3, Some(8), false)]);
+    let (rows, last, end) = told(&storage, 2, 10);
+    assert_eq!((rows, end), (vec![(1, false), (3, false)], true));
+    // What others see of it is as it was.
+    commit(&storage, vec![shown(1, Some(7), false)]);
+    assert_eq!(told(&storage, last, 10), (vec![], last, true));
+    assert_eq!(storage.last_change(&SPACE).unwrap(), last);
+    // Rights come and go.
+    commit(&storage, vec![shown(2, None, true)]);
+    assert_eq!(told(&storage, last, 10), (vec![(2, true)], last + 1, true));
+    commit(&storage, vec![shown(2, None, false)]);
+    assert_eq!(told(&storage, last, 10), (vec![(2, false)], last + 2, true));
+}
+
+#[test]
+fn a_store_without_the_order_of_changes_gets_one_and_no_number_is_given_twice() {
+    let storage = storage();
+    commit(&storage, (0..200).map(|doc| shown(doc, Some(1), false)).collect());
+    let mut batch = Batch::new();
+    batch.delete_range(Table::Index, vec![], None);
+    storage.store().commit(batch).unwrap();
+    assert_eq!(told(&storage, 0, 10), (vec![], 0, true));
+    storage.order_documents([SPACE]).unwrap();
+    assert_eq!(told(&storage, 0, 1_000).0.len(), 200);
+    // The number is lost; then it is found by what has one.
+    let mut batch = Batch::new();
+    batch.delete(Table::Index, keys::last_change(&SPACE));
+    storage.store().commit(batch).unwrap();
+    commit(&storage, vec![shown(7, Some(2), false)]);
+    assert_eq!(told(&storage, 200, 10), (vec![(7, false)], 201, true));
+    storage.order_documents([SPACE]).unwrap();
+    assert_eq!(storage.last_change(&SPACE).unwrap(), 201);
+}

@@ -52,6 +52,11 @@ impl Batch {
         ops.ranges.push((start, end));
     }
 
+    /// What the batch does with a row, if it names it: writes this, or deletes it.
+    pub(crate) fn pending(&self, table: Table, key: &[u8]) -> Option<Option<&Vec<u8>>> {
+        self.tables.get(&table)?.rows.get(key).map(Option::as_ref)
+    }
+
     /// Bytes of keys, values and range bounds held.
     pub fn size_bytes(&self) -> usize {
         self.size_bytes

@@ -373,3 +373,35 @@ async fn two_gateways_vouch_for_one_client_and_others_get_all_of_it() {
     }
     assert_eq!(third.space(space).unwrap().fingerprint, one.space(space).unwrap().fingerprint);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn raw_changes_of_who_signs_nothing_are_taken_whole_in_part_or_not_at_all() {
+    let node = memory().await;
+    let space = node.create_space(Writers::Anyone).await.unwrap();
+    let document = node.create_document(space, "", "").await.unwrap();
+    let mut client = Client::new(7);
+    (0..3).for_each(|n| client.put("n", n));
+    let all: Vec<Vec<u8>> = client.doc.get_changes(&[]).into_iter().map(|change| change.raw_bytes().to_vec()).collect();
+    let take = |bytes: Vec<u8>| {
+        let document = document.clone();
+        async move { soon(document.take_changes(bytes)).await }
+    };
+    // The last builds upon one that does not come.
+    let early = take([&all[0][..], &all[2]].concat()).await.unwrap();
+    assert_eq!(early, Received { taken: 1, waiting: 1, refused: vec![] });
+    assert_eq!(take(all.concat()).await.unwrap(), Received { taken: 2, ..Received::default() });
+    assert_eq!(take(all.concat()).await.unwrap(), Received::default(), "nothing is taken twice");
+    assert_eq!(document.json().await.unwrap(), json!({ "n": 2 }));
+    let (back, _) = document.changes_since(&[]).await.unwrap();
+    assert_eq!(back.into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>(), all);
+    // A whole document is no change; the changes beside it are looked at all the same.
+    let file = take([client.doc.save(), all[0].clone()].concat()).await.unwrap();
+    assert_eq!((file.taken, file.refused.len()), (0, 1));
+    for (bytes, at) in [(b"nonsense".to_vec(), 0), ([&all[0][..], &all[1][..20]].concat(), all[0].len())] {
+        let error = take(bytes).await.unwrap_err();
+        assert!(
+            matches!(error, ForeignSyncError::Message(BadMessage::NoChunk { at: found }) if found == at),
+            "{error}"
+        );
+    }
+}

@@ -4,7 +4,10 @@ use serde_json::json;
 
 use super::support::*;
 use crate::document::EditError;
-use crate::{Config, Document, DocumentQuery, EditFailure, Error, Node, OpenError, Outcome, SpaceId, View, Writers};
+use crate::{
+    Config, Document, DocumentChanges, DocumentQuery, EditFailure, Error, Node, OpenError, Outcome, SpaceId, View,
+    Writers,
+};
 
 async fn actors(document: &Document) -> usize {
     let mut actors: Vec<_> = document.history().await.unwrap().into_iter().map(|change| change.actor).collect();
@@ -249,4 +252,64 @@ async fn a_new_invite_says_who_answers_at_an_address_and_in_later_runs_too() {
     let other = reopened(on_disk(folder.path())).await;
     soon(other.wait_level(space, one.device())).await.unwrap();
     soon(other.close()).await.unwrap();
+}
+
+/// The names of the documents told, and whether each is gone.
+fn told(changes: &DocumentChanges) -> Vec<(&str, bool)> {
+    changes.rows.iter().map(|row| (&row.info.name[..], row.info.deleted)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_on_from_the_last_change_misses_nothing_over_edits_deletions_and_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = reopened(on_disk(folder.path())).await;
+    let space = node.create_space(Writers::Anyone).await.unwrap();
+    let mut stored = node.stored();
+    for name in ["a", "b", "c"] {
+        let document = node.create_document(space, "", name).await.unwrap();
+        document.set("n", &1).await.unwrap();
+        document.flush().await.unwrap();
+    }
+    assert!(stored.has_changed().unwrap());
+    stored.mark_unchanged();
+    let first = node.changes(space, 0, 2).await.unwrap();
+    assert_eq!((told(&first), first.end), (vec![("a", false), ("b", false)], false));
+    let docs = node.documents(space, DocumentQuery::default()).await.unwrap();
+    let id_of = |name: &str| docs.iter().find(|doc| doc.name == name).unwrap().id;
+    let a = node.open_document(space, id_of("a")).await.unwrap();
+    a.set("n", &2).await.unwrap();
+    a.flush().await.unwrap();
+    node.delete_document(space, id_of("c")).await.unwrap();
+    let second = node.changes(space, first.last, 10).await.unwrap();
+    assert_eq!((told(&second), second.end), (vec![("a", false), ("c", true)], true));
+    // A snapshot changes nothing that others see.
+    node.compact_now(space, a.id()).await.unwrap();
+    assert_eq!(node.changes(space, second.last, 10).await.unwrap().rows, []);
+    drop(a);
+    let store = node.store_id();
+    node.close().await.unwrap();
+    let node = reopened(on_disk(folder.path())).await;
+    assert_eq!((node.store_id(), node.last_change(space).await.unwrap()), (store, second.last));
+    let b = node.open_document(space, id_of("b")).await.unwrap();
+    b.set("n", &3).await.unwrap();
+    b.flush().await.unwrap();
+    assert_eq!(told(&node.changes(space, second.last, 10).await.unwrap()), [("b", false)]);
+    let all = node.changes(space, 0, 10).await.unwrap();
+    assert_eq!(told(&all), [("a", false), ("c", true), ("b", false)], "each once, at its last change");
+    node.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_the_program_outlive_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = reopened(on_disk(folder.path())).await;
+    let row = |key: &str, value: Option<&str>| (key.as_bytes().to_vec(), value.map(|value| value.as_bytes().to_vec()));
+    node.put_app_rows(vec![row("a:1", Some("x")), row("a:2", Some("y")), row("b:1", Some("z"))]).await.unwrap();
+    node.put_app_rows(vec![row("a:1", None)]).await.unwrap();
+    drop(node);
+    let node = reopened(on_disk(folder.path())).await;
+    assert_eq!(node.app_rows(b"a:").await.unwrap(), [(b"a:2".to_vec(), b"y".to_vec())]);
+    let too_long = node.put_app_rows(vec![(vec![0; 2_000], Some(Vec::new()))]).await;
+    assert!(too_long.is_err() && node.app_rows(b"").await.unwrap().len() == 2, "and the store goes on");
+    node.close().await.unwrap();
 }

@@ -35,7 +35,7 @@ pub(super) async fn subscribe(reader: &Reader, headers: &HeaderMap, document: Do
         true => by_patches(&feed, seen).await?.ok_or_else(gone)?,
         false => by_documents(reader, &feed, document, seen).await?.ok_or_else(gone)?,
     };
-    let updates = events::until_the_end(reader, updates, |_| Bytes::new(), b"\r\n");
+    let updates = events::until_the_end(reader, updates, |_| Bytes::new(), b"\r\n", HEARTBEAT);
     let status = StatusCode::from_u16(209).unwrap_or(StatusCode::OK);
     let mut response = (status, Body::from_stream(updates)).into_response();
     response.extensions_mut().insert(ReasonPhrase::from_static(b"Subscription"));

@@ -87,7 +87,7 @@ pub(crate) async fn of_one(reader: Reader, RawQuery(query): RawQuery, headers: H
         Live::Bye(why) => (bye(why), true),
     });
     let present = reader.shim.presence.follow((reader.space, feed.doc())).map(|event| (event, false));
-    Ok(respond(&reader, first, stream::select(live, present)))
+    Ok(respond(&reader, first, stream::select(live, present), HEARTBEAT))
 }
 
 /// The events of up to 64 documents over one connection.
@@ -140,7 +140,7 @@ pub(crate) async fn of_many(
         }
         Live::Bye(why) => (bye(why), true),
     });
-    Ok(respond(&reader, rendered_first, stream::select(live, present)))
+    Ok(respond(&reader, rendered_first, stream::select(live, present), HEARTBEAT))
 }
 
 /// The id of an event of several documents: `<first digits of the document>=<first digits of each head>.…;…`.
@@ -230,16 +230,21 @@ fn rendered(event: &Event, id: &str) -> Bytes {
     text.into()
 }
 
-fn bye(why: &str) -> Bytes {
+pub(super) fn bye(why: &str) -> Bytes {
     format!("event: bye\ndata: {}\n\n", json!({ "reason": why })).into()
 }
 
 /// The stream: what is first, then what comes, with heartbeats between; it ends with the first `bye`, and when the peer stops.
-fn respond(reader: &Reader, first: Vec<Bytes>, live: impl Stream<Item = (Bytes, bool)> + Send + 'static) -> Response {
+pub(super) fn respond(
+    reader: &Reader,
+    first: Vec<Bytes>,
+    live: impl Stream<Item = (Bytes, bool)> + Send + 'static,
+    every: Duration,
+) -> Response {
     // All come back at once when a peer starts again; not in the same millisecond.
     let retry = Bytes::from(format!("retry: {}\n\n", fastrand::u64(1_000..3_000)));
     let first = std::iter::once(retry).chain(first).map(Ok);
-    let body = stream::iter(first).chain(until_the_end(reader, live, bye, b":\n\n"));
+    let body = stream::iter(first).chain(until_the_end(reader, live, bye, b":\n\n", every));
     let mut response = Body::from_stream(body).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -255,12 +260,13 @@ pub(super) fn until_the_end(
     live: impl Stream<Item = (Bytes, bool)> + Send + 'static,
     bye: fn(&str) -> Bytes,
     heartbeat: &'static [u8],
+    every: Duration,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
     let mut stopping = reader.shim.stopping.clone();
     let stop = async move { _ = stopping.wait_for(|stopping| *stopping).await }.into_stream();
     let stop = stop.map(move |()| (bye("stopping"), true));
     let access = (reader.shim.clone(), reader.caller.clone(), reader.space);
-    let beats = stream::unfold((interval(HEARTBEAT), access), move |(mut beat, access)| async move {
+    let beats = stream::unfold((interval(every), access), move |(mut beat, access)| async move {
         beat.tick().await;
         let (shim, caller, space) = &access;
         let item = match shim.access.may(caller, space) {

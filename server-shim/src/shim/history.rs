@@ -9,15 +9,15 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use commonhold_engine::{EditError, Error};
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use utoipa::{IntoParams, ToSchema};
 
-use super::access::Reader;
-use super::documents::{AUTOMERGE, Params, VERSION, gone};
+use super::access::{Reader, Writer};
+use super::documents::{AUTOMERGE, Content, Params, VERSION, gone};
 use super::feed::pointer;
 use super::prefer::Prefer;
-use super::problem::Problem;
-use super::spec::{ReadsDocument, Waits};
+use super::problem::{Kind, Problem};
+use super::spec::{ReadsDocument, Takes, Waits};
 use super::version;
 
 /// Versions of one answer, and conflicts.
@@ -26,6 +26,8 @@ const VERSIONS: usize = 100;
 const CONFLICTS_MAX: usize = 1_000;
 /// For this peer's own receipt, which needs nobody else.
 const RECEIPTS_WAIT: Duration = Duration::from_secs(1);
+/// Refused changes of one request that are named.
+const REFUSED_MAX: usize = 100;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -261,5 +263,50 @@ pub(crate) async fn changes(reader: Reader, Params(since): Params<Since>) -> Res
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(AUTOMERGE));
     headers.insert(VERSION.clone(), version::header(&version.0));
+    Ok(response)
+}
+
+/// What became of raw changes.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Taken {
+    /// The version of the document with them.
+    version: String,
+    /// Those that were not here before.
+    taken: usize,
+}
+
+/// Takes raw changes, as a GET gives them, of a program that signs nothing. This peer vouches for them.
+#[utoipa::path(
+    post, path = "/docs/{doc}/changes", tag = "documents", operation_id = "take_changes",
+    request_body(content = Vec<u8>, content_type = AUTOMERGE),
+    responses((status = 200, description = "All of them are on this peer's disk", body = Taken, headers(("version" = String))), Takes),
+)]
+pub(crate) async fn take_changes(
+    Writer(writer): Writer,
+    headers: HeaderMap,
+    Content(body): Content,
+) -> Result<Response, Problem> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if kind != AUTOMERGE {
+        return Err(Problem::new(Kind::MediaType, format!("raw changes are {AUTOMERGE}; found {kind:?}")));
+    }
+    let document = writer.document().await?;
+    let received = document.take_changes(body).await?;
+    if received.waiting > 0 || !received.refused.is_empty() {
+        let detail = match received.waiting {
+            0 => "some changes break a rule; `refused` says which and why. Those beside them were taken",
+            _ => {
+                "some changes build upon others that are not here (send those as well), or are of a device that signs its own. Those beside them were taken"
+            }
+        };
+        let refused = received.refused.into_iter().take(REFUSED_MAX);
+        let refused: Vec<Json> =
+            refused.map(|(id, why)| json!({ "version": id.map(|id| id.to_string()), "reason": why })).collect();
+        let problem = Problem::new(Kind::Unprocessable, detail).with("refused", refused);
+        return Err(problem.with("waiting", received.waiting).with("taken", received.taken));
+    }
+    let heads = document.heads().await?;
+    let mut response = Answer(Taken { version: version::text(&heads), taken: received.taken }).into_response();
+    response.headers_mut().insert(VERSION.clone(), version::header(&heads));
     Ok(response)
 }

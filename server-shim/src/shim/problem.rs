@@ -6,7 +6,7 @@ use axum::Json as Answer;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use commonhold_engine::{EditError, EditFailure, Error};
+use commonhold_engine::{BadMessage, EditError, EditFailure, Error, ForeignSyncError};
 use serde::Serialize;
 use serde_json::Value as Json;
 use utoipa::ToSchema;
@@ -98,7 +98,7 @@ impl Kind {
             }
             Kind::Blocked => "the operator of this peer has blocked the caller's address, the space or the document",
             Kind::NotFound => "nothing is there, or nothing that the caller may know of",
-            Kind::Gone => "the version is not held here, or the document was deleted",
+            Kind::Gone => "the version is not held here, the document was deleted, or the token is of another store",
             Kind::Method => "the resource does not know this method",
             Kind::NotAcceptable => "none of the forms that were asked for exists",
             Kind::Conflict => "a test of a patch failed, or the same request is under way",
@@ -251,6 +251,18 @@ impl From<Error> for Problem {
             Error::Closed | Error::StoreFailed(_) | Error::Damaged { .. } | Error::DoesNotFit(_) => Kind::Unavailable,
             Error::Import(_) => Kind::Unprocessable,
             _ => Kind::Internal,
+        };
+        Problem::new(kind, chain(&error))
+    }
+}
+
+impl From<ForeignSyncError> for Problem {
+    fn from(error: ForeignSyncError) -> Problem {
+        let kind = match error {
+            ForeignSyncError::Engine(inner) => return inner.into(),
+            ForeignSyncError::Message(BadMessage::TooMuch { .. } | BadMessage::TooManyWait { .. }) => Kind::TooLarge,
+            ForeignSyncError::Message(_) => Kind::BadRequest,
+            _ => Kind::Unprocessable,
         };
         Problem::new(kind, chain(&error))
     }

@@ -1,19 +1,22 @@
 //! Requests that are sent twice, because the first answer was lost, and must be done once: those with an `Idempotency-Key`, or with a `Version`,
 //! which Braid's programs draw for each edit.
 //!
-//! The answer to each is remembered for a day, in memory: after a restart of the process nothing is.
+//! The answer to each is remembered for a day: in memory, and as a row in the store, from which it is read after a restart.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use commonhold_engine::Node;
+use minicbor::bytes::{ByteArray, ByteVec};
+use minicbor::{Decode, Encode};
+use tokio::sync::OnceCell;
 
-use super::access::Writer;
+use super::access::{Writer, unix_now};
 use super::documents::VERSION;
 use super::guard::broken;
 use super::problem::{Kind, Problem};
@@ -22,13 +25,18 @@ use super::{BODY_BYTES_MAX, Shim};
 static KEY: HeaderName = HeaderName::from_static("idempotency-key");
 static REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// How long an answer is remembered, and how many bytes of them over all; the oldest goes first.
-const LIFE: Duration = Duration::from_secs(24 * 3_600);
+/// Seconds for which an answer is remembered, and how many bytes of them over all; the oldest goes first.
+const LIFE_S: u64 = 24 * 3_600;
 const KEPT_BYTES_MAX: usize = 32 << 20;
-/// What an answer counts besides its body.
+/// What an answer counts besides its body; so there are 32,768 at most.
 const OVERHEAD_BYTES: usize = 1_024;
 /// Bytes of a key; RFCs to be say nothing, UUIDs have 36.
 const KEY_BYTES_MAX: usize = 256;
+
+/// What the keys of rows begin with.
+const ROWS: &[u8] = b"reply:";
+/// Of a row.
+const ROW_VERSION: u8 = 1;
 
 /// A request: who sends it, where to, and its key.
 type Name = [u8; 32];
@@ -39,25 +47,96 @@ enum Reply {
     Done { request: [u8; 32], status: StatusCode, headers: HeaderMap, body: Bytes },
 }
 
-/// Answers to requests with a key.
+/// An answer in the store.
+#[derive(Debug, Encode, Decode)]
+#[cbor(map)]
+struct Row {
+    #[n(0)]
+    version: u8,
+    /// Seconds since 1970.
+    #[n(1)]
+    at: u64,
+    /// BLAKE3 of the request's body.
+    #[n(2)]
+    request: ByteArray<32>,
+    #[n(3)]
+    status: u16,
+    #[n(4)]
+    headers: Vec<(String, ByteVec)>,
+    #[n(5)]
+    body: ByteVec,
+}
+
+impl Row {
+    fn of(at: u64, request: [u8; 32], status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Row {
+        let headers = headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec().into()));
+        let (headers, body) = (headers.collect(), body.to_vec().into());
+        Row { version: ROW_VERSION, at, request: request.into(), status: status.as_u16(), headers, body }
+    }
+
+    /// What another version of this program wrote is forgotten.
+    fn read(bytes: &[u8]) -> Option<(u64, Reply)> {
+        let row: Row = minicbor::decode(bytes).ok().filter(|row: &Row| row.version == ROW_VERSION)?;
+        let header = |(name, value): &(String, ByteVec)| {
+            Some((HeaderName::try_from(name).ok()?, HeaderValue::from_bytes(value).ok()?))
+        };
+        let headers = row.headers.iter().map(header).collect::<Option<HeaderMap>>()?;
+        let (status, body) = (StatusCode::from_u16(row.status).ok()?, Vec::from(row.body).into());
+        Some((row.at, Reply::Done { request: *row.request, status, headers, body }))
+    }
+}
+
+fn row_key(name: &Name) -> Vec<u8> {
+    [ROWS, name].concat()
+}
+
+/// Answers to requests with a key, from the first on.
 #[derive(Debug, Default)]
-pub(crate) struct Replies(Mutex<Kept>);
+pub(crate) struct Replies(OnceCell<Mutex<Kept>>);
+
+impl Replies {
+    /// What the store remembers is read once.
+    async fn kept(&self, node: &Node) -> Result<MutexGuard<'_, Kept>, Problem> {
+        let read = || async {
+            let rows = node.app_rows(ROWS).await?;
+            let read =
+                |(key, row): (Vec<u8>, Vec<u8>)| Some((Name::try_from(&key[ROWS.len()..]).ok()?, Row::read(&row)?));
+            let mut rows: Vec<(Name, (u64, Reply))> = rows.into_iter().filter_map(read).collect();
+            rows.sort_by_key(|(_, (at, _))| *at);
+            let mut kept = Kept::default();
+            rows.into_iter().for_each(|(name, (at, reply))| kept.keep(name, at, reply));
+            Ok::<_, Problem>(Mutex::new(kept))
+        };
+        Ok(self.0.get_or_try_init(read).await?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 #[derive(Debug, Default)]
 struct Kept {
     of: BTreeMap<Name, Reply>,
-    /// In the order of coming, with what they count.
-    order: VecDeque<(Instant, Name, usize)>,
+    /// When they came, in order, with what they count.
+    order: VecDeque<(u64, Name, usize)>,
     bytes: usize,
+    /// Those whose rows are still to be taken out.
+    forgotten: Vec<Name>,
 }
 
 impl Kept {
-    fn forget_the_oldest(&mut self, now: Instant) {
+    fn keep(&mut self, name: Name, at: u64, reply: Reply) {
+        let Reply::Done { body, .. } = &reply else { return };
+        let bytes = body.len() + OVERHEAD_BYTES;
+        self.of.insert(name, reply);
+        self.order.push_back((at, name, bytes));
+        self.bytes += bytes;
+    }
+
+    fn forget_the_oldest(&mut self, now: u64) {
         while let Some((at, name, bytes)) = self.order.front().copied()
-            && (self.bytes > KEPT_BYTES_MAX || now - at > LIFE)
+            && (self.bytes > KEPT_BYTES_MAX || now.saturating_sub(at) > LIFE_S)
         {
             self.order.pop_front();
             self.of.remove(&name);
+            self.forgotten.push(name);
             self.bytes -= bytes;
         }
     }
@@ -70,31 +149,41 @@ struct UnderWay {
 }
 
 impl UnderWay {
-    fn begin(shim: &Shim, name: Name) -> Result<UnderWay, Reply> {
-        let mut kept = shim.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.forget_the_oldest(Instant::now());
-        match kept.of.get(&name) {
+    async fn begin(shim: &Shim, name: Name) -> Result<Result<UnderWay, Reply>, Problem> {
+        let mut kept = shim.replies.kept(&shim.node).await?;
+        kept.forget_the_oldest(unix_now());
+        Ok(match kept.of.get(&name) {
             Some(reply) => Err(reply.clone()),
             None => {
                 kept.of.insert(name, Reply::UnderWay);
                 Ok(UnderWay { shim: shim.clone(), name })
             }
-        }
+        })
     }
 
-    fn done(self, reply: Reply, bytes: usize) {
-        let mut kept = self.shim.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        kept.of.insert(self.name, reply);
-        kept.order.push_back((now, self.name, bytes));
-        kept.bytes += bytes;
-        kept.forget_the_oldest(now);
+    /// Before the answer leaves, it is on disk. What was done is done, so that it cannot be kept is told to the log alone.
+    async fn done(self, request: [u8; 32], status: StatusCode, headers: HeaderMap, body: Bytes) {
+        let (node, replies, at) = (&self.shim.node, &self.shim.replies, unix_now());
+        let row = minicbor::to_vec(Row::of(at, request, status, &headers, &body)).unwrap_or_default();
+        let written = async {
+            let forgotten = std::mem::take(&mut replies.kept(node).await?.forgotten);
+            let gone = forgotten.iter().map(|name| (row_key(name), None));
+            Ok::<_, Problem>(node.put_app_rows(gone.chain([(row_key(&self.name), Some(row))]).collect()).await?)
+        };
+        if let Err(problem) = written.await {
+            tracing::warn!(why = %problem.detail, "the answer to a request with a key is forgotten by a restart");
+        }
+        if let Ok(mut kept) = replies.kept(node).await {
+            kept.keep(self.name, at, Reply::Done { request, status, headers, body });
+            kept.forget_the_oldest(at);
+        }
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut kept = self.shim.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(kept) = self.shim.replies.0.get() else { return };
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(kept.of.get(&self.name), Some(Reply::UnderWay)) {
             kept.of.remove(&self.name);
         }
@@ -133,7 +222,7 @@ async fn keyed(shim: &Shim, key: HeaderValue, request: Request, next: Next) -> R
         }
     })?;
     let request = *blake3::hash(&body).as_bytes();
-    let under_way = match UnderWay::begin(shim, *name.finalize().as_bytes()) {
+    let under_way = match UnderWay::begin(shim, *name.finalize().as_bytes()).await? {
         Ok(under_way) => under_way,
         Err(Reply::UnderWay) => {
             return Err(Problem::new(Kind::Conflict, "the same request is under way; ask again when it is done"));
@@ -153,8 +242,7 @@ async fn keyed(shim: &Shim, key: HeaderValue, request: Request, next: Next) -> R
         let (answer, sent) = next.run(Request::from_parts(head, Body::from(body))).await.into_parts();
         let sent = to_bytes(sent, usize::MAX).await.unwrap_or_default();
         if is_final(answer.status) {
-            let (status, headers) = (answer.status, answer.headers.clone());
-            under_way.done(Reply::Done { request, status, headers, body: sent.clone() }, sent.len() + OVERHEAD_BYTES);
+            under_way.done(request, answer.status, answer.headers.clone(), sent.clone()).await;
         }
         Response::from_parts(answer, Body::from(sent))
     });

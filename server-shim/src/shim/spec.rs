@@ -227,6 +227,8 @@ refusals! {
     Reads { BadRequest NoToken NotAllowed Blocked NotFound TooMany Internal Unavailable NotYet }
     /// Of what is read of a document.
     ReadsDocument { BadRequest NoToken NotAllowed Blocked NotFound Gone TooMany Internal Unavailable NotYet }
+    /// Of what changed in a space.
+    ReadsChanges { BadRequest NoToken NotAllowed Blocked NotFound Gone TooMany Internal Unavailable NotYet }
     /// Of a document in one of several forms.
     ReadsForm { BadRequest NoToken NotAllowed Blocked NotFound NotAcceptable Gone TooMany Internal Unavailable NotYet }
     /// Of what is new in a space.
@@ -239,6 +241,10 @@ refusals! {
     }
     /// Of what is said and not stored.
     Says { BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet }
+    /// Of raw changes.
+    Takes {
+        BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet Quota
+    }
     /// Of replacing a whole document.
     Replaces {
         BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled Stale Precondition TooLarge MediaType Unprocessable TooMany Internal Unavailable

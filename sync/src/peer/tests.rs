@@ -13,8 +13,8 @@ mod block;
 mod erasing;
 mod forks;
 mod identities;
-mod receipts;
 mod quota;
+mod receipts;
 #[allow(clippy::disallowed_methods, reason = "tests that run as many seeds as asked")]
 mod rights;
 mod spending;
