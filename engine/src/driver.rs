@@ -641,7 +641,8 @@ impl Driver {
     // What the node shows of the machine.
 
     fn note_space(&self, id: &SpaceId) {
-        let Some(space) = self.machine.as_ref().and_then(|m| m.peer.space(id)) else { return };
+        let Some(peer) = self.machine.as_ref().map(|machine| &machine.peer) else { return };
+        let Some(space) = peer.space(id) else { return };
         let authority = u64::from(!space.clock().0.is_empty());
         let info = SpaceInfo {
             id: *id,
@@ -653,6 +654,7 @@ impl Driver {
             seq: space.seq,
             fingerprint: space.fingerprint.to_bytes(),
             takes: space.filter.clone(),
+            stored: peer.usage_of(id),
         };
         if let Some(genesis) = space.genesis() {
             locked(&self.shared.geneses).entry(*id).or_insert_with(|| genesis.clone());

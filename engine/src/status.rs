@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use commonhold_sync::id::{ChainId, DeviceId, DocId, SpaceId};
 use commonhold_sync::record::{Right, Writers};
+use commonhold_sync::usage::Usage;
 
 /// Documents whose acknowledgements are remembered. About 200 bytes each and peer: 13 MiB for one peer.
 const ENDS_MAX: usize = 65_536;
@@ -32,6 +33,8 @@ pub struct SpaceInfo {
     pub fingerprint: [u8; 32],
     /// The documents that this peer takes; `None`: all of them.
     pub takes: Option<BTreeSet<DocId>>,
+    /// What counts for its quota.
+    pub stored: Usage,
 }
 
 /// A connected peer.

@@ -60,7 +60,7 @@ use crate::peer_record::PeerRecord;
 use crate::proof::ForkProof;
 use crate::space::Space;
 use crate::spending::{Spending, Spent};
-use crate::usage::{Meter, UsageOf};
+use crate::usage::{Meter, Usage, UsageOf};
 use crate::waiting::{Waiter, Waiting};
 
 #[derive(Debug)]
@@ -442,6 +442,11 @@ impl Peer {
         self.meter.all()
     }
 
+    /// What is stored in a space.
+    pub fn usage_of(&self, space: &SpaceId) -> Usage {
+        self.meter.of_space(space)
+    }
+
     /// Bytes of segments that wait for their past or for authority.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting.total_bytes()
@@ -492,10 +497,7 @@ impl Peer {
             Input::AskReceipts { space, doc, entries } => self.ask_receipts(space, doc, entries),
             Input::Allow(allowance) => self.spending.allow(allowance),
             Input::Block(blocked) => self.block(blocked),
-            Input::Quotas(quotas) => {
-                self.meter.set_quotas(quotas);
-                self.beyond.clear();
-            }
+            Input::Quotas(quotas) => self.set_quotas(quotas),
             Input::End { conn, code, text } => self.close(conn, code, text, false),
             Input::Close => {
                 self.closing = true;

@@ -112,9 +112,8 @@ impl Meter {
 
     /// Whether more of a device does not fit into a space.
     pub(crate) fn is_beyond(&self, space: &SpaceId, device: Option<&DeviceId>, more: Usage) -> bool {
-        let of_space = self.spaces.get(space).copied().unwrap_or_default();
         let of_owner = |device| self.owners.get(&self.owner(device)).copied().unwrap_or_default();
-        !self.quotas.space.has_room(of_space, more)
+        !self.quotas.space.has_room(self.of_space(space), more)
             || device.is_some_and(|device| !self.quotas.identity.has_room(of_owner(device), more))
     }
 
@@ -153,6 +152,11 @@ impl Meter {
             true => drop(self.owner_of.remove(&device)),
             false => drop(self.owner_of.insert(device, owner)),
         }
+    }
+
+    /// All that is stored in a space.
+    pub(crate) fn of_space(&self, space: &SpaceId) -> Usage {
+        self.spaces.get(space).copied().unwrap_or_default()
     }
 
     /// Whether a device has stored something in a space.

@@ -50,6 +50,8 @@ pub(crate) struct Space {
     pub(crate) behind: u64,
     pub(crate) blobs: u64,
     pub(crate) blob_bytes: u64,
+    /// What counts for its quota.
+    pub(crate) stored_bytes: u64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -115,6 +117,7 @@ impl Status {
                     behind: lag,
                     blobs: held.len() as u64,
                     blob_bytes: bytes,
+                    stored_bytes: info.stored.bytes,
                 });
             }
         }

@@ -1,10 +1,12 @@
 //! How much may be stored, of whom: asked before anything is admitted, counted when it is.
 
+use std::collections::BTreeSet;
+
 use super::{DeviceId, DocId, Now, Peer, SpaceId};
 use crate::chain::Segment;
 use crate::log::Log;
 use crate::record::{Right, Subject};
-use crate::usage::{UNSIGNED, Usage};
+use crate::usage::{Quotas, UNSIGNED, Usage};
 
 /// The code of notices about what does not fit.
 pub(super) const QUOTA: &str = "quota";
@@ -14,6 +16,21 @@ const BEYOND_MS: u64 = 600_000;
 const BEYOND_MAX: usize = 4_096;
 
 impl Peer {
+    /// What did not fit before may fit now. Of a part of a space, which is not compared, all is asked for again.
+    pub(super) fn set_quotas(&mut self, quotas: Quotas) {
+        self.meter.set_quotas(quotas);
+        let spaces: BTreeSet<SpaceId> = core::mem::take(&mut self.beyond).into_keys().map(|(space, _)| space).collect();
+        for space in spaces {
+            if self.spaces.get(&space).is_some_and(|held| held.filter.is_some()) {
+                self.begin_anew(space, "takes more from now on");
+            }
+            for conn in self.connections.of_space(&space) {
+                let link = self.connections.get_mut(&conn).and_then(|connection| connection.links.get_mut(&space));
+                link.into_iter().for_each(|link| link.repair.touch(self.now));
+            }
+        }
+    }
+
     /// Whether a segment of entries from elsewhere does not fit. What is held already takes nothing.
     pub(super) fn is_beyond(&mut self, space: SpaceId, segment: &Segment) -> bool {
         let (doc, device) = (segment.doc, segment.opening.device);

@@ -130,3 +130,24 @@ fn an_administrator_says_what_is_to_be_said_about_rights_over_any_quota() {
     world.meet_all();
     assert_eq!(world.hosts[1].peer.space(&space).unwrap().right_of(&device), Some(Right::Admin));
 }
+
+#[test]
+fn a_part_of_a_space_gets_what_did_not_fit_once_there_is_room() {
+    let mut world = World::new(2);
+    let (space, _) = world.space(0, Writers::Anyone);
+    let doc = world.create(0, space, 1);
+    world.edit(0, space, doc, "x", 1);
+    world.input(1, Input::Join { space, genesis: None, filter: Some(vec![doc]) });
+    world.connect(1, 0);
+    world.settle();
+    let held = |world: &World| world.hosts[1].store.log.values().filter(|(_, s)| s.segment.doc == doc).count();
+    let room = world.stored(1, 0).bytes;
+    world.quotas(1, None, Some(room));
+    world.edit(0, space, doc, "x", 2);
+    world.settle();
+    assert_eq!(held(&world), 1);
+    world.quotas(1, None, None);
+    world.connect(1, 0);
+    world.settle();
+    assert_eq!(held(&world), 2);
+}
