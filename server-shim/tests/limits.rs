@@ -95,6 +95,16 @@ fn blocked_documents_spaces_and_peers_are_refused_by_their_kind() {
     assert_eq!(home.run(&["block", "ls", "--json"]).json().as_array().unwrap().len(), 2);
 }
 
+/// What Prometheus reads.
+fn served_metrics(served: &Served) -> String {
+    let admin = at(served, "admin");
+    let mut stream = TcpStream::connect(&admin).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 #[test]
 fn a_full_space_is_answered_507_until_its_quota_is_raised_and_what_is_stored_is_shown() {
     let (home, served, space) = origin(&[("COMMONHOLD_ADMIN_LISTEN", "127.0.0.1:0")]);
@@ -126,6 +136,7 @@ fn a_full_space_is_answered_507_until_its_quota_is_raised_and_what_is_stored_is_
     assert_eq!(stored["identities"][0]["id"], served.facts["peer"]);
     assert!(home.run(&["usage"]).text().contains("IDENTITY"));
     assert_eq!(ask(&at(&served, "admin"), "GET /admin/usage").1, stored);
+    assert!(served_metrics(&served).contains(&format!("commonhold_space_stored_bytes{{space=\"{space}\"}}")));
     quota(100);
     until("room", || (create().0 == 201).then_some(()));
     // Counted on over a restart.
