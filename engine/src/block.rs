@@ -15,6 +15,7 @@ use minicbor::{Decode, Encode};
 use crate::error::Error;
 use crate::storage::Storage;
 use crate::store::StoreError;
+use crate::transport::Address;
 
 /// Entries of a list. Each network among them is looked at for each connection: some 50 µs for all. A guess.
 const BLOCKED_MAX: usize = 4_096;
@@ -71,6 +72,11 @@ impl BlockList {
     /// Whether a device is on the list itself; those that act for an identity the machine knows.
     pub(crate) fn has_device(&self, device: &DeviceId) -> bool {
         self.since_ms.contains_key(&BlockSubject::Peer((*device).into()))
+    }
+
+    /// Whether nobody is to be dialled there, or that device anywhere.
+    pub(crate) fn blocks_dial(&self, device: Option<&DeviceId>, address: &Address) -> bool {
+        device.is_some_and(|device| self.has_device(device)) || address.ip().is_some_and(|ip| self.has_address(ip))
     }
 
     /// Whether a space is blocked.

@@ -45,7 +45,7 @@ async fn dial_again_and_again(
         shared.until_affordable().await;
         let wanted = *expected.borrow_and_update();
         // The sender is in shared.
-        let _ = shared.blocked.subscribe().wait_for(|_| !shared.blocks_dial(wanted.as_ref(), address)).await;
+        let _ = shared.blocked.subscribe().wait_for(|list| !list.blocks_dial(wanted.as_ref(), address)).await;
         match dial(address, config).await {
             Ok(link) => {
                 away = false;

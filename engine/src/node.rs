@@ -307,15 +307,23 @@ impl Node {
     /// after [`DocumentChanges::last`] misses nothing and is told nothing twice, whatever is written meanwhile and over restarts. Numbers mean
     /// nothing in another store: keep [`Node::store_id`] with them.
     pub async fn changes(&self, space: SpaceId, after: u64, limit: usize) -> Result<DocumentChanges, Error> {
-        self.space(space)?;
+        self.may_follow(space)?;
         let limit = limit.clamp(1, CHANGES_MAX);
         Ok(self.shared().blocking(move |storage| storage.changes(&space, after, limit)).await??)
     }
 
     /// The number of the last change of a space; 0 before the first.
     pub async fn last_change(&self, space: SpaceId) -> Result<u64, Error> {
-        self.space(space)?;
+        self.may_follow(space)?;
         Ok(self.shared().blocking(move |storage| storage.last_change(&space)).await??)
+    }
+
+    fn may_follow(&self, space: SpaceId) -> Result<(), Error> {
+        self.space(space)?;
+        match self.shared().blocked.borrow().has_space(&space) {
+            true => Err(Error::Blocked("the space")),
+            false => Ok(()),
+        }
     }
 
     /// Changes whenever something is on disk that was not: then [`Node::changes`] may have more.

@@ -12,8 +12,9 @@ use crate::document_handle::Document;
 use crate::error::Error;
 use crate::shared::{Command, locked};
 
-/// Versions of which receipts are kept; the oldest is forgotten.
+/// Versions of which receipts are kept, and bytes of them; the oldest are forgotten.
 const VERSIONS_MAX: usize = 1_024;
+const BYTES_MAX: usize = 16 << 20;
 /// Receipts kept of one version: as many peers as anybody waits for.
 const HOLDERS_MAX: usize = 64;
 /// Those that have connected since are asked as well.
@@ -26,6 +27,12 @@ type Version = (SpaceId, DocId, Vec<EntryId>);
 pub(crate) struct Receipts {
     of: BTreeMap<Version, BTreeMap<DeviceId, StorageReceipt>>,
     order: VecDeque<Version>,
+    bytes: usize,
+}
+
+/// About what one costs: its entries, twice with the key of its version, and the rest.
+fn cost(version: &Version) -> usize {
+    256 + 2 * 32 * version.2.len()
 }
 
 impl Receipts {
@@ -33,15 +40,15 @@ impl Receipts {
         let version = (receipt.space, receipt.doc, receipt.entries.clone());
         let holders = self.of.entry(version.clone()).or_default();
         if holders.is_empty() {
-            self.order.push_back(version);
+            self.order.push_back(version.clone());
         }
-        if holders.len() < HOLDERS_MAX {
-            holders.insert(receipt.holder, receipt);
+        if holders.len() < HOLDERS_MAX && holders.insert(receipt.holder, receipt).is_none() {
+            self.bytes += cost(&version);
         }
-        if self.order.len() > VERSIONS_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.of.remove(&oldest);
+        while self.order.len() > VERSIONS_MAX || self.bytes > BYTES_MAX {
+            let Some(oldest) = self.order.pop_front() else { break };
+            let holders = self.of.remove(&oldest).map_or(0, |holders| holders.len());
+            self.bytes -= holders * cost(&oldest);
         }
     }
 }
@@ -109,5 +116,12 @@ mod tests {
         }
         assert_eq!((receipts.of.len(), receipts.order.len()), (VERSIONS_MAX, VERSIONS_MAX));
         assert!(!receipts.of.contains_key(&(SpaceId([1; 32]), DocId([2; 32]), version(9))));
+        let long = |n: usize| (0..1_000).map(|at| version(1_000 * n + at)[0]).collect();
+        for n in 0..1_000 {
+            receipts.keep(StorageReceipt::sign(&key, SpaceId([1; 32]), DocId([2; 32]), long(n)));
+        }
+        assert!(receipts.bytes <= BYTES_MAX && receipts.of.len() < 300, "{}", receipts.of.len());
+        let held: usize = receipts.of.iter().map(|(version, holders)| holders.len() * cost(version)).sum();
+        assert_eq!(held, receipts.bytes);
     }
 }

@@ -294,8 +294,7 @@ impl Shared {
 
     /// Whether nobody is to be dialled there, or that device anywhere.
     pub(crate) fn blocks_dial(&self, device: Option<&DeviceId>, address: &Address) -> bool {
-        let list = self.blocked.borrow();
-        device.is_some_and(|device| list.has_device(device)) || address.ip().is_some_and(|ip| list.has_address(ip))
+        self.blocked.borrow().blocks_dial(device, address)
     }
 
     /// The spaces for which peers are looked for.

@@ -267,7 +267,7 @@ pub struct Peer {
     blobs: Blobs,
     spending: Spending,
     meter: Meter,
-    /// Documents of which something did not fit into a quota, and when: it is not asked for again soon.
+    /// Documents of which something did not fit into a quota, and until when they are not asked for again.
     beyond: BTreeMap<(SpaceId, DocId), Now>,
     ledger: Ledger,
     /// The message at hand brought something that is new.

@@ -154,6 +154,11 @@ impl Meter {
         }
     }
 
+    /// Whether a device counts as an identity.
+    pub(crate) fn acts(&self, device: &DeviceId) -> bool {
+        self.owner_of.contains_key(device)
+    }
+
     /// All that is stored in a space.
     pub(crate) fn of_space(&self, space: &SpaceId) -> Usage {
         self.spaces.get(space).copied().unwrap_or_default()

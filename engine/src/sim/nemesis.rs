@@ -301,7 +301,7 @@ impl World {
                 self.grant(root, space)
             }
             (8..14, _) => self.grant(host, space),
-            (14..30, _) if self.plan.revokes => self.revoke(host, space),
+            (14..40, _) if self.plan.revokes => self.revoke(host, space),
             (96..100, Some(doc)) => self.compact(host, space, doc),
             (_, Some(doc)) => {
                 let flush = self.rng.below(4) > 0;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::receipts::Asked;
+use super::receipts::Waited;
 use super::repair::Repair;
 use super::spending::BURST_MS;
 use super::tracker::Introductions;
@@ -82,8 +82,8 @@ pub(super) struct Connection {
     pub(super) reading_snapshot: bool,
     pub(super) bucket: Bucket,
     pub(super) introductions: Introductions,
-    /// Versions for which a receipt is waited for.
-    pub(super) receipts: Asked,
+    /// Versions for which a receipt was asked.
+    pub(super) receipts: Waited,
 }
 
 /// A data message of which a part has been taken in; the rest needs the inside of a snapshot.
@@ -408,7 +408,7 @@ impl Peer {
             reading_snapshot: false,
             bucket: Bucket::new(self.now, &self.limits),
             introductions: Introductions::default(),
-            receipts: Asked::default(),
+            receipts: Waited::default(),
         };
         self.connections.insert(conn, connection);
     }

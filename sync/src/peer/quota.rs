@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::{DeviceId, DocId, Now, Peer, SpaceId};
 use crate::chain::Segment;
 use crate::log::Log;
-use crate::record::{Right, Subject};
+use crate::record::{Record, Right, Subject};
+use crate::space::Space;
 use crate::usage::{Quotas, UNSIGNED, Usage};
 
 /// The code of notices about what does not fit.
@@ -32,7 +33,8 @@ impl Peer {
     }
 
     /// Whether a segment of entries from elsewhere does not fit. What is held already takes nothing.
-    pub(super) fn is_beyond(&mut self, space: SpaceId, segment: &Segment) -> bool {
+    /// Only what was asked for says that it is no use to ask again: what is pushed, somebody may have made up.
+    pub(super) fn is_beyond(&mut self, space: SpaceId, segment: &Segment, asked: bool) -> bool {
         let (doc, device) = (segment.doc, segment.opening.device);
         let chain = segment.opening.chain(&space, &doc);
         let line = self.log(space, doc).and_then(|log| log.lines().get(&chain));
@@ -40,19 +42,36 @@ impl Peer {
             return false;
         }
         let beyond = self.does_not_fit(space, device, Usage::bytes(segment.body_bytes()));
-        if beyond && (self.beyond.len() < BEYOND_MAX || self.beyond.contains_key(&(space, doc))) {
-            self.beyond.insert((space, doc), self.now);
+        if beyond {
+            if self.beyond.len() >= BEYOND_MAX {
+                let now = self.now;
+                self.beyond.retain(|_, until| now < *until);
+            }
+            if self.beyond.len() < BEYOND_MAX || self.beyond.contains_key(&(space, doc)) {
+                let until = self.beyond.entry((space, doc)).or_default();
+                *until = if asked { Now(self.now.0 + BEYOND_MS) } else { *until };
+            }
         }
         beyond
     }
 
-    /// Whether a segment of records does not fit. Only documents are refused: what is said about rights concerns everybody. Nor is it an
-    /// administrator's, who might have to say something about rights next.
+    /// Whether a segment of records does not fit. What is held already takes nothing. Only documents are refused: what is said about rights
+    /// concerns everybody. Nor is it an administrator's, who might have to say something about rights next.
     pub(super) fn is_record_beyond(&self, space: SpaceId, segment: &Segment, documents: usize) -> bool {
         let device = segment.opening.device;
         let admin = self.spaces.get(&space).is_none_or(|held| held.right_of(&device) >= Some(Right::Admin));
         let more = Usage { bytes: segment.body_bytes() as u64, documents: documents as u64 };
-        documents == segment.entries.len() && !admin && self.does_not_fit(space, device, more)
+        documents > 0
+            && !admin
+            && !about_rights(segment)
+            && !self.holds_records(space, segment)
+            && self.does_not_fit(space, device, more)
+    }
+
+    fn holds_records(&self, space: SpaceId, segment: &Segment) -> bool {
+        let Some(held) = self.spaces.get(&space) else { return false };
+        let line = held.lines().get(&held.authority_chain(&segment.opening));
+        line.is_some_and(|(_, line)| line.branches[0].len() >= segment.tip.n)
     }
 
     fn does_not_fit(&self, space: SpaceId, device: DeviceId, more: Usage) -> bool {
@@ -61,7 +80,7 @@ impl Peer {
 
     /// Whether a document is not to be asked for, since something of it did not fit a while ago.
     pub(super) fn was_beyond(&self, space: SpaceId, doc: DocId) -> bool {
-        self.beyond.get(&(space, doc)).is_some_and(|at: &Now| self.now.0 < at.0 + BEYOND_MS)
+        self.beyond.get(&(space, doc)).is_some_and(|until| self.now < *until)
     }
 
     pub(super) fn count_segment(&mut self, space: SpaceId, segment: &Segment) {
@@ -91,7 +110,7 @@ impl Peer {
         for (device, bytes) in taken {
             self.meter.give_back(space, device, Usage { bytes, documents: 0 });
         }
-        self.beyond.clear();
+        self.beyond.retain(|(of, _), _| *of != space);
     }
 
     /// As whom the devices count that have stored something in a space: rights in it changed.
@@ -100,7 +119,23 @@ impl Peer {
     }
 
     fn find_owner(&mut self, space: SpaceId, device: DeviceId) {
-        let identity = self.spaces.get(&space).and_then(|held| held.authority().identity_of(&device));
+        let in_space = |held: &Space| held.authority().identity_of(&device);
+        let identity = self.spaces.get(&space).and_then(in_space);
+        // Where nothing is said of it, what another space says stands: an identity has one quota over all.
+        let identity = match identity {
+            None if self.meter.acts(&device) => self.spaces.values().find_map(in_space),
+            known => known,
+        };
         self.meter.counts_as(device, identity.map_or_else(|| device.into(), Subject));
     }
+}
+
+/// Whether something in it says who may do what.
+fn about_rights(segment: &Segment) -> bool {
+    let says = |bytes: &Vec<u8>| match Record::from_bytes(bytes) {
+        Ok(Record::Header { .. } | Record::Tombstone { .. } | Record::Erase { .. } | Record::Erased { .. })
+        | Err(_) => false,
+        Ok(_) => true,
+    };
+    segment.entries.iter().any(says)
 }

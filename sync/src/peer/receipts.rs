@@ -22,6 +22,30 @@ type Version = (SpaceId, DocId, Vec<EntryId>);
 #[derive(Debug, Default)]
 pub(super) struct Asked(VecDeque<Version>);
 
+/// What one connection was asked: versions, and whether the answer came. It is asked about each once.
+#[derive(Debug, Default)]
+pub(super) struct Waited(VecDeque<(Version, bool)>);
+
+impl Waited {
+    /// False if it was asked about before.
+    fn add(&mut self, version: &Version) -> bool {
+        let new = !self.0.iter().any(|(asked, _)| asked == version);
+        if new {
+            self.0.push_back((version.clone(), false));
+            if self.0.len() > ASKED_MAX {
+                self.0.pop_front();
+            }
+        }
+        new
+    }
+
+    /// Whether an answer was waited for, which it is no more.
+    fn answered(&mut self, version: &Version) -> bool {
+        let waited = self.0.iter_mut().find(|(asked, _)| asked == version);
+        waited.is_some_and(|(_, answered)| !core::mem::replace(answered, true))
+    }
+}
+
 impl Asked {
     fn has(&self, version: &Version) -> bool {
         self.0.contains(version)
@@ -35,11 +59,6 @@ impl Asked {
     fn add(&mut self, version: Version) -> Option<Version> {
         self.0.push_back(version);
         (self.0.len() > ASKED_MAX).then(|| self.0.pop_front()).flatten()
-    }
-
-    fn take(&mut self, version: &Version) -> bool {
-        let at = self.0.iter().position(|asked| asked == version);
-        at.and_then(|at| self.0.remove(at)).is_some()
     }
 }
 
@@ -130,8 +149,7 @@ impl Peer {
             let Some(connection) = self.connections.get_mut(&conn) else { continue };
             let Some(link) = connection.links.get(&space).filter(|link| link.wants_doc(&space, &doc)) else { continue };
             let want = ReceiptWant { space: link.theirs, doc, entries: version.2.clone() };
-            if !connection.receipts.has(&version) {
-                connection.receipts.add(version.clone());
+            if connection.receipts.add(&version) {
                 connection.send(&Message::ReceiptWant(want));
             }
         }
@@ -156,7 +174,7 @@ impl Peer {
     pub(super) fn on_held(&mut self, conn: ConnId, receipt: StorageReceipt) -> Result<(), Violation> {
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
         // What is not waited for any more is let lie.
-        if !connection.receipts.take(&(receipt.space, receipt.doc, receipt.entries.clone())) {
+        if !connection.receipts.answered(&(receipt.space, receipt.doc, receipt.entries.clone())) {
             return Ok(());
         }
         if connection.peer != Some(receipt.holder) || !receipt.verifies() {

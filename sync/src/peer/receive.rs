@@ -368,7 +368,7 @@ impl Peer {
             true => Need::Asked,
             false => Need::Pushed,
         };
-        if self.is_beyond(space, &segment) {
+        if self.is_beyond(space, &segment, asked) {
             self.not_held(from, space, doc, QUOTA);
             return Ok(Outcome::Unwanted);
         }

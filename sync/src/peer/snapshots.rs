@@ -13,7 +13,7 @@ use crate::chain::{Opening, Tip};
 use crate::id::{DocId, EntryId, SpaceId};
 use crate::log::{DeepEntry, SnapshotOf};
 use crate::message::{LIST_MAX, SnapshotPart};
-use crate::usage::Usage;
+use crate::usage::{UNSIGNED, Usage};
 use crate::violation::Violation;
 use crate::waiting::Blocker;
 
@@ -162,13 +162,16 @@ impl Peer {
         if self.unwanted.docs.contains(&doc) {
             return Err(not_taken("the document is blocked on this peer"));
         }
-        if self.meter.is_beyond(&space, None, Usage::bytes(checking.bytes.len())) {
-            return Err(not_taken("the space has all that its quota on this peer allows"));
-        }
         let held = self.spaces.get(&space).ok_or_else(|| not_taken("the space is gone"))?;
         let log = self.log(space, doc).ok_or_else(|| not_taken("its document is not known here yet"))?;
         if log.is_deleted() {
             return Ok(true);
+        }
+        // It takes the place of the one before.
+        let before = log.taken().get(&UNSIGNED).copied().unwrap_or(0);
+        let more = Usage { bytes: (checking.bytes.len() as u64).saturating_sub(before), documents: 0 };
+        if self.meter.is_beyond(&space, None, more) {
+            return Err(not_taken("the space has all that its quota on this peer allows"));
         }
         if content.chains.len() != checking.chains.len() {
             return Err(broken("it holds other chains than its tips sign"));
