@@ -27,6 +27,19 @@ impl World {
     }
 }
 
+/// Two peers that hold the same of a document, and the connection of the second to the first.
+fn level() -> (World, SpaceId, DocId, ConnId) {
+    let mut world = World::new(2);
+    let (space, _) = world.space(0, Writers::Anyone);
+    let doc = world.create(0, space, 1);
+    world.join(1, space);
+    let conn = world.connect(1, 0);
+    world.settle();
+    world.edit(0, space, doc, "a", 1);
+    world.settle();
+    (world, space, doc, conn)
+}
+
 #[test]
 fn those_that_hold_a_version_sign_for_it_and_those_that_do_not_sign_once_they_do() {
     let mut world = World::new(3);
@@ -61,14 +74,7 @@ fn those_that_hold_a_version_sign_for_it_and_those_that_do_not_sign_once_they_do
 
 #[test]
 fn nothing_is_signed_before_it_is_on_disk() {
-    let mut world = World::new(2);
-    let (space, _) = world.space(0, Writers::Anyone);
-    let doc = world.create(0, space, 1);
-    world.join(1, space);
-    world.connect(1, 0);
-    world.settle();
-    world.edit(0, space, doc, "a", 1);
-    world.settle();
+    let (mut world, space, doc, _) = level();
     let heads = world.heads(0, doc);
     let peer = &mut world.hosts[1].peer;
     // As if it had come just now, and the disk had not answered.
@@ -84,14 +90,7 @@ fn nothing_is_signed_before_it_is_on_disk() {
 
 #[test]
 fn what_is_not_held_and_what_was_not_asked_for_comes_to_nothing_and_a_false_receipt_ends_the_connection() {
-    let mut world = World::new(2);
-    let (space, _) = world.space(0, Writers::Anyone);
-    let doc = world.create(0, space, 1);
-    world.join(1, space);
-    let conn = world.connect(1, 0);
-    world.settle();
-    world.edit(0, space, doc, "a", 1);
-    world.settle();
+    let (mut world, space, doc, conn) = level();
     // Twice as many as are remembered, of documents that there are not, too.
     for n in 0..128_u8 {
         world.ask_receipts(0, space, if n % 2 == 0 { doc } else { DocId([n; 32]) }, vec![EntryId([n; 32])]);
@@ -116,12 +115,7 @@ fn what_is_not_held_and_what_was_not_asked_for_comes_to_nothing_and_a_false_rece
 #[test]
 fn a_want_that_no_receipt_can_answer_is_out_of_order() {
     for entries in [vec![], vec![EntryId([2; 32]), EntryId([1; 32])]] {
-        let mut world = World::new(2);
-        let (space, _) = world.space(0, Writers::Anyone);
-        let doc = world.create(0, space, 1);
-        world.join(1, space);
-        let conn = world.connect(1, 0);
-        world.settle();
+        let (mut world, space, doc, conn) = level();
         let handle = world.hosts[1].peer.connections.get(&conn).unwrap().links[&space].theirs;
         world.send_raw(1, conn, &Message::ReceiptWant(ReceiptWant { space: handle, doc, entries }));
         world.settle();
