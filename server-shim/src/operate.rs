@@ -58,6 +58,7 @@ pub(crate) fn config(settings: &Settings, dial: Dial) -> Result<Config, Failure>
     config.address_bytes_max = settings.address_bytes_max();
     config.blobs.bytes_per_space = settings.number("blobs.space_mib") << 20;
     config.roles |= if settings.flag("budget.saver") { roles::SAVER } else { 0 };
+    config.roles |= if settings.flag("budget.spared") { roles::SPARED } else { 0 };
     config.dial_invites = dial != Dial::No;
     let discovery = settings.discovery();
     config.discovery = match dial {

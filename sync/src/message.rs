@@ -100,6 +100,8 @@ pub mod roles {
     /// Sends and wants what is new in bursts, because waking its radio is what costs it. It is a leaf, too: others would wait for what
     /// it passes on.
     pub const SAVER: u64 = 32;
+    /// What it sends costs it something: who is pushed the same by others is pushed it by them.
+    pub const SPARED: u64 = 64;
 }
 
 /// One space that the sender holds, recognisable only to somebody who knows its id.

@@ -43,7 +43,6 @@ pub use self::message::{ITEMS_MAX, Item, Message, RECORDS_MAX, TTL_MAX};
 use self::passive::Passive;
 use self::tree::Tree;
 use crate::id::DeviceId;
-use crate::message::roles;
 use crate::peer::Now;
 use crate::peer_record::PeerRecord;
 
@@ -143,7 +142,7 @@ impl Overlay {
             dials: BTreeMap::new(),
             passive: Passive::default(),
             shunned: BTreeMap::new(),
-            tree: Tree::new(roles & roles::LEAF != 0),
+            tree: Tree::new(roles),
             evictions: Bucket::new(Now(0), limits.evictions_burst, 1),
             joined: false,
             shuffle_at: None,
@@ -163,7 +162,7 @@ impl Overlay {
     pub fn set_roles(&mut self, roles: u64) {
         debug_assert!(self.links.is_empty(), "links began under other roles");
         self.roles = roles;
-        self.tree = Tree::new(roles & roles::LEAF != 0);
+        self.tree = Tree::new(roles);
         self.joined = false;
     }
 

@@ -196,6 +196,12 @@ pub(crate) const KEYS: &[Key] = &[
         "false",
         "whether news are sent and taken in bursts, every 15 s, so that a radio can sleep; implies serving = never",
     ),
+    key_of(
+        "budget.spared",
+        Kind::Flag,
+        "true",
+        "whether peers take news from others where they can, so that this one sends little",
+    ),
     key_of("quota.space_mib", Kind::Number(0, 1 << 24), "0", "what may be stored of one space, MiB; 0: any amount"),
     key_of("quota.space_documents", Kind::Number(0, 1 << 40), "0", "documents that one space may have; 0: any number"),
     key_of(

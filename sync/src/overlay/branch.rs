@@ -64,6 +64,8 @@ pub(super) struct Branch {
     pub(super) eager: bool,
     /// The other end is a leaf: it forwards nothing.
     pub(super) leaf: bool,
+    /// The other end is to be spared, and this one is not: whatever others bring, they bring.
+    pub(super) spared: bool,
     rtt_ms: Option<u32>,
     /// Chains to announce, each with its highest number.
     announce: BTreeMap<ChainId, u64>,
@@ -96,6 +98,7 @@ impl Branch {
         Branch {
             eager: true,
             leaf,
+            spared: false,
             rtt_ms,
             announce: BTreeMap::new(),
             announce_at: None,

@@ -8,6 +8,7 @@ use super::link::{Link, Place};
 use super::message::{Message, RECORDS_MAX};
 use super::{Effect, Overlay, below, pick};
 use crate::id::DeviceId;
+use crate::message::roles;
 use crate::peer::Now;
 use crate::peer_record::PeerRecord;
 
@@ -28,7 +29,7 @@ const SPEAKING_MIN: usize = 3;
 
 impl Overlay {
     fn is_leaf(&self) -> bool {
-        self.roles & crate::message::roles::LEAF != 0
+        self.roles & roles::LEAF != 0
     }
 
     fn aim(&self) -> usize {
@@ -349,14 +350,15 @@ impl Overlay {
         if matches!(link.place, Place::Neighbour { .. } | Place::Leaf) {
             return;
         }
-        let (leaf, rtt_ms) = (attached || link.is_leaf(), link.rtt_ms);
+        let roles = link.roles | if attached { roles::LEAF } else { 0 };
+        let (leaf, rtt_ms) = (roles & roles::LEAF != 0, link.rtt_ms);
         let chosen = chosen || link.dialled || matches!(link.place, Place::Asked { .. });
         link.place = match leaf {
             true => Place::Leaf,
             false => Place::Neighbour { since: now, chosen, near },
         };
         link.refusals = 0;
-        self.tree.up(&mut cx!(self, now), peer, leaf, rtt_ms);
+        self.tree.up(&mut cx!(self, now), peer, roles, rtt_ms);
         self.joined = true;
         self.improve_at = self.improve_at.or(Some(Now(now.0 + self.improve_every)));
         self.shuffle_soon(now);
@@ -620,5 +622,5 @@ fn nearer(ms: u32, far: u32) -> bool {
 }
 
 fn link_is_leaf(roles: u64) -> bool {
-    roles & crate::message::roles::LEAF != 0
+    roles & roles::LEAF != 0
 }

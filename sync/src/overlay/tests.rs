@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::id::ChainId;
+use crate::message::roles;
 
 const FULL: u64 = roles::STORE | roles::RELAY;
 
@@ -28,20 +29,27 @@ struct Net {
     under_way: BTreeMap<(usize, usize), VecDeque<Result<Message, Item>>>,
     held: Vec<BTreeMap<ChainId, u64>>,
     pushes: usize,
+    /// By each.
+    pushed: Vec<usize>,
 }
 
 impl Net {
     fn new(peers: usize, leaves: usize, limits: &OverlayLimits) -> Net {
-        let roles = |at: usize| if at < leaves { roles::LEAF } else { FULL };
-        let records: Vec<PeerRecord> = (0..peers).map(|at| record(at as u8 + 1, roles(at), at >= leaves)).collect();
+        let roles: Vec<u64> = (0..peers).map(|at| if at < leaves { roles::LEAF } else { FULL }).collect();
+        Net::with_roles(&roles, |at| at >= leaves, limits)
+    }
+
+    fn with_roles(roles: &[u64], dialable: impl Fn(usize) -> bool, limits: &OverlayLimits) -> Net {
+        let record = |(at, roles): (usize, &u64)| record(at as u8 + 1, *roles, dialable(at));
+        let records: Vec<PeerRecord> = roles.iter().enumerate().map(record).collect();
         let overlay = |(at, record): (usize, &PeerRecord)| {
             let mut overlay = Overlay::new(record.device, record.roles, [at as u8; 32], limits);
             overlay.set_own(Some(record.clone()));
             overlay
         };
         let overlays = records.iter().enumerate().map(overlay).collect();
-        let held = vec![BTreeMap::new(); peers];
-        Net { now: 0, records, overlays, links: BTreeSet::new(), under_way: BTreeMap::new(), held, pushes: 0 }
+        let (held, pushed) = (vec![BTreeMap::new(); roles.len()], vec![0; roles.len()]);
+        Net { now: 0, records, overlays, links: BTreeSet::new(), under_way: BTreeMap::new(), held, pushes: 0, pushed }
     }
 
     fn at(&self, device: &DeviceId) -> usize {
@@ -126,6 +134,7 @@ impl Net {
                 let duplicate = *held >= item.n;
                 *held = item.n.max(*held);
                 self.pushes += 1;
+                self.pushed[from] += 1;
                 self.overlays[to].delivered(Now(self.now), item, device, duplicate);
             }
         }
@@ -315,6 +324,36 @@ fn while_there_are_few_links_all_full_peers_are_neighbours_and_hear_everything_o
     assert!(net.held.iter().all(|held| held.values().sum::<u64>() == 20), "{:?}", net.held);
     // Each item goes to three others; the first few go twice to some.
     assert!(net.pushes <= 60 + 24, "{} pushes", net.pushes);
+}
+
+/// Pushes of twenty items by each peer, after as many that find the tree. The first one writes; nobody can be dialled.
+fn pushes_of(roles: &[u64], links: &[(usize, usize)]) -> Vec<usize> {
+    let mut net = Net::with_roles(roles, |_| false, &OverlayLimits::default());
+    links.iter().for_each(|(a, b)| net.connect(*a, *b));
+    net.pass(1_000);
+    let mut before = Vec::new();
+    for n in 1..=40 {
+        if n == 21 {
+            before = net.pushed.clone();
+        }
+        net.publish(0, item(0, n));
+        net.pass(500);
+    }
+    assert!(net.held.iter().all(|held| held.values().sum::<u64>() == 40), "{:?}", net.held);
+    net.pushed.iter().zip(before).map(|(all, before)| all - before).collect()
+}
+
+#[test]
+fn who_is_to_be_spared_pushes_what_nobody_else_does_and_nothing_besides() {
+    let spared = FULL | roles::SPARED;
+    let nearest_is_1 = [(0, 1), (1, 2), (1, 3), (1, 4), (0, 2), (2, 3), (3, 4)];
+    assert!(pushes_of(&[FULL; 5], &nearest_is_1)[1] >= 20);
+    let pushes = pushes_of(&[FULL, spared, FULL, FULL, FULL], &nearest_is_1);
+    assert!(pushes[1] == 0 && pushes.iter().sum::<usize>() <= 84, "{pushes:?}");
+    // Among its like it does what everybody does.
+    assert!(pushes_of(&[spared; 5], &nearest_is_1)[1] >= 20);
+    let only_over_1 = [(0, 1), (1, 2), (1, 3)];
+    assert_eq!(pushes_of(&[FULL, spared, FULL, FULL], &only_over_1)[..2], [20, 40]);
 }
 
 #[test]

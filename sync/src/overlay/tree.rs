@@ -5,6 +5,11 @@
 //! becomes eager only if that happens again soon, or if nobody else pushes. Where a neighbour's announcements regularly come before
 //! the payloads of the link that brings them, the two change places: of all items that came by `p`, the neighbour `q` had announced
 //! held them without us, so the tree stays whole, and the mean of the lead is just what the change gains.
+//!
+//! A peer that is to be spared, such as the relay of a company, stands beside writers more often than others do, and would push to all
+//! its neighbours. So of two links that bring the same, the one to it is pruned, whichever was faster, and it never takes another's
+//! place. In simulation that costs the last of 200 peers 2 ms of 96, and takes the spared one from 2.7 pushes an item to 0.07
+//! (docs/measurements.md).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,6 +21,7 @@ use super::message::{ITEMS_MAX, Item, Message};
 use super::seen::{Held, Seen};
 use super::{Effect, below};
 use crate::id::{ChainId, DeviceId};
+use crate::message::roles;
 use crate::peer::Now;
 
 /// Samples before two links change places, and the least gain for it: links differ by some ms from one payload to the next.
@@ -93,6 +99,8 @@ impl Lateness {
 pub(super) struct Tree {
     /// This peer is a leaf: it passes nothing on.
     leaf: bool,
+    /// This peer is to be spared. It spares nobody: among many that are, all are alike.
+    spared: bool,
     branches: BTreeMap<DeviceId, Branch>,
     seen: Seen,
     missing: BTreeMap<ChainId, Missing>,
@@ -106,9 +114,10 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    pub(super) fn new(leaf: bool) -> Tree {
+    pub(super) fn new(roles: u64) -> Tree {
         Tree {
-            leaf,
+            leaf: roles & roles::LEAF != 0,
+            spared: roles & roles::SPARED != 0,
             branches: BTreeMap::new(),
             seen: Seen::default(),
             missing: BTreeMap::new(),
@@ -130,8 +139,10 @@ impl Tree {
         (self.seen.len(), self.missing.len())
     }
 
-    pub(super) fn up(&mut self, cx: &mut Context<'_>, peer: DeviceId, leaf: bool, rtt_ms: Option<u32>) {
+    pub(super) fn up(&mut self, cx: &mut Context<'_>, peer: DeviceId, roles: u64, rtt_ms: Option<u32>) {
+        let leaf = roles & roles::LEAF != 0;
         let mut branch = Branch::new(cx.now, leaf, rtt_ms, cx.limits);
+        branch.spared = !self.spared && roles & roles::SPARED != 0;
         if let (false, true, Some(item)) = (leaf, self.cut_off > 0, self.seen.last()) {
             // Whoever forwards anything holds it by now, and is heard in one round trip.
             branch.probe = Probe::Planned { item, at: cx.now };
@@ -329,10 +340,18 @@ impl Tree {
         }
         let too_many = self.duplicates > 10 * cx.limits.duplicates_percent;
         let useless = branch.duplicates > 4 && 3 * branch.firsts < branch.duplicates;
-        if upstream > 1 && (too_many || useless) {
+        // Of the two that brought it, whoever is to be spared; else who was later, if there is reason to prune at all.
+        let first = held.and_then(|held| held.from);
+        let is_spared = |peer: &DeviceId| self.branches.get(peer).is_some_and(|branch| branch.spared && branch.eager);
+        let spared = [Some(from), first].into_iter().flatten().find(is_spared);
+        if upstream > 1
+            && (too_many || useless || spared.is_some())
+            && let worse = spared.unwrap_or(from)
+            && let Some(branch) = self.branches.get_mut(&worse)
+        {
             (branch.eager, branch.pruned_at) = (false, now);
             self.duplicates = self.duplicates * 3 / 4;
-            cx.send(from, Message::Prune);
+            cx.send(worse, Message::Prune);
         }
     }
 
@@ -344,7 +363,8 @@ impl Tree {
         }
         let lead = |branch: &Branch| {
             let lead = branch.leads.get(&slow).filter(|lead| lead.samples >= SWAP_SAMPLES)?;
-            (!branch.eager && !branch.leaf && branch.faults(now) == 0).then(|| lead.mean_ms())
+            let fit = !branch.eager && !branch.leaf && !branch.spared && branch.faults(now) == 0;
+            fit.then(|| lead.mean_ms())
         };
         let best = self.branches.iter().filter_map(|(peer, branch)| Some((lead(branch)?, *peer))).max();
         let Some((_, fast)) = best.filter(|(gain, _)| *gain >= SWAP_GAIN_MS) else { return };
@@ -543,9 +563,9 @@ impl Tree {
                 // Who kept its word, and once gave or announced what there is, goes first, whatever the others claim to hold.
                 let figures = branch.map(|branch| {
                     let faults = branch.faults(now);
-                    (faults / FAULTS_DISTRUST, !branch.sound, faults, core::cmp::Reverse(source.n), branch.rtt_ms())
+                    (faults / FAULTS_DISTRUST, !branch.sound, faults, branch.spared, core::cmp::Reverse(source.n), branch.rtt_ms())
                 });
-                figures.unwrap_or((u32::MAX, true, u32::MAX, core::cmp::Reverse(0), u32::MAX))
+                figures.unwrap_or((u32::MAX, true, u32::MAX, true, core::cmp::Reverse(0), u32::MAX))
             });
             match best {
                 Some(source) => {

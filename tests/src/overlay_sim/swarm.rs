@@ -95,7 +95,12 @@ impl Swarm {
         for peer in 0..plan.peers {
             let seed: [u8; 32] = core::array::from_fn(|at| drawn(plan.seed, 5, (peer * 32 + at) as u64) as u8);
             let kind = cast.kinds[peer];
-            let roles = if kind == Kind::Leaf { roles::LEAF } else { roles::STORE | roles::RELAY };
+            let roles = match kind {
+                Kind::Leaf => roles::LEAF,
+                // As the program is unless it is told otherwise; apps that embed the engine are not.
+                _ if peer == 0 => roles::STORE | roles::RELAY | roles::SPARED,
+                _ => roles::STORE | roles::RELAY,
+            };
             let dialable = matches!(kind, Kind::Full | Kind::Hole | Kind::Hostile);
             let addresses: Vec<String> =
                 dialable.then(|| format!("ws://10.0.{}.{}:4000/", peer / 250, peer % 250)).into_iter().collect();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use commonhold_engine::sync::message::roles;
 use commonhold_engine::{Address, Config, DeviceId, DocId, Invite, Node, SpaceId};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -203,7 +204,9 @@ pub async fn serve_child() -> Result<()> {
         let answer = match serde_json::from_str(&line)? {
             ChildCommand::Serve { data, keys } => {
                 let listen: Vec<Address> = vec!["ws://127.0.0.1:0/".parse()?];
-                let config = Config { data: Some(data), keys: Some(keys), listen, ..Config::default() };
+                // As the program is.
+                let roles = Config::default().roles | roles::SPARED;
+                let config = Config { data: Some(data), keys: Some(keys), listen, roles, ..Config::default() };
                 let opened = Node::open(config).await?;
                 let answer = (opened.device().to_string(), opened.listening().first().cloned().unwrap_or_default());
                 node = Some(opened);
