@@ -396,6 +396,8 @@ impl Tree {
             (_, true) => cx.limits.ask_min_ms,
             _ => self.lateness.wait_ms().clamp(cx.limits.ask_min_ms, cx.limits.ask_max_ms),
         };
+        // Somebody else is likely to announce it as well.
+        let wait = if branch.spared { 2 * wait } else { wait };
         for item in items {
             if let Some(held) = self.seen.get(&item.chain).filter(|held| held.n >= item.n) {
                 let Some(branch) = self.branches.get_mut(&from) else { return };
