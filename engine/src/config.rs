@@ -12,6 +12,7 @@ use commonhold_sync::usage::Quotas;
 
 use crate::blobs::{BlobLimits, BlobStore};
 use crate::budget::Budgets;
+use crate::quarantine::DocumentBudget;
 use crate::store::{Store, StoreError};
 use crate::tracker::http::HttpTracker;
 use crate::transport::{Address, Sockets};
@@ -52,6 +53,8 @@ pub struct Config {
     pub limits: Limits,
     /// How much may be stored at the start ([`Node::set_quotas`](crate::Node::set_quotas) changes it).
     pub quotas: Quotas,
+    /// What one document may cost.
+    pub document_budget: DocumentBudget,
     /// Bytes that may go to and come from one address in a day (UTC), at the start; `None`: any number.
     pub address_bytes_max: Option<u64>,
     /// What the network may cost.
@@ -134,6 +137,7 @@ impl Default for Config {
             blob_store: None,
             limits: Limits::default(),
             quotas: Quotas::default(),
+            document_budget: DocumentBudget::default(),
             address_bytes_max: None,
             budgets: Budgets::default(),
             metered: false,

@@ -610,6 +610,10 @@ impl Driver {
     /// One after the other: each may take as much memory as its document.
     fn compact(&mut self, docs: Vec<(SpaceId, DocId)>, reply: Option<oneshot::Sender<()>>) {
         let Some(machine) = &self.machine else { return };
+        // To make a snapshot is to load a document.
+        let may_show = |(space, doc): &(SpaceId, DocId)| self.shared.may_show(space, doc).is_ok();
+        let docs = docs.into_iter().filter(may_show);
+        let docs: Vec<_> = docs.map(|(space, doc)| (space, doc, self.shared.budget_of(&space, &doc))).collect();
         self.compacting = !docs.is_empty();
         let mut reply = reply;
         let count = docs.len();
@@ -619,8 +623,8 @@ impl Driver {
         }
         let (storage, tell, run) = (machine.storage.clone(), self.tell.clone(), self.run);
         let work = move || {
-            for (at, (space, doc)) in docs.into_iter().enumerate() {
-                let packed = worker::compact(&storage, &space, &doc).unwrap_or_else(|why| {
+            for (at, (space, doc, budget)) in docs.into_iter().enumerate() {
+                let packed = worker::compact(&storage, &space, &doc, &budget).unwrap_or_else(|why| {
                     tracing::warn!(%space, %doc, why, "no snapshot could be made");
                     None
                 });

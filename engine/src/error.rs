@@ -12,6 +12,7 @@ use crate::device::{IdentityError, PrivateFileError};
 use crate::document::EditError;
 use crate::invite::InviteError;
 use crate::lineage::LineageError;
+use crate::quarantine::Excess;
 use crate::store::StoreError;
 use crate::transport::TransportError;
 
@@ -40,6 +41,14 @@ pub enum Error {
     /// The operator of this peer wants nothing to do with it.
     #[error("{0} is blocked on this peer")]
     Blocked(&'static str),
+    /// The document costs more than a document may here.
+    #[error("document {doc} is in quarantine: it has {excess}")]
+    Quarantined {
+        /// Which.
+        doc: DocId,
+        /// How it is over its budget.
+        excess: Excess,
+    },
     /// The space has all that its quota on this peer allows.
     #[error("the space takes all that it may on this peer; delete documents, or raise its quota")]
     Quota,
@@ -110,6 +119,7 @@ impl Error {
             Error::NotTaken(_) => "not_taken",
             Error::Blocked(_) => "blocked",
             Error::Quota => "quota",
+            Error::Quarantined { .. } => "quarantined",
             Error::NotAllowed(_) => "not_allowed",
             Error::DoesNotFit(_) => "does_not_fit",
             Error::StoreFailed(error) => error.code(),

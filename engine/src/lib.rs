@@ -30,6 +30,7 @@ pub mod local;
 mod members;
 mod node;
 mod open_document;
+mod quarantine;
 mod receipts;
 mod shared;
 #[cfg(feature = "simulator")]
@@ -65,6 +66,7 @@ pub use bundle::{ExportReport, ImportReport};
 pub use check::CheckReport;
 pub use config::{Config, Discovery, Lan, OpenStore};
 pub use contain::panics_are_contained;
+pub use quarantine::{DocumentBudget, Excess, Measure, Quarantined};
 pub use document::{
     Alternative, BadMessage, ChangeInfo, Cursor, Edit, EditError, Element, ObjId, ObjKind, Patch, PatchAction, Prop,
     Scalar, View, Wanted,

@@ -30,6 +30,7 @@ use crate::document_handle::Document;
 use crate::error::{Error, OpenError};
 use crate::invite::Invite;
 use crate::lineage::{Lineage, Outcome};
+use crate::quarantine::Quarantined;
 use crate::shared::{Attach, Command, Reply, Shared, locked};
 use crate::start::{self, random};
 use crate::status::{NodeEvent, PeerInfo, SpaceInfo, TrafficInfo};
@@ -292,7 +293,7 @@ impl Node {
         if self.space(space)?.takes.is_some_and(|docs| !docs.contains(&doc)) {
             return Err(Error::NotTaken(doc));
         }
-        self.shared().blocked.borrow().may_open(&space, &doc)?;
+        self.shared().may_show(&space, &doc)?;
         Document::open_in(self.shared(), space, doc).await
     }
 
@@ -374,6 +375,24 @@ impl Node {
             .retain(|address, expected| *expected.borrow() != Some(peer) && !at.contains(&&address.to_string()));
         let commands = self.shared().commands.clone();
         tokio::spawn(async move { commands.send(Command::Disconnect(peer)).await.ok() });
+    }
+
+    /// The documents of a space that are over their budget, and those that were released.
+    pub fn quarantine(&self, space: SpaceId) -> BTreeMap<DocId, Quarantined> {
+        let all = locked(&self.shared().quarantine);
+        all.iter().filter(|((of, _), _)| *of == space).map(|((_, doc), row)| (*doc, *row)).collect()
+    }
+
+    /// Lets a document out of quarantine: it is shown again, and has no budget from now on. Whether it was in it; that is on disk then.
+    pub async fn release(&self, space: SpaceId, doc: DocId) -> Result<bool, Error> {
+        let row = locked(&self.shared().quarantine).get(&(space, doc)).copied().filter(|row| !row.released);
+        let Some(row) = row.map(Quarantined::release) else { return Ok(false) };
+        self.shared().blocking(move |storage| storage.put_quarantined(&space, &doc, &row)).await??;
+        locked(&self.shared().quarantine).insert((space, doc), row);
+        if let Some(open) = self.shared().open_document(space, doc) {
+            open.reload();
+        }
+        Ok(true)
     }
 
     /// Says how much may be stored from now on. What is held stays.
@@ -582,7 +601,10 @@ impl Node {
         let mut first_error = None;
         for document in open {
             match document.flush().await {
-                Err(Error::Deleted(_) | Error::Blocked(_) | Error::UnknownDocument(_)) | Ok(_) => {}
+                Err(
+                    Error::Deleted(_) | Error::Blocked(_) | Error::Quarantined { .. } | Error::UnknownDocument(_),
+                )
+                | Ok(_) => {}
                 Err(error) => drop(first_error.get_or_insert(error)),
             }
         }

@@ -23,10 +23,12 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::document::{Applied, ChainAuthor, Edit, EditError, View};
 use crate::error::{EditFailure, Error};
+use crate::quarantine::{Excess, Measure};
 use crate::shared::{Command, Reply, Shared, locked};
 use crate::status::{Cost, NodeEvent};
 use crate::watch::{Change, Origin, Queue, whole};
-use crate::worker;
+use crate::storage::Storage;
+use crate::worker::{self, Unloaded};
 use inbox::{Inbox, Reload, Work};
 
 /// Batches of edits that are not on disk yet; beyond it edits gather in the view.
@@ -294,17 +296,26 @@ impl OpenDocument {
         let (reply, ready) = oneshot::channel();
         // The answer is as of when the driver reads this; what it says while the answer waits for the disk is newer.
         locked(&self.inbox).opening = None;
-        self.shared.blocked.borrow().may_open(&self.space, &self.doc)?;
+        self.shared.may_show(&self.space, &self.doc)?;
         self.shared.command(Command::Prepare { space: self.space, doc: self.doc, reply }).await?;
         let opening = ready.await.map_err(|_| self.shared.no_reply())?;
         locked(&self.inbox).prepared(opening);
         let (space, doc, quarantined) = (self.space, self.doc, shown.quarantined.clone());
-        let made = self.shared.blocking(move |storage| worker::load(storage, &space, &doc, &quarantined)).await?;
-        made.map_err(|why| Error::Damaged { doc, why })?.ok_or(Error::UnknownDocument(doc))
+        let budget = self.shared.budget_of(&space, &doc);
+        let load = move |storage: &Storage| worker::load(storage, &space, &doc, &quarantined, &budget);
+        match self.shared.blocking(load).await? {
+            Ok(made) => made.ok_or(Error::UnknownDocument(doc)),
+            Err(Unloaded::Damaged(why)) => Err(Error::Damaged { doc, why }),
+            Err(Unloaded::Over(excess)) => Err(self.shared.set_aside(space, doc, excess).await),
+        }
     }
 
     async fn hide(&self, why: Error) {
         let mut shown = self.view.lock().await;
+        if matches!(why, Error::Quarantined { .. }) {
+            // What was edited is kept as all entries are.
+            let _ = self.hand_over(&mut shown).await;
+        }
         shown.state = State::Failed(why);
         shown.end_watchers();
         self.dirty.store(false, Ordering::Release);
@@ -335,8 +346,24 @@ impl OpenDocument {
             });
         }
         if applied.broken || applied.bad_base.is_some() {
-            self.reload();
+            return self.reload();
         }
+        let excess = self.excess(&*self.view.lock().await);
+        if let Some(excess) = excess {
+            let why = self.shared.set_aside(self.space, self.doc, excess).await;
+            self.withhold(why);
+        }
+    }
+
+    /// How the view has outgrown the document's budget.
+    fn excess(&self, shown: &Shown) -> Option<Excess> {
+        let State::Ready(view) = &shown.state else { return None };
+        let cost = view.cost();
+        self.shared.budget_of(&self.space, &self.doc).excess([
+            (Measure::Changes, cost.changes as u64),
+            (Measure::Operations, cost.ops as u64),
+            (Measure::Memory, cost.bytes_estimate as u64),
+        ])
     }
 
     // What handles do.
@@ -376,6 +403,14 @@ impl OpenDocument {
         self.shared.running()?;
         self.shared.may_write(&self.space)?;
         let mut shown = self.ready().await?;
+        // What was edited before leaves first.
+        if !self.is_unsaved()
+            && let Some(excess) = self.excess(&shown)
+        {
+            let why = self.shared.set_aside(self.space, self.doc, excess).await;
+            self.withhold(why.clone());
+            return Err(why.into());
+        }
         self.take_opening(&mut shown)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let view = shown.view()?;

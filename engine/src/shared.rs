@@ -23,10 +23,11 @@ use crate::block::{BlockList, BlockSubject};
 use crate::budget::BudgetInfo;
 use crate::config::Config;
 use crate::dial::Dialler;
-use crate::discovery::{Heard, OwnRecord};
+use crate::discovery::{Heard, OwnRecord, wall_ms};
 use crate::error::Error;
 use crate::lineage::Outcome;
 use crate::open_document::OpenDocument;
+use crate::quarantine::{DocumentBudget, Excess, Quarantine, Quarantined};
 use crate::receipts::Receipts;
 use crate::status::{NodeEvent, PeerInfo, SpaceInfo, Tracker, TrafficInfo};
 use crate::storage::Storage;
@@ -177,6 +178,7 @@ pub(crate) struct Shared {
     pub(crate) budget: watch::Sender<BudgetInfo>,
     pub(crate) blocked: watch::Sender<Arc<BlockList>>,
     pub(crate) addresses: AddressMeter,
+    pub(crate) quarantine: Mutex<Quarantine>,
     pub(crate) events: broadcast::Sender<NodeEvent>,
     /// Another copy of this device wrote further on a chain than this store knew.
     pub(crate) chain_lost: AtomicBool,
@@ -229,6 +231,7 @@ impl Shared {
             budget: watch::Sender::new(BudgetInfo { connects: true, ..BudgetInfo::default() }),
             blocked: watch::Sender::new(parts.blocked),
             addresses,
+            quarantine: Mutex::new(parts.quarantine),
             events: broadcast::Sender::new(EVENTS_MAX),
             chain_lost: AtomicBool::new(false),
             damaged_rows: AtomicU64::new(0),
@@ -297,6 +300,40 @@ impl Shared {
         self.blocked.borrow().blocks_dial(device, address)
     }
 
+    /// # Errors
+    /// [`Error::Blocked`] and [`Error::Quarantined`], for documents that are not to be shown.
+    pub(crate) fn may_show(&self, space: &SpaceId, doc: &DocId) -> Result<(), Error> {
+        self.blocked.borrow().may_open(space, doc)?;
+        match locked(&self.quarantine).get(&(*space, *doc)) {
+            Some(Quarantined { excess, released: false, .. }) => Err(Error::Quarantined { doc: *doc, excess: *excess }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a document may cost.
+    pub(crate) fn budget_of(&self, space: &SpaceId, doc: &DocId) -> DocumentBudget {
+        match locked(&self.quarantine).get(&(*space, *doc)) {
+            Some(Quarantined { released: true, .. }) => DocumentBudget::default(),
+            _ => self.config.document_budget,
+        }
+    }
+
+    /// Puts a document in quarantine. What those are told who want to see it.
+    pub(crate) async fn set_aside(&self, space: SpaceId, doc: DocId, excess: Excess) -> Error {
+        let row = Quarantined::new(excess, wall_ms());
+        locked(&self.quarantine).insert((space, doc), row);
+        let error = Error::Quarantined { doc, excess };
+        tracing::warn!(%space, %doc, %excess, "a document is over its budget, and is neither loaded nor shown until it is released");
+        let code = error.code().to_owned();
+        let notice = NodeEvent::Notice { peer: None, space: Some(space), doc: Some(doc), code, text: error.to_string() };
+        self.emit(notice);
+        let written = self.blocking(move |storage| storage.put_quarantined(&space, &doc, &row)).await;
+        if let Err(error) = written.and_then(|written| Ok(written?)) {
+            tracing::warn!(%error, "that a document is over its budget is found out again after a restart");
+        }
+        error
+    }
+
     /// The spaces for which peers are looked for.
     pub(crate) fn unblocked_spaces(&self) -> Vec<SpaceId> {
         let list = self.blocked.borrow();
@@ -358,6 +395,7 @@ pub(crate) struct Parts {
     pub(crate) storage: Storage,
     pub(crate) book: AddressBook,
     pub(crate) blocked: Arc<BlockList>,
+    pub(crate) quarantine: Quarantine,
     pub(crate) own: OwnRecord,
     pub(crate) heard: mpsc::Sender<Heard>,
     /// Bits of [`roles`].

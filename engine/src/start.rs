@@ -18,6 +18,7 @@ use crate::discovery::{Discovery, HEARD_MAX, OwnRecord};
 use crate::driver::Driver;
 use crate::error::{Error, OpenError};
 use crate::lineage::{self, Lineage, Outcome};
+use crate::quarantine::Quarantine;
 use crate::shared::{Parts, Shared, advertised};
 use crate::status::NodeEvent;
 use crate::storage::{Facts, Read, Storage, Stored};
@@ -51,6 +52,7 @@ struct Ready {
     lineage: Option<Lineage>,
     book: AddressBook,
     blocked: Arc<BlockList>,
+    quarantine: Quarantine,
     own_made_ms: Option<u64>,
 }
 
@@ -92,6 +94,7 @@ pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
         storage: ready.storage.clone(),
         book: ready.book,
         blocked: ready.blocked,
+        quarantine: ready.quarantine,
         own,
         heard,
         roles,
@@ -197,8 +200,8 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
         let stored = storage.start()?;
         storage.order_documents(stored.spaces.iter().map(|(space, ..)| *space))?;
         let (book, own_made_ms) = known_peers(&storage)?;
-        let blocked = BlockList::load(&storage)?;
-        return Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage: None, book, blocked, own_made_ms });
+        let (blocked, quarantine) = (BlockList::load(&storage)?, storage.quarantine()?);
+        return Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage: None, book, blocked, quarantine, own_made_ms });
     };
     if facts.store.is_none() && !doubt && !storage.is_new()? {
         let detail = "the row with the id of the store is missing".to_owned();
@@ -218,8 +221,8 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
     let stored = storage.start()?;
     storage.order_documents(stored.spaces.iter().map(|(space, ..)| *space))?;
     let (book, own_made_ms) = known_peers(&storage)?;
-    let blocked = BlockList::load(&storage)?;
-    Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage, book, blocked, own_made_ms })
+    let (blocked, quarantine) = (BlockList::load(&storage)?, storage.quarantine()?);
+    Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage, book, blocked, quarantine, own_made_ms })
 }
 
 /// The address book, and when this device last signed a record of itself.

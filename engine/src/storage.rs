@@ -25,6 +25,7 @@ use commonhold_sync::usage::{UNSIGNED, Usage};
 use crate::address_book::{BookRow, ROW_VERSION};
 use crate::block::BlockRow;
 use crate::budget::SpentRow;
+use crate::quarantine::{Quarantine, Quarantined};
 use crate::store::{Batch, Row, Store, StoreError, Table};
 pub(crate) use copy::Carried;
 pub use feed::{DocumentChange, DocumentChanges};
@@ -290,6 +291,25 @@ impl Storage {
             true => Ok(found),
             false => Err(StoreError::DamagedFile { detail: "a row of the block list cannot be read".into() }),
         }
+    }
+
+    /// Writes that a document is in quarantine, or released.
+    pub(crate) fn put_quarantined(&self, space: &SpaceId, doc: &DocId, row: &Quarantined) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, keys::quarantine(space, doc), rows::to_vec(row));
+        self.store.commit(batch)
+    }
+
+    /// The documents in quarantine, and those that were. One whose row is damaged is found again when it is loaded.
+    pub(crate) fn quarantine(&self) -> Result<Quarantine, StoreError> {
+        let mut found = Quarantine::new();
+        let each = |key: Vec<u8>, value: Vec<u8>| {
+            let of = key.strip_prefix(keys::QUARANTINE).and_then(split);
+            let of = of.and_then(|(space, doc)| Some((SpaceId(space), DocId(split(doc)?.0))));
+            found.extend(of.zip(rows::from_slice::<Quarantined>(&value).filter(Quarantined::is_known)));
+        };
+        self.walk(Table::Meta, keys::QUARANTINE, each, &mut Vec::new())?;
+        Ok(found)
     }
 
     /// Writes what was spent of the network today.

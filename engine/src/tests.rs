@@ -13,6 +13,7 @@ mod life;
 mod losses;
 mod partial;
 mod peers;
+mod quarantine;
 #[cfg(feature = "quic")]
 mod quic;
 mod support;

@@ -14,6 +14,7 @@ use commonhold_sync::peer::{ContentHead, SnapshotContent, SnapshotFault as Refus
 
 use crate::contain::contain;
 use crate::document::{Applied, ChangeInfo, Head, SnapshotCaps, SnapshotEntry, View};
+use crate::quarantine::{DocumentBudget, Excess, Measure};
 use crate::storage::{Held, Storage};
 
 /// A view, and what it took to make it.
@@ -42,6 +43,30 @@ pub(crate) struct Packed {
     pub(crate) ends: Vec<(Vec<u8>, u64)>,
 }
 
+/// Why there is no view of a document.
+#[derive(Debug)]
+pub(crate) enum Unloaded {
+    /// Its rows do not make one.
+    Damaged(String),
+    /// It would cost too much, or does.
+    Over(Excess),
+}
+
+impl From<String> for Unloaded {
+    fn from(why: String) -> Unloaded {
+        Unloaded::Damaged(why)
+    }
+}
+
+impl From<Unloaded> for String {
+    fn from(why: Unloaded) -> String {
+        match why {
+            Unloaded::Damaged(why) => why,
+            Unloaded::Over(excess) => format!("it has {excess}"),
+        }
+    }
+}
+
 /// Times that a document is read before rows are missing.
 const TRIES: usize = 3;
 
@@ -50,13 +75,15 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, 
     contain(work).unwrap_or_else(|_| Err("the work failed on a fault of ours".into()))
 }
 
-/// Makes the view of a document from its rows. `Ok(None)`: there is no such document.
+/// Makes the view of a document from its rows, if it fits into the budget: what can be told before it is made is. `Ok(None)`: there is
+/// no such document.
 pub(crate) fn load(
     storage: &Storage,
     space: &SpaceId,
     doc: &DocId,
     quarantined: &[EntryId],
-) -> Result<Option<Made>, String> {
+    budget: &DocumentBudget,
+) -> Result<Option<Made>, Unloaded> {
     let started = Instant::now();
     let held = || storage.held(space, doc).map_err(|error| error.to_string());
     let Some(mut read) = held()? else { return Ok(None) };
@@ -71,14 +98,22 @@ pub(crate) fn load(
         tracing::error!(%space, %doc, table = table.name(), "rows of the document are damaged");
         // Never less than what was there, shown as if it were all; and an edit would build on that.
         if !read.value.image.deleted {
-            return Err(format!("{} of its rows are damaged", read.damaged.len()));
+            return Err(format!("{} of its rows are damaged", read.damaged.len()).into());
         }
     }
     if lacks_rows(space, doc, &read.value) {
         tracing::error!(%space, %doc, "rows of the document are missing");
-        return Err("some of its rows are damaged and cannot be found".into());
+        return Err(Unloaded::Damaged("some of its rows are damaged and cannot be found".into()));
+    }
+    if let Some(excess) = budget.excess(costs_of(&read.value)) {
+        return Err(Unloaded::Over(excess));
     }
     let made = guarded(|| view_of(&read.value, quarantined))?;
+    let cost = made.view.cost();
+    let costs = [(Measure::Operations, cost.ops as u64), (Measure::Memory, cost.bytes_estimate as u64)];
+    if let Some(excess) = budget.excess(costs) {
+        return Err(Unloaded::Over(excess));
+    }
     if made.checked
         && !read.value.checked
         && let Err(error) = storage.mark_checked(space, doc, &read.value)
@@ -88,6 +123,14 @@ pub(crate) fn load(
     }
     let load_ms = started.elapsed().as_millis() as u64;
     Ok(Some(Made { load_ms, header: read.value.image.header, deleted: read.value.image.deleted, ..made }))
+}
+
+/// What is known of its cost before there is a view.
+fn costs_of(held: &Held) -> [(Measure, u64); 2] {
+    let bodies = held.segments.iter().map(|stored| stored.segment.body_bytes()).sum::<usize>();
+    let snapshot = held.snapshot.as_ref().map_or(0, |(_, bytes)| bytes.len());
+    let changes = held.image.lines.iter().map(|line| line.branches[0].len()).sum();
+    [(Measure::Changes, changes), (Measure::Bytes, (bodies + snapshot) as u64)]
 }
 
 /// Whether the rows hold fewer changes than the document says it has.
@@ -296,9 +339,14 @@ pub(crate) fn deep(storage: &Storage, space: &SpaceId, doc: &DocId) -> Vec<DeepE
 }
 
 /// Packs what is stored of a document. `None` if not all of it can be shown: only what re-extracts id for id may
-/// replace raw entries.
-pub(crate) fn compact(storage: &Storage, space: &SpaceId, doc: &DocId) -> Result<Option<Packed>, String> {
-    let Some(made) = load(storage, space, doc, &[])? else { return Ok(None) };
+/// replace raw entries. The error says why it was not tried: a document over its budget is not.
+pub(crate) fn compact(
+    storage: &Storage,
+    space: &SpaceId,
+    doc: &DocId,
+    budget: &DocumentBudget,
+) -> Result<Option<Packed>, String> {
+    let Some(made) = load(storage, space, doc, &[], budget)? else { return Ok(None) };
     // A document with a closed chain travels raw from there on: a snapshot holds whole chains, and shows all of them.
     if made.deleted || !made.open || !made.hidden.is_empty() || !made.quarantined.is_empty() {
         return Ok(None);

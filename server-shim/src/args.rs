@@ -398,6 +398,11 @@ pub(crate) enum DocVerb {
         #[arg(long, default_value = "", value_name = "TEXT")]
         note: String,
     },
+    /// Show a document again that is in quarantine, whatever it costs from now on
+    Release {
+        #[command(flatten)]
+        doc: DocRef,
+    },
     /// List what was to be erased, and who has done so
     Erasures {
         #[command(flatten)]

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use axum::http::HeaderValue;
-use commonhold_engine::{Address, Budgets, DeviceId, Discovery, Lan, Quota, Quotas, Serving as WhenToServe, SpaceId};
+use commonhold_engine::{Address, Budgets, DeviceId, Discovery, DocumentBudget, Lan, Quota, Quotas, Serving as WhenToServe, SpaceId};
 
 use crate::args::{Global, Serving};
 use crate::failure::Failure;
@@ -159,6 +159,17 @@ impl Settings {
         };
         let budgets = Budgets { metered: max("budget.metered_mib"), background: max("budget.background_mib"), serving };
         (budgets, self.flag("budget.metered"))
+    }
+
+    /// What one document may cost.
+    pub(crate) fn document_budget(&self) -> DocumentBudget {
+        let max = |key, shift: u32| Some(self.number(key) << shift).filter(|max| *max > 0);
+        DocumentBudget {
+            changes: max("document.changes", 0),
+            ops: max("document.operations", 0),
+            bytes: max("document.mib", 20),
+            memory_bytes: max("document.memory_mib", 20),
+        }
     }
 
     /// How much may be stored.

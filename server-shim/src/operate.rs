@@ -55,6 +55,7 @@ pub(crate) fn config(settings: &Settings, dial: Dial) -> Result<Config, Failure>
     config.limits.send_queue_bytes_max = (settings.number("limits.send_queue_kib") << 10) as usize;
     (config.budgets, config.metered) = settings.budgets();
     config.quotas = settings.quotas();
+    config.document_budget = settings.document_budget();
     config.address_bytes_max = settings.address_bytes_max();
     config.blobs.bytes_per_space = settings.number("blobs.space_mib") << 20;
     config.roles |= if settings.flag("budget.saver") { roles::SAVER } else { 0 };
@@ -134,6 +135,10 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
         Request::SucceedDocument(doc) => {
             let (space, id) = find_document(node, &doc, false).await?;
             documents::succeed(node, space, id).await
+        }
+        Request::ReleaseDocument(doc) => {
+            let (space, id) = find_document(node, &doc, false).await?;
+            documents::release(node, space, id).await
         }
         Request::Get { doc, path } => documents::get(&open(node, &doc).await?, &path).await,
         Request::Set { doc, path, value } => documents::set(&open(node, &doc).await?, &path, value).await,

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use crate::args::{KeepArg, WritersArg};
 use crate::failure::{Exit, Failure};
 use crate::request::{
-    Blob, BlockChanged, BlockedRow, Change, Checked, Document, Erasure, Member, Network, Peer, Reply, Space, Status,
+    Blob, BlockChanged, BlockedRow, Change, Checked, Document, Erasure, Member, Network, Peer, Released, Reply, Space, Status,
     Stored, Watched,
 };
 
@@ -116,6 +116,8 @@ fn human(reply: &Reply) -> String {
         Reply::Joined(joined) => format!("joined space {}: not here yet\n", joined.space),
         Reply::Document(document) => format!("{}\n", document.id),
         Reply::Documents(documents) => documents_table(documents),
+        Reply::Released(Released { doc, released: true }) => format!("released {doc}\n"),
+        Reply::Released(Released { doc, released: false }) => format!("{doc} is not in quarantine\n"),
         Reply::Erasures(erasures) => erasures_table(erasures),
         Reply::Value(value) => pretty(&value.value),
         Reply::Changed(changed) if changed.changed => format!("saved, version {}\n", heads(&changed.heads)),
@@ -250,6 +252,9 @@ fn documents_table(documents: &[Document]) -> String {
             true => format!("{} (deleted)", document.name),
             false => document.name.clone(),
         };
+        if let Some(excess) = &document.quarantined {
+            name += &format!(" (in quarantine: {excess})");
+        }
         for new in &document.successors {
             name += &format!(" (goes on in {})", short(new));
         }

@@ -98,6 +98,7 @@ pub(crate) enum Request {
         space: Option<String>,
     },
     SucceedDocument(Doc),
+    ReleaseDocument(Doc),
     Get {
         doc: Doc,
         path: String,
@@ -209,6 +210,7 @@ pub(crate) enum Reply {
     Joined(Joined),
     Document(Document),
     Documents(Vec<Document>),
+    Released(Released),
     Erasures(Vec<Erasure>),
     Value(Value),
     Changed(Changed),
@@ -437,6 +439,15 @@ pub(crate) struct Document {
     pub(crate) deleted: bool,
     /// The documents in which it goes on.
     pub(crate) successors: Vec<String>,
+    /// How it is over its budget, if it is not shown for that.
+    pub(crate) quarantined: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Released {
+    pub(crate) doc: String,
+    /// Whether it was in quarantine.
+    pub(crate) released: bool,
 }
 
 /// A request to erase a document.

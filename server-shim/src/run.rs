@@ -128,6 +128,7 @@ fn request_of(verb: Verb) -> Result<(Request, Option<u64>), Failure> {
         Verb::Doc(DocVerb::New { kind, name, space }) => Request::NewDocument { space: space.space, kind, name },
         Verb::Doc(DocVerb::Erase { doc, note }) => Request::EraseDocument { doc: named(doc), note },
         Verb::Doc(DocVerb::Erasures { space }) => Request::Erasures { space: space.space },
+        Verb::Doc(DocVerb::Release { doc }) => Request::ReleaseDocument(named(doc)),
         Verb::Doc(DocVerb::Succeed { doc }) => Request::SucceedDocument(named(doc)),
         Verb::Doc(DocVerb::Ls { kind, deleted, space }) => Request::Documents { space: space.space, kind, deleted },
         Verb::Doc(DocVerb::Rm { doc }) => Request::DeleteDocument(named(doc)),

@@ -172,3 +172,27 @@ fn an_address_that_had_all_it_may_is_answered_429() {
     assert_eq!(usage["addresses"][0]["network"], "127.0.0.1/32");
     assert!(usage["addresses"][0]["received_bytes"].as_u64().unwrap() > 100_000, "{usage}");
 }
+
+#[test]
+fn a_document_in_quarantine_is_listed_answered_507_and_released() {
+    let (home, served, space) = origin(&[("COMMONHOLD_DOCUMENT_CHANGES", "1"), ("COMMONHOLD_ADMIN_LISTEN", "127.0.0.1:0")]);
+    let doc = home.run(&["doc", "new", "--name", "note"]).text().to_owned();
+    let set = |n: u32| home.run(&["set", "note", "n", &n.to_string()]);
+    set(1).text();
+    set(2).text();
+    let refused = until("the quarantine", || Some(set(3)).filter(|said| said.code != 0));
+    refused.fails(1, &["in quarantine", "doc release"]);
+    let http = at(&served, "http");
+    let get = format!("GET /v1/spaces/{space}/docs/{doc}");
+    let (status, problem) = ask(&http, &get);
+    assert_eq!((status, &problem["type"]), (507, &json!("urn:commonhold:problem:quota")));
+    let listed = home.run(&["doc", "ls", "--json"]).json();
+    assert!(listed[0]["quarantined"].as_str().unwrap().contains("changes"), "{listed}");
+    assert!(home.run(&["doc", "ls"]).text().contains("in quarantine"));
+    let admin = at(&served, "admin");
+    let counted = || ask(&admin, "GET /admin/status").1["spaces"][0]["quarantined"].clone();
+    until("the count", || (counted() == 1).then_some(()));
+    assert!(home.run(&["doc", "release", "note"]).text().starts_with("released"));
+    assert_eq!(ask(&http, &get).0, 200);
+    set(4).text();
+}

@@ -10,6 +10,7 @@ use commonhold_sync::blobs::Blob;
 use commonhold_sync::id::{DocId, SpaceId};
 
 use super::{BlobInfo, references};
+use crate::quarantine::DocumentBudget;
 use crate::error::Error;
 use crate::shared::{Shared, locked};
 use crate::storage::DocumentQuery;
@@ -74,7 +75,7 @@ async fn referenced(shared: &Shared, space: SpaceId) -> Result<(BTreeSet<Blob>, 
             let doc = document.id;
             let read = move |storage: &crate::storage::Storage| {
                 worker::guarded(|| {
-                    let Some(made) = worker::load(storage, &space, &doc, &[])? else { return Ok(Vec::new()) };
+                    let Some(made) = worker::load(storage, &space, &doc, &[], &DocumentBudget::default())? else { return Ok(Vec::new()) };
                     let mut found = Vec::new();
                     made.view.each_string(|text| found.extend(references(text).map(|name| name.blob)));
                     Ok(found)

@@ -39,6 +39,13 @@ pub(super) fn invite(space: &SpaceId, number: u64, peer: &[u8]) -> Vec<u8> {
 /// What the keys of the block list begin with.
 pub(super) const BLOCK: &[u8] = b"block:";
 
+/// What the keys of documents in quarantine begin with.
+pub(super) const QUARANTINE: &[u8] = b"quarantine:";
+
+pub(super) fn quarantine(space: &SpaceId, doc: &DocId) -> Vec<u8> {
+    [QUARANTINE, &space.0, &doc.0].concat()
+}
+
 /// What the keys of counts begin with.
 pub(super) const USAGE: &[u8] = b"usage:";
 

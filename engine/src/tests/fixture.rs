@@ -133,7 +133,7 @@ impl Machine {
     /// The document as it is stored, to be edited under this machine's chain.
     fn view(&self, doc: DocId) -> View {
         let space = genesis().space();
-        let mut view = worker::load(&self.storage, &space, &doc, &[]).unwrap().unwrap().view;
+        let mut view = worker::load(&self.storage, &space, &doc, &[], &Default::default()).unwrap().unwrap().view;
         let ChainId(actor) = self.peer.own_opening(&space, &doc).chain(&space, &doc);
         view.set_chain(ChainAuthor { actor, device: self.peer.device().0 }).unwrap();
         view
@@ -220,7 +220,7 @@ fn write(path: &Path) {
         }
         founder.flush(typed, &mut view);
         if n == 25 {
-            let packed = worker::compact(&founder.storage, &space, &typed).unwrap().unwrap();
+            let packed = worker::compact(&founder.storage, &space, &typed, &Default::default()).unwrap().unwrap();
             let (bytes, heads, ends) = (packed.bytes, packed.heads, packed.ends);
             founder.handle(Input::SnapshotMade { space, doc: typed, bytes, heads, ends });
         }

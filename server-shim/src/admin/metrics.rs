@@ -51,12 +51,13 @@ pub(super) fn text(status: &Status, counted: &Counted) -> Result<String, fmt::Er
         counter.inc_by(value);
         registry.register(name, help, counter);
     }
-    let of_spaces: [(&str, &str, fn(&super::status::Space) -> u64); 6] = [
+    let of_spaces: [(&str, &str, fn(&super::status::Space) -> u64); 7] = [
         ("space_documents", "Documents with content, and deleted ones, of a space", |space| space.documents),
         ("space_peers", "Connected peers that share a space", |space| space.peers),
         ("space_peers_behind", "Those of them that are not level", |space| space.behind),
         ("space_sequence", "Last number of the store's sequence of a space", |space| space.sequence),
         ("space_stored_bytes", "What counts for the quota of a space, without its blobs", |space| space.stored_bytes),
+        ("space_documents_quarantined", "Documents of a space that are over their budget", |space| space.quarantined),
         ("space_blob_bytes", "Bytes of blobs of a space", |space| space.blob_bytes),
     ];
     for (name, help, of) in of_spaces {

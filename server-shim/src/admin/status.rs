@@ -50,6 +50,8 @@ pub(crate) struct Space {
     pub(crate) behind: u64,
     pub(crate) blobs: u64,
     pub(crate) blob_bytes: u64,
+    /// Documents that are not shown because they cost too much.
+    pub(crate) quarantined: u64,
     /// What counts for its quota.
     pub(crate) stored_bytes: u64,
 }
@@ -103,6 +105,7 @@ impl Status {
             let lag = sharing.iter().filter(|(_, level)| !level).count() as u64;
             let held = node.blobs(info.id).await.unwrap_or_default();
             let bytes: u64 = held.iter().map(|held| held.blob.size).sum();
+            let quarantine = node.quarantine(info.id);
             behind += lag;
             documents += info.documents;
             blobs += held.len() as u64;
@@ -117,6 +120,7 @@ impl Status {
                     behind: lag,
                     blobs: held.len() as u64,
                     blob_bytes: bytes,
+                    quarantined: quarantine.values().filter(|row| !row.released).count() as u64,
                     stored_bytes: info.stored.bytes,
                 });
             }

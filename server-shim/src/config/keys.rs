@@ -202,6 +202,10 @@ pub(crate) const KEYS: &[Key] = &[
         "true",
         "whether peers take news from others where they can, so that this one sends little",
     ),
+    key_of("document.changes", Kind::Number(0, 1 << 40), "0", "changes that one document may have to be shown here; 0: any number"),
+    key_of("document.operations", Kind::Number(0, 1 << 40), "0", "operations that one document may have; 0: any number"),
+    key_of("document.mib", Kind::Number(0, 1 << 24), "0", "what one document may take in the store, MiB; 0: any amount"),
+    key_of("document.memory_mib", Kind::Number(0, 1 << 24), "0", "memory that one document may take when it is open, MiB; 0: any amount"),
     key_of("quota.space_mib", Kind::Number(0, 1 << 24), "0", "what may be stored of one space, MiB; 0: any amount"),
     key_of("quota.space_documents", Kind::Number(0, 1 << 40), "0", "documents that one space may have; 0: any number"),
     key_of(

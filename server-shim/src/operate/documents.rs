@@ -11,16 +11,19 @@ use crate::failure::Failure;
 use crate::local::hex;
 use crate::place;
 use crate::request::{
-    Answered, Change, Changed, Cost, Document as Row, Erasure as ErasureRow, Reply, Status, Value, Watched,
+    Answered, Change, Changed, Cost, Document as Row, Erasure as ErasureRow, Released, Reply, Status, Value, Watched,
 };
 
 pub(super) async fn list(node: &Node, space: SpaceId, kind: Option<String>, deleted: bool) -> Answered {
     let query = DocumentQuery { kind, deleted, ..DocumentQuery::default() };
     let all = node.documents(space, query).await.map_err(|error| failure(&error))?;
     let successions = node.successions(space).await.map_err(|error| failure(&error))?;
+    let quarantine = node.quarantine(space);
     let with_successors = |info: &DocumentInfo| {
         let of = successions.iter().filter(|succession| succession.old == info.id);
-        Row { successors: of.map(|succession| succession.new.to_string()).collect(), ..row(space, info) }
+        let excess = quarantine.get(&info.id).filter(|row| !row.released).map(|row| row.excess.to_string());
+        let successors = of.map(|succession| succession.new.to_string()).collect();
+        Row { successors, quarantined: excess, ..row(space, info) }
     };
     Ok(Reply::Documents(all.iter().map(with_successors).collect()))
 }
@@ -47,7 +50,14 @@ fn row(space: SpaceId, info: &DocumentInfo) -> Row {
         creator: info.creator.to_string(),
         deleted: info.deleted,
         successors: Vec::new(),
+        quarantined: None,
     }
+}
+
+/// Shows a document again that is over its budget.
+pub(super) async fn release(node: &Node, space: SpaceId, doc: DocId) -> Answered {
+    let released = node.release(space, doc).await.map_err(|error| failure(&error))?;
+    Ok(Reply::Released(Released { doc: doc.to_string(), released }))
 }
 
 /// Asks for it, and shows how far it has come.

@@ -19,6 +19,9 @@ pub(crate) fn failure(error: &Error) -> Failure {
             Exit::Unreachable,
             "let a peer that has the space be reached: `commonhold serve`, then `commonhold status --wait 30`",
         ),
+        Error::Quarantined { .. } => {
+            (Exit::Failed, "`commonhold doc release DOC` shows it whatever it costs; document.* says what it may")
+        }
         Error::Quota => (
             Exit::Failed,
             "`commonhold usage` shows what takes how much; quota.space_mib and quota.space_documents bound it",

@@ -109,7 +109,7 @@ impl Kind {
             Kind::Unprocessable => "the body can be read, and does not fit the document",
             Kind::Stalled => "the body stopped coming",
             Kind::TooMany => "too many at once, or the caller's address has had all that it may in a day",
-            Kind::Quota => "the space, or its blobs, take all they may on this peer, or the disk is full",
+            Kind::Quota => "the space, its blobs or the document take more than they may on this peer, or the disk is full",
             Kind::Unavailable => "the store fails at present, or the peer is stopping",
             Kind::Internal => "a fault of this peer",
             Kind::NotYet => "what was asked for has not arrived in the time that the request gave",
@@ -239,7 +239,7 @@ impl From<Error> for Problem {
             Error::Deleted(_) => Kind::Gone,
             Error::NotAllowed(_) => Kind::NotAllowed,
             Error::Blocked(_) => Kind::Blocked,
-            Error::Quota => Kind::Quota,
+            Error::Quota | Error::Quarantined { .. } => Kind::Quota,
             Error::SpaceNotReady(_) | Error::NotTaken(_) => Kind::NotYet,
             Error::TooMuch { .. } => Kind::TooMany,
             Error::BlobFailed(_) => match error.code() {

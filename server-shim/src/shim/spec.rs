@@ -224,13 +224,13 @@ refusals! {
     /// Of readiness.
     Readies { Blocked TooMany Internal Unavailable }
     /// Of what is read of a space.
-    Reads { BadRequest NoToken NotAllowed Blocked NotFound TooMany Internal Unavailable NotYet }
+    Reads { BadRequest NoToken NotAllowed Blocked NotFound TooMany Internal Unavailable NotYet Quota }
     /// Of what is read of a document.
-    ReadsDocument { BadRequest NoToken NotAllowed Blocked NotFound Gone TooMany Internal Unavailable NotYet }
+    ReadsDocument { BadRequest NoToken NotAllowed Blocked NotFound Gone TooMany Internal Unavailable NotYet Quota }
     /// Of what changed in a space.
-    ReadsChanges { BadRequest NoToken NotAllowed Blocked NotFound Gone TooMany Internal Unavailable NotYet }
+    ReadsChanges { BadRequest NoToken NotAllowed Blocked NotFound Gone TooMany Internal Unavailable NotYet Quota }
     /// Of a document in one of several forms.
-    ReadsForm { BadRequest NoToken NotAllowed Blocked NotFound NotAcceptable Gone TooMany Internal Unavailable NotYet }
+    ReadsForm { BadRequest NoToken NotAllowed Blocked NotFound NotAcceptable Gone TooMany Internal Unavailable NotYet Quota }
     /// Of what is new in a space.
     Creates {
         BadRequest NoToken NotAllowed Blocked NotFound Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet Quota
@@ -240,7 +240,7 @@ refusals! {
         BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled Stale TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet Quota
     }
     /// Of what is said and not stored.
-    Says { BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet }
+    Says { BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet Quota }
     /// Of raw changes.
     Takes {
         BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet Quota
