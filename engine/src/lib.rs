@@ -66,7 +66,6 @@ pub use bundle::{ExportReport, ImportReport};
 pub use check::CheckReport;
 pub use config::{Config, Discovery, Lan, OpenStore};
 pub use contain::panics_are_contained;
-pub use quarantine::{DocumentBudget, Excess, Measure, Quarantined};
 pub use document::{
     Alternative, BadMessage, ChangeInfo, Cursor, Edit, EditError, Element, ObjId, ObjKind, Patch, PatchAction, Prop,
     Scalar, View, Wanted,
@@ -78,6 +77,7 @@ pub use foreign_sync::{ForeignSync, ForeignSyncError, Received, Wants, wants};
 pub use invite::{Invite, InviteError};
 pub use lineage::Outcome;
 pub use node::Node;
+pub use quarantine::{DocumentBudget, Excess, Measure, Quarantined};
 pub use status::{Cost, NodeEvent, PeerInfo, SpaceInfo, SyncStatus, TrafficInfo};
 pub use storage::{DocumentChange, DocumentChanges, DocumentInfo, DocumentQuery};
 pub use succession::Succession;

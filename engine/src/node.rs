@@ -601,9 +601,7 @@ impl Node {
         let mut first_error = None;
         for document in open {
             match document.flush().await {
-                Err(
-                    Error::Deleted(_) | Error::Blocked(_) | Error::Quarantined { .. } | Error::UnknownDocument(_),
-                )
+                Err(Error::Deleted(_) | Error::Blocked(_) | Error::Quarantined { .. } | Error::UnknownDocument(_))
                 | Ok(_) => {}
                 Err(error) => drop(first_error.get_or_insert(error)),
             }

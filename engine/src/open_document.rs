@@ -23,11 +23,11 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::document::{Applied, ChainAuthor, Edit, EditError, View};
 use crate::error::{EditFailure, Error};
-use crate::quarantine::{Excess, Measure};
+use crate::quarantine::{DocumentBudget, Excess, Measure};
 use crate::shared::{Command, Reply, Shared, locked};
 use crate::status::{Cost, NodeEvent};
-use crate::watch::{Change, Origin, Queue, whole};
 use crate::storage::Storage;
+use crate::watch::{Change, Origin, Queue, whole};
 use crate::worker::{self, Unloaded};
 use inbox::{Inbox, Reload, Work};
 
@@ -328,13 +328,14 @@ impl OpenDocument {
         let mut shown = self.view.clone().lock_owned().await;
         let bytes: usize = entries.iter().map(|(_, bytes)| bytes.len()).sum();
         // Off the runtime: a batch may be large, and the first one pays for checking what was loaded.
-        let applied = if bytes > APPLY_HERE_BYTES || !shown.is_checked() {
-            let work = move || shown.apply(&entries, from);
-            tokio::task::spawn_blocking(work).await.ok().flatten()
-        } else {
-            shown.apply(&entries, from)
+        let elsewhere = bytes > APPLY_HERE_BYTES || !shown.is_checked();
+        let budget = self.shared.budget_of(&self.space, &self.doc);
+        let work = move || (shown.apply(&entries, from), shown.excess(&budget));
+        let done = match elsewhere {
+            true => tokio::task::spawn_blocking(work).await.ok(),
+            false => Some(work()),
         };
-        let Some(applied) = applied else { return self.reload() };
+        let Some((Some(applied), excess)) = done else { return self.reload() };
         self.moved();
         for (id, fault) in &applied.invalid {
             self.shared.emit(NodeEvent::Notice {
@@ -348,22 +349,10 @@ impl OpenDocument {
         if applied.broken || applied.bad_base.is_some() {
             return self.reload();
         }
-        let excess = self.excess(&*self.view.lock().await);
         if let Some(excess) = excess {
             let why = self.shared.set_aside(self.space, self.doc, excess).await;
             self.withhold(why);
         }
-    }
-
-    /// How the view has outgrown the document's budget.
-    fn excess(&self, shown: &Shown) -> Option<Excess> {
-        let State::Ready(view) = &shown.state else { return None };
-        let cost = view.cost();
-        self.shared.budget_of(&self.space, &self.doc).excess([
-            (Measure::Changes, cost.changes as u64),
-            (Measure::Operations, cost.ops as u64),
-            (Measure::Memory, cost.bytes_estimate as u64),
-        ])
     }
 
     // What handles do.
@@ -405,7 +394,7 @@ impl OpenDocument {
         let mut shown = self.ready().await?;
         // What was edited before leaves first.
         if !self.is_unsaved()
-            && let Some(excess) = self.excess(&shown)
+            && let Some(excess) = shown.excess(&self.shared.budget_of(&self.space, &self.doc))
         {
             let why = self.shared.set_aside(self.space, self.doc, excess).await;
             self.withhold(why.clone());
@@ -596,6 +585,20 @@ impl OpenDocument {
 }
 
 impl Shown {
+    /// How the view has outgrown a budget.
+    fn excess(&self, budget: &DocumentBudget) -> Option<Excess> {
+        let State::Ready(view) = &self.state else { return None };
+        if budget.is_none() {
+            return None;
+        }
+        let cost = view.cost();
+        budget.excess([
+            (Measure::Changes, cost.changes as u64),
+            (Measure::Operations, cost.ops as u64),
+            (Measure::Memory, cost.bytes_estimate as u64),
+        ])
+    }
+
     fn view(&mut self) -> Result<&mut View, Error> {
         match &mut self.state {
             State::Ready(view) => Ok(view),

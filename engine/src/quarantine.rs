@@ -73,6 +73,11 @@ pub struct Quarantined {
 }
 
 impl DocumentBudget {
+    /// Whether it allows everything.
+    pub(crate) fn is_none(&self) -> bool {
+        *self == DocumentBudget::default()
+    }
+
     /// The first of these that is too much.
     pub(crate) fn excess(&self, costs: impl IntoIterator<Item = (Measure, u64)>) -> Option<Excess> {
         let excess = |(measure, is)| {

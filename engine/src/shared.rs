@@ -325,7 +325,8 @@ impl Shared {
         let error = Error::Quarantined { doc, excess };
         tracing::warn!(%space, %doc, %excess, "a document is over its budget, and is neither loaded nor shown until it is released");
         let code = error.code().to_owned();
-        let notice = NodeEvent::Notice { peer: None, space: Some(space), doc: Some(doc), code, text: error.to_string() };
+        let notice =
+            NodeEvent::Notice { peer: None, space: Some(space), doc: Some(doc), code, text: error.to_string() };
         self.emit(notice);
         let written = self.blocking(move |storage| storage.put_quarantined(&space, &doc, &row)).await;
         if let Err(error) = written.and_then(|written| Ok(written?)) {

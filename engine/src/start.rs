@@ -201,7 +201,19 @@ fn prepare(opener: &OpenStore, data: Option<&Path>, keys: Option<&Path>) -> Resu
         storage.order_documents(stored.spaces.iter().map(|(space, ..)| *space))?;
         let (book, own_made_ms) = known_peers(&storage)?;
         let (blocked, quarantine) = (BlockList::load(&storage)?, storage.quarantine()?);
-        return Ok(Ready { key, storage, stored, store_id, salt, outcome, lineage: None, book, blocked, quarantine, own_made_ms });
+        return Ok(Ready {
+            key,
+            storage,
+            stored,
+            store_id,
+            salt,
+            outcome,
+            lineage: None,
+            book,
+            blocked,
+            quarantine,
+            own_made_ms,
+        });
     };
     if facts.store.is_none() && !doubt && !storage.is_new()? {
         let detail = "the row with the id of the store is missing".to_owned();

@@ -13,7 +13,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use axum::http::HeaderValue;
-use commonhold_engine::{Address, Budgets, DeviceId, Discovery, DocumentBudget, Lan, Quota, Quotas, Serving as WhenToServe, SpaceId};
+use commonhold_engine::{
+    Address, Budgets, DeviceId, Discovery, DocumentBudget, Lan, Quota, Quotas, Serving as WhenToServe, SpaceId,
+};
 
 use crate::args::{Global, Serving};
 use crate::failure::Failure;

@@ -175,7 +175,8 @@ fn an_address_that_had_all_it_may_is_answered_429() {
 
 #[test]
 fn a_document_in_quarantine_is_listed_answered_507_and_released() {
-    let (home, served, space) = origin(&[("COMMONHOLD_DOCUMENT_CHANGES", "1"), ("COMMONHOLD_ADMIN_LISTEN", "127.0.0.1:0")]);
+    let (home, served, space) =
+        origin(&[("COMMONHOLD_DOCUMENT_CHANGES", "1"), ("COMMONHOLD_ADMIN_LISTEN", "127.0.0.1:0")]);
     let doc = home.run(&["doc", "new", "--name", "note"]).text().to_owned();
     let set = |n: u32| home.run(&["set", "note", "n", &n.to_string()]);
     set(1).text();

@@ -10,8 +10,8 @@ use commonhold_sync::blobs::Blob;
 use commonhold_sync::id::{DocId, SpaceId};
 
 use super::{BlobInfo, references};
-use crate::quarantine::DocumentBudget;
 use crate::error::Error;
+use crate::quarantine::DocumentBudget;
 use crate::shared::{Shared, locked};
 use crate::storage::DocumentQuery;
 use crate::worker;
@@ -75,7 +75,9 @@ async fn referenced(shared: &Shared, space: SpaceId) -> Result<(BTreeSet<Blob>, 
             let doc = document.id;
             let read = move |storage: &crate::storage::Storage| {
                 worker::guarded(|| {
-                    let Some(made) = worker::load(storage, &space, &doc, &[], &DocumentBudget::default())? else { return Ok(Vec::new()) };
+                    let Some(made) = worker::load(storage, &space, &doc, &[], &DocumentBudget::default())? else {
+                        return Ok(Vec::new());
+                    };
                     let mut found = Vec::new();
                     made.view.each_string(|text| found.extend(references(text).map(|name| name.blob)));
                     Ok(found)

@@ -392,7 +392,10 @@ impl World {
     /// The engine makes a snapshot of what is stored.
     fn compact(&mut self, host: usize, space: SpaceId, doc: DocId) -> Result<(), String> {
         let Some(run) = self.hosts[host].run.as_mut().filter(|_| self.plan.packs) else { return Ok(()) };
-        let Some(Packed { bytes, heads, ends }) = worker::compact(&run.storage, &space, &doc, &Default::default())? else { return Ok(()) };
+        let Some(Packed { bytes, heads, ends }) = worker::compact(&run.storage, &space, &doc, &Default::default())?
+        else {
+            return Ok(());
+        };
         self.report.snapshots += 1;
         self.note(|| format!("{host} makes a snapshot of {doc:?}"));
         self.input(host, Input::SnapshotMade { space, doc, bytes, heads, ends })

@@ -6,7 +6,11 @@ use super::support::*;
 use crate::{Config, DocumentBudget, Error, Measure, Node, NodeEvent, Writers};
 
 fn with(changes: u64, config: Config) -> Config {
-    Config { document_budget: DocumentBudget { changes: Some(changes), ..DocumentBudget::default() }, flush_ms: 1, ..config }
+    Config {
+        document_budget: DocumentBudget { changes: Some(changes), ..DocumentBudget::default() },
+        flush_ms: 1,
+        ..config
+    }
 }
 
 async fn edit(document: &crate::Document, n: u64) -> Result<(), Error> {

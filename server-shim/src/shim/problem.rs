@@ -109,7 +109,9 @@ impl Kind {
             Kind::Unprocessable => "the body can be read, and does not fit the document",
             Kind::Stalled => "the body stopped coming",
             Kind::TooMany => "too many at once, or the caller's address has had all that it may in a day",
-            Kind::Quota => "the space, its blobs or the document take more than they may on this peer, or the disk is full",
+            Kind::Quota => {
+                "the space, its blobs or the document take more than they may on this peer, or the disk is full"
+            }
             Kind::Unavailable => "the store fails at present, or the peer is stopping",
             Kind::Internal => "a fault of this peer",
             Kind::NotYet => "what was asked for has not arrived in the time that the request gave",

@@ -565,7 +565,14 @@ impl Tree {
                 // Who kept its word, and once gave or announced what there is, goes first, whatever the others claim to hold.
                 let figures = branch.map(|branch| {
                     let faults = branch.faults(now);
-                    (faults / FAULTS_DISTRUST, !branch.sound, faults, branch.spared, core::cmp::Reverse(source.n), branch.rtt_ms())
+                    (
+                        faults / FAULTS_DISTRUST,
+                        !branch.sound,
+                        faults,
+                        branch.spared,
+                        core::cmp::Reverse(source.n),
+                        branch.rtt_ms(),
+                    )
                 });
                 figures.unwrap_or((u32::MAX, true, u32::MAX, true, core::cmp::Reverse(0), u32::MAX))
             });
