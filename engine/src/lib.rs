@@ -81,5 +81,7 @@ pub use storage::{DocumentChange, DocumentChanges, DocumentInfo, DocumentQuery};
 pub use succession::Succession;
 pub use tracker::http::{HttpTracker, HttpTrackerError};
 pub use tracker::{ANNOUNCE_JSON_MAX, AnnounceAnswer, AnnounceError, AnnounceRequest, FoundPeer};
+#[cfg(feature = "tls")]
+pub use transport::tls;
 pub use transport::{Address, Sockets};
 pub use watch::{Change, Origin, Watch};

@@ -29,6 +29,7 @@ mod serve;
 mod shim;
 mod stage;
 mod supervised;
+mod tls;
 mod token;
 
 use std::process::ExitCode;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use commonhold_engine::local::{LocalClient, LocalError, LocalStream};
+use commonhold_engine::tls::Tls;
 use commonhold_engine::{Config, Node, Sockets};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -13,6 +14,7 @@ use crate::failure::{Exit, Failure};
 use crate::local::{CHUNK, hex, other_version, unhex};
 use crate::operate::{self, Watching};
 use crate::request::{Answered, BlobProgress, Doc, Envelope, Reply, Request, VERSION, Watched};
+use crate::tls;
 
 /// How long a command waits for another command that has the store open. A guess: far more than one edit takes, and short enough for a
 /// person to wait.
@@ -260,12 +262,13 @@ impl Watch {
 
 /// Opens the store in this process.
 pub(crate) async fn open(settings: &Settings, dial: Dial) -> Result<Node, Failure> {
-    open_at(settings, dial, Sockets::default()).await
+    let tls = Tls { certificate: None, roots: tls::roots(settings) };
+    open_at(settings, dial, Sockets::default(), tls).await
 }
 
-/// The same, listening at sockets that this process was given.
-pub(crate) async fn open_at(settings: &Settings, dial: Dial, sockets: Sockets) -> Result<Node, Failure> {
-    let config = Config { sockets, ..operate::config(settings, dial)? };
+/// The same, listening at sockets that this process was given, with this certificate.
+pub(crate) async fn open_at(settings: &Settings, dial: Dial, sockets: Sockets, tls: Tls) -> Result<Node, Failure> {
+    let config = Config { sockets, tls, ..operate::config(settings, dial)? };
     Node::open(config).await.map_err(|error| operate::open_failure(&error, settings))
 }
 

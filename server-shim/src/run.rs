@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::reach::{Dial, Reach};
 use crate::request::{Doc, Reply, Request};
 use crate::serve::Stop;
-use crate::{backup, demo, doctor, drill, identity, logs, print, serve, token};
+use crate::{backup, demo, doctor, drill, identity, logs, print, serve, tls, token};
 
 /// Does what the command line says. `handed`: sockets for a serving process.
 pub(crate) async fn run(cli: Cli, handed: ListenFd) -> Result<(), Failure> {
@@ -402,6 +402,7 @@ async fn import(settings: &Settings, file: &Path, space: Option<String>, json: b
 fn configuration(settings: &Settings, verb: &ConfigVerb, json: bool) -> Result<(), Failure> {
     match verb {
         ConfigVerb::Check => {
+            tls::of(settings)?;
             let file = settings.file.as_ref().map(|path| path.display().to_string());
             match json {
                 true => print::out(&format!("{}\n", json!({"ok": true, "file": file}))),
