@@ -66,8 +66,8 @@ pub use check::CheckReport;
 pub use config::{Config, Discovery, Lan, OpenStore};
 pub use contain::panics_are_contained;
 pub use document::{
-    Alternative, BadMessage, ChangeInfo, Cursor, Edit, EditError, Element, ObjId, ObjKind, Patch, PatchAction, Prop,
-    Scalar, View, Wanted,
+    Alternative, BadMessage, ChangeInfo, Cursor, DamagedPiece, Edit, EditError, Element, ObjId, ObjKind, Patch,
+    PatchAction, Prop, Scalar, StoredChanges, View, Wanted,
 };
 pub use document_handle::{Document, Path, Version};
 pub use erasure::Erasure;

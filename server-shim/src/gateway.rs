@@ -7,7 +7,7 @@
 mod connection;
 mod document;
 mod hub;
-mod ids;
+pub(crate) mod ids;
 mod wire;
 
 use std::net::SocketAddr;

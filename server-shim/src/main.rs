@@ -28,6 +28,7 @@ mod run;
 mod serve;
 mod shim;
 mod stage;
+mod storage_folder;
 mod supervised;
 mod tls;
 mod token;

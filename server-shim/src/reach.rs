@@ -201,16 +201,17 @@ impl Reach {
         }
     }
 
-    /// Reads an export, or another file that can be imported.
+    /// Reads an export or another file that can be imported, or a storage folder as it is sent.
     pub(crate) async fn import(
         &mut self,
         space: Option<String>,
+        folder: bool,
         mut from: impl AsyncRead + Unpin + Send + 'static,
     ) -> Answered {
         if let Reach::Own(node) = self {
-            return operate::import(node, space, from).await;
+            return operate::import(node, space, folder, from).await;
         }
-        self.ask(Request::Import { space }).await?;
+        self.ask(Request::Import { space, folder }).await?;
         let mut buffer = vec![0; CHUNK];
         loop {
             let n = from.read(&mut buffer).await.map_err(|error| {
