@@ -10,6 +10,7 @@ use std::fs::{self, DirEntry, File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 use serde_json::json;
@@ -29,6 +30,8 @@ use crate::request::{ImportedFolder, Reply};
 pub(crate) const DOCUMENT_BYTES_MAX: u64 = 128 << 20;
 /// Files of one document.
 const FILES_MAX: usize = 1 << 16;
+/// How often it is told how far an import is.
+const SHOW_EVERY: Duration = Duration::from_millis(200);
 /// Under which name a storage keeps its own id, split like a document's.
 const STORAGE_ID: &str = "storage-adapter-id";
 
@@ -63,10 +66,17 @@ pub(crate) async fn import(
     let shown = json || io::stderr().is_terminal();
     let reading = tokio::task::spawn_blocking(move || {
         let mut to = SyncIoBridge::new(writer);
-        let sent = send(&documents, &mut to, &mut own, |done| match (shown, json) {
-            (false, _) => {}
-            (true, true) => eprintln!("{}", json!({"documents": done, "of": documents.len()})),
-            (true, false) => eprint!("\r{done} of {} documents ", documents.len()),
+        let mut last = None;
+        let sent = send(&documents, &mut to, &mut own, |done| {
+            let soon = last.is_some_and(|last: Instant| last.elapsed() < SHOW_EVERY) && done < documents.len();
+            if !shown || soon {
+                return;
+            }
+            last = Some(Instant::now());
+            match json {
+                true => eprintln!("{}", json!({"documents": done, "of": documents.len()})),
+                false => eprint!("\r{done} of {} documents ", documents.len()),
+            }
         });
         // Whoever takes it no more has failed, and says why.
         drop(sent);

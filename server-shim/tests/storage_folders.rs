@@ -185,6 +185,14 @@ fn what_is_damaged_or_leads_elsewhere_is_named_and_the_rest_is_taken() {
     assert!(again.out.contains("\nskipped ab/cdef: "), "{}", again.out);
     assert_eq!(home.run(&["get", &flipped.id]).json(), json!({ "a": "c" }));
 
+    // A document that this peer has nothing to do with does not end the import.
+    let listed = home.run(&["doc", "ls", "--json"]).json();
+    let doc = listed.as_array().unwrap().iter().find(|doc| doc["name"] == cut.id.as_str()).unwrap()["id"].clone();
+    home.run(&["block", "add", "doc", doc.as_str().unwrap()]).text();
+    let blocked = home.run(&["import", root.to_str().unwrap()]);
+    assert!(blocked.text().starts_with("imported 2 documents (0 new)"), "{}", blocked.out);
+    assert!(blocked.out.contains(&format!("\nskipped {}: the document is blocked", cut.id)), "{}", blocked.out);
+
     home.run(&["import", home.path("data").to_str().unwrap()]).fails(5, &["no documents of automerge-repo or samod"]);
     home.run(&["import", "--dry-run", secret.to_str().unwrap()]).fails(2, &["--dry-run is for storage folders"]);
 }

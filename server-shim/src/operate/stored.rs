@@ -63,16 +63,18 @@ impl Import<'_> {
                 self.imported.skip(id.to_string(), why);
                 return Ok(());
             }
-            None => self.create(id).await?,
+            None => match self.create(id).await {
+                Ok(doc) => doc,
+                Err(error) => return self.left_out(id, error),
+            },
         };
-        let document = self.node.open_document(self.space, doc).await.map_err(|error| failure(&error))?;
+        let document = match self.node.open_document(self.space, doc).await {
+            Ok(document) => document,
+            Err(error) => return self.left_out(id, error),
+        };
         let received = match document.take_stored(stored).await {
             Ok(received) => received,
-            Err(ForeignSyncError::Engine(error @ Error::NotAllowed(_))) => {
-                self.imported.skip(id.to_string(), error.to_string());
-                return Ok(());
-            }
-            Err(ForeignSyncError::Engine(error)) => return Err(failure(&error)),
+            Err(ForeignSyncError::Engine(error)) => return self.left_out(id, error),
             Err(error) => {
                 self.imported.skip(id.to_string(), error.to_string());
                 return Ok(());
@@ -91,10 +93,25 @@ impl Import<'_> {
         Ok(())
     }
 
-    async fn create(&mut self, id: RepoId) -> Result<DocId, Failure> {
-        let made = self.node.create_documents(self.space, [(KIND, id.to_string())]).await;
-        let made = made.map_err(|error| failure(&error))?;
-        let doc = made.first().copied().ok_or_else(|| failure(&Error::Internal("a document without an id")))?;
+    /// An error of one document is told, and the others go on.
+    fn left_out(&mut self, id: RepoId, error: Error) -> Result<(), Failure> {
+        match error {
+            Error::UnknownDocument(_)
+            | Error::Deleted(_)
+            | Error::NotTaken(_)
+            | Error::Blocked(_)
+            | Error::Quota
+            | Error::NotAllowed(_) => {
+                self.imported.skip(id.to_string(), error.to_string());
+                Ok(())
+            }
+            error => Err(failure(&error)),
+        }
+    }
+
+    async fn create(&mut self, id: RepoId) -> Result<DocId, Error> {
+        let made = self.node.create_documents(self.space, [(KIND, id.to_string())]).await?;
+        let doc = made.first().copied().ok_or(Error::Internal("a document without an id"))?;
         self.known.insert(id, doc);
         self.imported.created += 1;
         Ok(doc)
