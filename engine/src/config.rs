@@ -15,6 +15,8 @@ use crate::budget::Budgets;
 use crate::quarantine::DocumentBudget;
 use crate::store::{Store, StoreError};
 use crate::tracker::http::HttpTracker;
+#[cfg(feature = "tls")]
+use crate::transport::tls::Tls;
 use crate::transport::{Address, Sockets};
 
 /// Opens a store, each time anew: after a failure it is asked again.
@@ -67,6 +69,9 @@ pub struct Config {
     pub discovery: Discovery,
     /// Name and version of the program, for people.
     pub agent: String,
+    /// The certificate to listen with, and the roots to dial with, for `wss://` addresses and trackers at `https://`.
+    #[cfg(feature = "tls")]
+    pub tls: Tls,
     /// Another store than the one in `data`, for simulators. It has no lineage: every open is a fresh run of its id.
     pub store: Option<OpenStore>,
 }
@@ -144,6 +149,8 @@ impl Default for Config {
             roles: roles::STORE | roles::RELAY,
             discovery: Discovery::default(),
             agent: concat!("commonhold/", env!("CARGO_PKG_VERSION")).to_owned(),
+            #[cfg(feature = "tls")]
+            tls: Tls::default(),
             store: None,
         }
     }

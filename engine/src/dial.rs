@@ -70,6 +70,8 @@ async fn dial_again_and_again(
                 wanted.iter().for_each(|device| shared.note_failed(device));
                 // Said once: an address that is away for a day is not news each minute.
                 match std::mem::replace(&mut away, true) {
+                    // Who is away comes back; this stays as it is until somebody does something.
+                    false if error.is_for_people() => tracing::warn!(%address, %error, "cannot connect; trying again"),
                     false => tracing::info!(%address, %error, "cannot connect; trying again"),
                     true => tracing::debug!(%address, %error, "cannot connect"),
                 }

@@ -200,9 +200,9 @@ impl Discovery {
             match at {
                 At::Connected(conn) => drop(self.shared.commands.try_send(Command::Announce { conn, announce })),
                 At::Http(tracker) => {
-                    let shared = self.shared.clone();
+                    let (shared, config) = (self.shared.clone(), self.transport.clone());
                     tokio::spawn(async move {
-                        let answer = http::announce(&tracker, shared.own.key(), &announce).await;
+                        let answer = http::announce(&tracker, shared.own.key(), &announce, &config).await;
                         let _ = shared.heard.send(Heard::Answered { tracker, answer }).await;
                     });
                 }

@@ -27,6 +27,7 @@ mod renaming;
 #[cfg(feature = "simulator")]
 pub(crate) mod rewritten;
 mod snapshot;
+mod stored;
 pub(crate) mod sync_message;
 pub(crate) mod sync_state;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use read::{Alternative, ChangeInfo};
 pub use reconcile_json::ScalarString;
 pub use remake::{ReadLog, Reloaded};
 pub use snapshot::{Head, NotNow, SnapshotCaps, SnapshotEntry, SnapshotFault};
+pub use stored::{DamagedPiece, StoredChanges};
 pub use sync_message::{BadMessage, MESSAGE_BYTES_MAX};
 pub use value::{ObjId, ObjKind, Prop, Scalar, Value};
 pub use view::{Applied, Broken, Cost, View};

@@ -10,6 +10,7 @@ use commonhold_sync::id::EntryId;
 use commonhold_sync::record::{Right, Writers};
 use tokio::sync::{oneshot, watch};
 
+use crate::document::StoredChanges;
 use crate::document::sync_message::{self, BadChange, BadMessage, SyncMessage, WalkedChange};
 use crate::document::sync_state::SyncState;
 use crate::document_handle::Document;
@@ -112,6 +113,19 @@ impl Document {
         sync.take(read.changes, &mut received).await?;
         received.waiting = sync.waiting.len();
         Ok(received)
+    }
+
+    /// Takes changes that were read from a storage of Automerge's, with the checks of [`ForeignSync::receive`]. Returns when those taken are on
+    /// disk; those that are here already are left out. What waits for changes that are not here is not kept.
+    pub async fn take_stored(&self, stored: StoredChanges) -> Result<Received, ForeignSyncError> {
+        if !self.may_vouch().await? {
+            return Err(Error::NotAllowed("vouch for changes of others").into());
+        }
+        // A task of its own, because what is shown has to be said even if nobody waits for it.
+        let taken = tokio::spawn(self.open_arc().take_foreign(stored.0)).await;
+        let Taken { taken, missing, refused } = taken.map_err(|_| Error::Internal("taking changes failed"))??;
+        let refused = refused.into_iter().map(|(id, why)| (Some(id), why)).collect();
+        Ok(Received { taken: taken.len(), waiting: missing.len(), refused })
     }
 
     /// Whether this device may vouch for changes of others in the document: the right to write, and the gateway flag or

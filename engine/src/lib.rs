@@ -67,8 +67,8 @@ pub use check::CheckReport;
 pub use config::{Config, Discovery, Lan, OpenStore};
 pub use contain::panics_are_contained;
 pub use document::{
-    Alternative, BadMessage, ChangeInfo, Cursor, Edit, EditError, Element, ObjId, ObjKind, Patch, PatchAction, Prop,
-    Scalar, View, Wanted,
+    Alternative, BadMessage, ChangeInfo, Cursor, DamagedPiece, Edit, EditError, Element, ObjId, ObjKind, Patch,
+    PatchAction, Prop, Scalar, StoredChanges, View, Wanted,
 };
 pub use document_handle::{Document, Path, Version};
 pub use erasure::Erasure;
@@ -83,5 +83,7 @@ pub use storage::{DocumentChange, DocumentChanges, DocumentInfo, DocumentQuery};
 pub use succession::Succession;
 pub use tracker::http::{HttpTracker, HttpTrackerError};
 pub use tracker::{ANNOUNCE_JSON_MAX, AnnounceAnswer, AnnounceError, AnnounceRequest, FoundPeer};
+#[cfg(feature = "tls")]
+pub use transport::tls;
 pub use transport::{Address, Sockets};
 pub use watch::{Change, Origin, Watch};

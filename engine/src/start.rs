@@ -67,8 +67,12 @@ pub(crate) async fn open(mut config: Config) -> Result<Opened, OpenError> {
         tracing::warn!(store = %ready.store_id, "{message}");
     }
     let quic_seed = blake3::derive_key("commonhold quic addresses 1", ready.key.as_bytes());
-    let transport =
-        Arc::new(TransportConfig { quic_seed: Some(QuicSeed(quic_seed)), ..TransportConfig::new(&config.limits) });
+    let transport = Arc::new(TransportConfig {
+        quic_seed: Some(QuicSeed(quic_seed)),
+        #[cfg(feature = "tls")]
+        tls: config.tls.clone(),
+        ..TransportConfig::new(&config.limits)
+    });
     let listeners = match bind(&config, &transport).await {
         Ok(listeners) => listeners,
         Err(error) => {

@@ -5,7 +5,9 @@
 //! to a small task and leaves a [`LinkHandle`]. Kinds: WebSocket (either side may dial), any `AsyncRead + AsyncWrite`
 //! ([`Link::over_stream`]), memory, and QUIC with the feature `quic`.
 //!
-//! Not here: TLS (a proxy in front does it), retries ([`crate::backoff`]), who may connect.
+//! Those of WebSockets are inside TLS where the address says so ([`tls`], with the feature `tls`).
+//!
+//! Not here: retries ([`crate::backoff`]), who may connect.
 
 mod address;
 mod frame;
@@ -15,6 +17,8 @@ mod listener;
 mod quic;
 mod sockets;
 mod task;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod websocket;
 
 use std::fmt;
@@ -23,6 +27,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use commonhold_sync::limits::Limits;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 pub use address::{ADDRESS_BYTES_MAX, Address, AddressError};
@@ -34,7 +39,7 @@ pub use task::{CloseReason, LinkEvent, LinkHandle, SendError, spawn};
 pub use websocket::{SUBPROTOCOL, accept_websocket};
 
 /// Bounds and times of connections.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct TransportConfig {
     /// Bytes of one frame, in either direction.
     pub frame_bytes_max: usize,
@@ -54,6 +59,9 @@ pub struct TransportConfig {
     pub unauthenticated_max: usize,
     /// What the keys of QUIC endpoints that listen are made of, so that their addresses stay; `None`: each key is drawn.
     pub quic_seed: Option<QuicSeed>,
+    /// What connections with TLS need.
+    #[cfg(feature = "tls")]
+    pub tls: tls::Tls,
 }
 
 /// A secret that only decides at which QUIC address a listener is reached: devices are proven by the channel.
@@ -79,6 +87,8 @@ impl TransportConfig {
             unauthenticated_per_block: 64,
             unauthenticated_max: 1_024,
             quic_seed: None,
+            #[cfg(feature = "tls")]
+            tls: tls::Tls::default(),
         }
     }
 }
@@ -128,6 +138,32 @@ pub enum TransportError {
     /// The address has `quic://`, and the feature is off.
     #[error("this build has no QUIC: build with the feature quic")]
     NoQuic,
+    /// The certificate of who was dialled is for another name, out of date, or of an authority that is not trusted here.
+    #[error(
+        "the certificate that {host} shows is not trusted ({why}): dial the name that it is for, or add the authority that issued it to the roots"
+    )]
+    Untrusted {
+        /// Whom it should be for.
+        host: String,
+        /// In the words of the library.
+        why: String,
+    },
+    /// The handshake of TLS failed.
+    #[error("TLS failed: {0}")]
+    Tls(String),
+    /// The roots cannot be read.
+    #[cfg(feature = "tls")]
+    #[error("TLS failed: {0}")]
+    Roots(#[from] tls::TlsError),
+    /// A listener's address has `wss://`, and there is no certificate to show.
+    #[error("to listen with TLS a certificate is needed")]
+    NoCertificate,
+    /// As many handshakes are under way as there may be.
+    #[error("too many handshakes are under way")]
+    Crowded,
+    /// The address has `wss://` or `https://`, and the feature is off.
+    #[error("this build has no TLS: build with the feature tls")]
+    NoTls,
     /// The form of a QUIC address that says where to listen was dialled, or the other way round.
     #[error("{0}")]
     Misplaced(&'static str),
@@ -136,11 +172,25 @@ pub enum TransportError {
     Memory(&'static str),
 }
 
+impl TransportError {
+    /// Whether it stays so until a person changes something.
+    pub(crate) fn is_for_people(&self) -> bool {
+        #[cfg(feature = "tls")]
+        if matches!(self, TransportError::Roots(_)) {
+            return true;
+        }
+        matches!(self, TransportError::Untrusted { .. } | TransportError::NoTls | TransportError::NoQuic)
+    }
+}
+
 /// Connects to a listening peer, within [`TransportConfig::handshake`].
 pub async fn dial(address: &Address, config: &TransportConfig) -> Result<Link, TransportError> {
     let connecting = async {
         match address {
-            Address::WebSocket { host, port, .. } => websocket::dial(address, host, *port, config).await,
+            Address::WebSocket { tls, host, port, .. } => {
+                let stream = connect(host, *port, *tls, config).await?;
+                websocket::dial(address, stream, config).await
+            }
             #[cfg(feature = "quic")]
             Address::Quic { endpoint, sockets, relay } => quic::dial(endpoint, sockets, relay.as_deref(), config).await,
             #[cfg(not(feature = "quic"))]
@@ -152,6 +202,28 @@ pub async fn dial(address: &Address, config: &TransportConfig) -> Result<Link, T
         }
     };
     timeout(config.handshake, connecting).await.map_err(|_| TransportError::Slow(config.handshake))?
+}
+
+/// A TCP connection, inside TLS if asked for. The caller bounds the time.
+pub(crate) async fn connect(
+    host: &str,
+    port: u16,
+    tls: bool,
+    config: &TransportConfig,
+) -> Result<Box<dyn Stream>, TransportError> {
+    #[cfg(not(feature = "tls"))]
+    if tls {
+        return Err(TransportError::NoTls);
+    }
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    #[cfg(feature = "tls")]
+    if tls {
+        return Ok(Box::new(config.tls.roots.connect(host, stream).await?));
+    }
+    #[cfg(not(feature = "tls"))]
+    let _ = config;
+    Ok(Box::new(stream))
 }
 
 /// These locks guard plain counts and tables, which a panic elsewhere leaves whole.

@@ -189,11 +189,14 @@ pub(crate) enum Verb {
         #[command(flatten)]
         space: SpaceRef,
     },
-    /// Read an export, or an .automerge file as a new document
+    /// Read an export, an .automerge file as a new document, or a storage folder of automerge-repo or samod
     Import {
         /// Where from; - is standard input
-        #[arg(value_hint = ValueHint::FilePath)]
+        #[arg(value_hint = ValueHint::AnyPath)]
         file: PathBuf,
+        /// Of a storage folder: say what is in it, and change nothing
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         space: SpaceRef,
     },

@@ -216,13 +216,34 @@ impl Settings {
 
     /// The file of a provider's keys, and whom its tokens are from and for.
     pub(crate) fn http_jwt(&self) -> Option<(PathBuf, String, String)> {
-        let path = Some(PathBuf::from(self.text("http.jwt_keys"))).filter(|path| !path.as_os_str().is_empty())?;
+        let path = self.file("http.jwt_keys")?;
         Some((path, self.text("http.jwt_issuer").to_owned(), self.text("http.jwt_audience").to_owned()))
+    }
+
+    /// The files of the certificate that listeners show, and of its key.
+    pub(crate) fn tls_pair(&self) -> Result<Option<(PathBuf, PathBuf)>, Failure> {
+        match (self.file("tls.certificate"), self.file("tls.key")) {
+            (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+            (None, None) => Ok(None),
+            (certificate, _) => {
+                let (set, missing) = match certificate {
+                    Some(_) => ("tls.certificate", "tls.key"),
+                    None => ("tls.key", "tls.certificate"),
+                };
+                let remedy = format!("set {missing} too, or neither of the two");
+                Err(Failure::usage("tls", format!("{set} is set, and {missing} is not"), remedy))
+            }
+        }
+    }
+
+    /// The file of authorities that are trusted beside the system's.
+    pub(crate) fn tls_roots(&self) -> Option<PathBuf> {
+        self.file("tls.roots")
     }
 
     /// The folder of an app's pages.
     pub(crate) fn http_files(&self) -> Option<PathBuf> {
-        Some(PathBuf::from(self.text("http.files"))).filter(|path| !path.as_os_str().is_empty())
+        self.file("http.files")
     }
 
     /// Where metrics and the page for operators are served.
@@ -237,6 +258,11 @@ impl Settings {
 
     fn trackers(&self) -> impl Iterator<Item = Tracker> {
         self.texts("discovery.trackers").iter().filter_map(|text| keys::tracker(text).ok())
+    }
+
+    /// A path that may be left out.
+    fn file(&self, key: &'static str) -> Option<PathBuf> {
+        Some(PathBuf::from(self.text(key))).filter(|path| !path.as_os_str().is_empty())
     }
 
     pub(crate) fn flag(&self, key: &'static str) -> bool {

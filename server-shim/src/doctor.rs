@@ -17,6 +17,7 @@ use crate::operate::STORE_FILE;
 use crate::print::{self, bytes};
 use crate::reach::{Dial, Reach};
 use crate::request::{Checked, Me, Reply, Request};
+use crate::tls;
 
 /// Less is too little for a store to commit and compact. Guesses, both.
 const FREE_BYTES_MIN: u64 = 64 << 20;
@@ -66,6 +67,7 @@ impl Finding {
 pub(crate) async fn run(settings: &Settings, json: bool) -> Result<(), Failure> {
     let (data, keys) = (settings.data(), settings.keys());
     let mut findings = vec![config(settings), data_folder(&data), keys_folder(&keys, &data), device_key(&keys)];
+    findings.extend(certificate(settings));
     findings.extend(disk_space(&data));
     let (found, served) = store(settings).await;
     findings.extend(found);
@@ -107,6 +109,17 @@ fn config(settings: &Settings) -> Finding {
         "config",
         settings.file.as_ref().map_or_else(|| "no file; defaults".into(), |path| path.display().to_string()),
     )
+}
+
+/// None where TLS is not asked for.
+fn certificate(settings: &Settings) -> Option<Finding> {
+    match tls::of(settings) {
+        Ok(tls) => {
+            tls.certificate?;
+            Some(Finding::ok("certificate", format!("{} and its key are a pair", settings.text("tls.certificate"))))
+        }
+        Err(failure) => Some(Finding::of("certificate", failure)),
+    }
 }
 
 fn data_folder(data: &Path) -> Finding {

@@ -7,7 +7,7 @@
 mod connection;
 mod document;
 mod hub;
-mod ids;
+pub(crate) mod ids;
 mod wire;
 
 use std::net::SocketAddr;
@@ -19,7 +19,8 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::failure::{Exit, Failure};
-use crate::http::accept;
+use crate::http::{accept, metered};
+use crate::tls::Door;
 use hub::Hub;
 
 /// Connections at once; more are hung up on. What one may cost stands with the limits of `connection`.
@@ -38,6 +39,7 @@ pub(crate) async fn listen(
     addresses: &[SocketAddr],
     space: Option<SpaceId>,
     sockets: &Sockets,
+    door: &Door,
 ) -> Result<Listening, Failure> {
     let (mut serving, mut bound) = (JoinSet::new(), Vec::new());
     if addresses.is_empty() {
@@ -58,12 +60,15 @@ pub(crate) async fn listen(
             )
         })?;
         bound.extend(listener.local_addr());
-        let hub = hub.clone();
+        let (hub, door) = (hub.clone(), door.clone());
         serving.spawn(accept(listener, places.clone(), move |stream, from, place| {
-            let hub = hub.clone();
+            let (hub, door) = (hub.clone(), door.clone());
             async move {
                 let _place = place;
-                connection::serve(hub, stream, from).await;
+                let stream = metered(stream, &hub.node.addresses(), from);
+                if let Some(stream) = door.open(stream, from).await {
+                    connection::serve(hub, stream, from).await;
+                }
             }
         }));
     }

@@ -40,6 +40,7 @@ use crate::shim;
 use crate::shim::access::Opened;
 use crate::shim::guard::{CameFrom, TakenAt};
 use crate::shim::jwt::Provider;
+use crate::tls::Door;
 
 /// Announces: connections at once, more are hung up on; and the time for all of one, as an announce is a few KiB.
 const ANNOUNCES_MAX: usize = 256;
@@ -130,7 +131,12 @@ impl Listening {
 }
 
 /// Listens at the addresses that the configuration names, at sockets that were given where there are any.
-pub(crate) async fn listen(node: &Node, settings: &Settings, sockets: &Sockets) -> Result<Listening, Failure> {
+pub(crate) async fn listen(
+    node: &Node,
+    settings: &Settings,
+    sockets: &Sockets,
+    door: &Door,
+) -> Result<Listening, Failure> {
     let (stop, stopping) = watch::channel(false);
     let (opened, open) = watch::channel(settings.http_open());
     let places = Arc::new(Semaphore::new(PROGRAMS_MAX));
@@ -148,11 +154,17 @@ pub(crate) async fn listen(node: &Node, settings: &Settings, sockets: &Sockets) 
         let listener = bind(sockets, address, "discovery.listen").await?;
         listening.announces.extend(listener.local_addr());
         let (routes, places) = (routes(node.clone()), Arc::new(Semaphore::new(ANNOUNCES_MAX)));
+        let door = door.clone();
         listening.serving.spawn(accept(listener, places, move |stream, from, place| {
-            let routes = routes.clone().layer(Extension(from));
+            let (routes, door) = (routes.clone().layer(Extension(from)), door.clone());
             async move {
                 let _place = place;
-                if timeout(PATIENCE, answer(stream, routes)).await.is_err() {
+                let answered = async {
+                    if let Some(stream) = door.open(stream, from).await {
+                        answer(stream, routes).await;
+                    }
+                };
+                if timeout(PATIENCE, answered).await.is_err() {
                     debug!(%from, "gave up waiting for a request");
                 }
             }
@@ -166,10 +178,20 @@ pub(crate) async fn listen(node: &Node, settings: &Settings, sockets: &Sockets) 
         let taken_at = Extension(TakenAt(listener.local_addr().unwrap_or(address)));
         let routes = programs.clone().layer(taken_at);
         let (places, stopping, list) = (listening.places.clone(), stopping.clone(), node.block_list());
-        let meter = node.addresses();
+        let (meter, door) = (node.addresses(), door.clone());
         listening.serving.spawn(accept(listener, places, move |stream, from, place| {
             let stream = metered(stream, &meter, from);
-            let talk = talk(stream, routes.clone().layer(Extension(CameFrom(from))), stopping.clone());
+            let (routes, door) = (routes.clone().layer(Extension(CameFrom(from))), door.clone());
+            let stopping = stopping.clone();
+            let talk = async move {
+                let opened = tokio::select! {
+                    opened = door.open(stream, from) => opened,
+                    () = lingered(stopping.clone()) => None,
+                };
+                if let Some(stream) = opened {
+                    talk(stream, routes, stopping).await;
+                }
+            };
             let blocked = is_blocked(list.clone(), from);
             // Requests that are under way are answered also when nobody listens any more.
             drop(tokio::spawn(async move {
@@ -274,12 +296,19 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
 }
 
 /// One request of a stranger.
-async fn answer(stream: TcpStream, routes: Router) {
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, routes: Router) {
     let mut server = hyper::server::conn::http1::Builder::new();
     server.keep_alive(false).max_buf_size(ANNOUNCE_JSON_MAX);
     if let Err(error) = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).await {
         debug!(%error, "a request came to nothing");
     }
+}
+
+/// Returns when a handshake that is under way when this peer stops has had its time.
+async fn lingered(mut stopping: watch::Receiver<bool>) {
+    // Also when the sender is gone, as it is then.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+    sleep(LINGER).await;
 }
 
 /// The requests of a program, until it hangs up or this peer stops.

@@ -60,7 +60,7 @@ async fn serve(
             Ok(request @ (Request::Export { .. } | Request::Backup { .. })) => {
                 return copy(node, request, connection).await;
             }
-            Ok(Request::Import { space }) => import(node, space, connection, draining).await?,
+            Ok(Request::Import { space, folder }) => import(node, space, folder, connection, draining).await?,
             Ok(request @ (Request::Level { .. } | Request::Join { .. })) => {
                 let answered = tokio::select! {
                     answered = operate::perform(node, request) => answered,
@@ -182,12 +182,13 @@ async fn copy(node: &Node, request: Request, connection: &mut LocalConnection) -
 async fn import(
     node: &Node,
     space: Option<String>,
+    folder: bool,
     connection: &mut LocalConnection,
     draining: &mut watch::Receiver<bool>,
 ) -> Result<(), LocalError> {
     let (reader, mut writer) = tokio::io::duplex(CHUNK);
     let node = node.clone();
-    let task = Aborting(tokio::spawn(async move { operate::import(&node, space, reader).await }));
+    let task = Aborting(tokio::spawn(async move { operate::import(&node, space, folder, reader).await }));
     connection.reply(&Answered::Ok(Reply::Ready)).await?;
     while let Some(request) = next(connection, draining).await? {
         match request {

@@ -28,7 +28,9 @@ mod run;
 mod serve;
 mod shim;
 mod stage;
+mod storage_folder;
 mod supervised;
+mod tls;
 mod token;
 
 use std::process::ExitCode;

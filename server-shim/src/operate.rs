@@ -8,6 +8,7 @@ mod errors;
 mod members;
 mod peers;
 mod spaces;
+mod stored;
 mod usage;
 
 use std::time::Duration;
@@ -275,12 +276,16 @@ async fn export(
     Ok(Reply::Exported(Exported { documents: report.documents as u64, bytes: report.bytes }))
 }
 
-/// Reads a bundle or an Automerge file.
+/// Reads a bundle, an Automerge file, or a storage folder as it is sent.
 pub(crate) async fn import(
     node: &Node,
     space: Option<String>,
+    folder: bool,
     from: impl AsyncRead + Unpin + Send + 'static,
 ) -> Answered {
+    if folder {
+        return stored::import(node, find_space(node, space.as_deref())?, from).await;
+    }
     let into = match (&space, node.spaces().len()) {
         // A bundle names its own space, which need not be here yet.
         (None, n) if n != 1 => None,

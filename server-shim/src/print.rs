@@ -7,8 +7,8 @@ use serde_json::Value as Json;
 use crate::args::{KeepArg, WritersArg};
 use crate::failure::{Exit, Failure};
 use crate::request::{
-    Blob, BlockChanged, BlockedRow, Change, Checked, Document, Erasure, Member, Network, Peer, Released, Reply, Space,
-    Status, Stored, Watched,
+    Blob, BlockChanged, BlockedRow, Change, Checked, Document, Erasure, ImportedFolder, Member, Network, Peer, Released,
+    Reply, Skipped, Space, Status, Stored, Watched,
 };
 
 /// Digits of an id that are shown; they name it everywhere a unique prefix does.
@@ -145,6 +145,17 @@ fn human(reply: &Reply) -> String {
             count(imported.entries, "change"),
             imported.space.as_deref().map_or("-", short),
         ),
+        Reply::ImportedFolder(imported) => {
+            let mut text = format!(
+                "imported {} ({} new), {} that were not here, into space {}\n",
+                count(imported.documents, "document"),
+                imported.created,
+                count(imported.changes, "change"),
+                short(&imported.space),
+            );
+            text += &skipped(imported);
+            text
+        }
         Reply::Blob(blob) => format!("{}\n", blob.blob),
         Reply::Blobs(blobs) => {
             let row = |blob: &Blob| {
@@ -417,6 +428,16 @@ fn heads(heads: &[String]) -> String {
 
 fn list(items: &[String]) -> String {
     if items.is_empty() { "nothing".to_owned() } else { items.join(", ") }
+}
+
+/// What of a storage folder was left out, one in a line.
+pub(crate) fn skipped(imported: &ImportedFolder) -> String {
+    let line = |skipped: &Skipped| format!("skipped {}: {}\n", skipped.what, skipped.why);
+    let mut text: String = imported.skipped.iter().map(line).collect();
+    if imported.skipped_more > 0 {
+        text += &format!("skipped {} more\n", imported.skipped_more);
+    }
+    text
 }
 
 pub(crate) fn count(n: u64, of: &str) -> String {

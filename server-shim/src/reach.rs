@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use commonhold_engine::local::{LocalClient, LocalError, LocalStream};
+use commonhold_engine::tls::Tls;
 use commonhold_engine::{Config, Node, Sockets};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -13,6 +14,7 @@ use crate::failure::{Exit, Failure};
 use crate::local::{CHUNK, hex, other_version, unhex};
 use crate::operate::{self, Watching};
 use crate::request::{Answered, BlobProgress, Doc, Envelope, Reply, Request, VERSION, Watched};
+use crate::tls;
 
 /// How long a command waits for another command that has the store open. A guess: far more than one edit takes, and short enough for a
 /// person to wait.
@@ -199,16 +201,17 @@ impl Reach {
         }
     }
 
-    /// Reads an export, or another file that can be imported.
+    /// Reads an export or another file that can be imported, or a storage folder as it is sent.
     pub(crate) async fn import(
         &mut self,
         space: Option<String>,
+        folder: bool,
         mut from: impl AsyncRead + Unpin + Send + 'static,
     ) -> Answered {
         if let Reach::Own(node) = self {
-            return operate::import(node, space, from).await;
+            return operate::import(node, space, folder, from).await;
         }
-        self.ask(Request::Import { space }).await?;
+        self.ask(Request::Import { space, folder }).await?;
         let mut buffer = vec![0; CHUNK];
         loop {
             let n = from.read(&mut buffer).await.map_err(|error| {
@@ -260,12 +263,13 @@ impl Watch {
 
 /// Opens the store in this process.
 pub(crate) async fn open(settings: &Settings, dial: Dial) -> Result<Node, Failure> {
-    open_at(settings, dial, Sockets::default()).await
+    let tls = Tls { certificate: None, roots: tls::roots(settings) };
+    open_at(settings, dial, Sockets::default(), tls).await
 }
 
-/// The same, listening at sockets that this process was given.
-pub(crate) async fn open_at(settings: &Settings, dial: Dial, sockets: Sockets) -> Result<Node, Failure> {
-    let config = Config { sockets, ..operate::config(settings, dial)? };
+/// The same, listening at sockets that this process was given, with this certificate.
+pub(crate) async fn open_at(settings: &Settings, dial: Dial, sockets: Sockets, tls: Tls) -> Result<Node, Failure> {
+    let config = Config { sockets, tls, ..operate::config(settings, dial)? };
     Node::open(config).await.map_err(|error| operate::open_failure(&error, settings))
 }
 

@@ -1,4 +1,4 @@
-//! The configuration, read again while the peer runs: at SIGHUP, and when the file has changed.
+//! The configuration, read again while the peer runs: at SIGHUP, and when the file has changed. The same with the certificate.
 //!
 //! The file is looked at each second rather than watched: it costs one call, and sees what watchers miss (links that are switched, as
 //! container managers do it, and network file systems).
@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use commonhold_engine::Node;
+use commonhold_engine::tls::Tls;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -18,13 +19,13 @@ use crate::args::{Global, Serving};
 use crate::config::{self, Settings};
 use crate::failure::Failure;
 use crate::http::Listening;
-use crate::{logs, supervised};
+use crate::{logs, supervised, tls};
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What tells one state of the file from another.
-type Stamp = Option<(u64, u64, u64, Option<SystemTime>)>;
+pub(crate) type Stamp = Option<(u64, u64, u64, Option<SystemTime>)>;
 
 /// What is read again, and when.
 pub(crate) struct Reload {
@@ -34,12 +35,18 @@ pub(crate) struct Reload {
     settings: Settings,
     path: Option<PathBuf>,
     seen: Stamp,
+    certificate: tls::Files,
     hangup: Signal,
     looks: Interval,
 }
 
 impl Reload {
-    pub(crate) fn listen(global: &Global, serving: &Serving, settings: &Settings) -> Result<Reload, Failure> {
+    pub(crate) fn listen(
+        global: &Global,
+        serving: &Serving,
+        settings: &Settings,
+        tls: &Tls,
+    ) -> Result<Reload, Failure> {
         let hangup = signal(SignalKind::hangup()).map_err(|error| {
             Failure::failed("signals", format!("cannot listen for signals: {error}"), "free some file descriptors")
         })?;
@@ -52,20 +59,23 @@ impl Reload {
             settings: settings.clone(),
             seen: stamp(&path),
             path,
+            certificate: tls::Files::new(settings, tls)?,
             hangup,
             looks,
         })
     }
 
-    /// Returns when the configuration is to be read again. Cancel-safe.
+    /// Returns when the configuration is to be read again; the certificate is, meanwhile. Cancel-safe.
     pub(crate) async fn wanted(&mut self) {
         loop {
             tokio::select! {
                 Some(()) = self.hangup.recv() => {
                     self.seen = stamp(&self.path);
+                    self.certificate.again();
                     return;
                 }
                 _ = self.looks.tick() => {
+                    self.certificate.look();
                     let now = stamp(&self.path);
                     if now != self.seen {
                         self.seen = now;
@@ -134,7 +144,7 @@ impl Reload {
     }
 }
 
-fn stamp(path: &Option<PathBuf>) -> Stamp {
+pub(crate) fn stamp(path: &Option<PathBuf>) -> Stamp {
     // Through links: which file it is tells as well.
     let facts = fs::metadata(path.as_ref()?).ok()?;
     Some((facts.dev(), facts.ino(), facts.len(), facts.modified().ok()))

@@ -11,7 +11,7 @@ use crate::args::{BlockArg, KeepArg, RightArg, WritersArg};
 use crate::failure::Failure;
 
 /// Raised when a request or reply changes its meaning. Two processes of different numbers do not talk.
-pub(crate) const VERSION: u32 = 8;
+pub(crate) const VERSION: u32 = 9;
 
 /// What travels to the owner.
 #[derive(Debug, Serialize, Deserialize)]
@@ -153,6 +153,8 @@ pub(crate) enum Request {
     /// Then any number of [`Request::Bytes`] and one [`Request::End`], on the same connection.
     Import {
         space: Option<String>,
+        /// A storage folder, as `storage_folder` sends it, in place of a file.
+        folder: bool,
     },
     /// A file of this machine, by its absolute path: the process that serves is the same person's.
     PutBlob {
@@ -236,6 +238,7 @@ pub(crate) enum Reply {
     /// Go on with [`Request::Bytes`].
     Ready,
     Imported(Imported),
+    ImportedFolder(ImportedFolder),
 }
 
 /// What is stored here of whom: docs/operating.md says what counts.
@@ -648,6 +651,47 @@ pub(crate) struct Imported {
     pub(crate) documents: Vec<String>,
     /// Changes in the file; those that were here already count too.
     pub(crate) entries: u64,
+}
+
+/// What became of a storage folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImportedFolder {
+    pub(crate) space: String,
+    /// Documents of the folder of which something is here now.
+    pub(crate) documents: u64,
+    /// Those of them that were not here before.
+    pub(crate) created: u64,
+    /// Changes that were not here before.
+    pub(crate) changes: u64,
+    /// What was left out, the first [`SKIPPED_MAX`].
+    pub(crate) skipped: Vec<Skipped>,
+    /// How many there are beyond those.
+    pub(crate) skipped_more: u64,
+}
+
+/// Things left out that are told one by one, so that a reply has a bound: each has some 500 bytes at most.
+pub(crate) const SKIPPED_MAX: usize = 1_000;
+
+/// Something that was left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Skipped {
+    /// A document by its id in automerge-repo, or a file, from the folder on.
+    pub(crate) what: String,
+    pub(crate) why: String,
+}
+
+impl ImportedFolder {
+    pub(crate) fn skip(&mut self, what: impl Into<String>, why: impl Into<String>) {
+        if self.skipped.len() >= SKIPPED_MAX {
+            self.skipped_more += 1;
+            return;
+        }
+        let [mut what, mut why] = [what.into(), why.into()];
+        for text in [&mut what, &mut why] {
+            text.truncate(text.floor_char_boundary(400));
+        }
+        self.skipped.push(Skipped { what, why });
+    }
 }
 
 impl Reply {

@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::reach::{Dial, Reach};
 use crate::request::{Doc, Reply, Request};
 use crate::serve::Stop;
-use crate::{backup, demo, doctor, drill, identity, logs, print, serve, token};
+use crate::{backup, demo, doctor, drill, identity, logs, print, serve, storage_folder, tls, token};
 
 /// Does what the command line says. `handed`: sockets for a serving process.
 pub(crate) async fn run(cli: Cli, handed: ListenFd) -> Result<(), Failure> {
@@ -65,7 +65,15 @@ pub(crate) async fn run(cli: Cli, handed: ListenFd) -> Result<(), Failure> {
             once(&settings, request, sync.sync, json).await
         }
         Some(Verb::Export { file, docs, space }) => export(&settings, &file, docs, space.space, json).await,
-        Some(Verb::Import { file, space }) => import(&settings, &file, space.space, json).await,
+        Some(Verb::Import { file, dry_run, space }) if file.is_dir() => {
+            storage_folder::import(&settings, &file, space.space, dry_run, json).await
+        }
+        Some(Verb::Import { dry_run: true, .. }) => Err(Failure::usage(
+            "dry_run",
+            "--dry-run is for storage folders, and this is none",
+            "leave it out: what is in the file already is skipped",
+        )),
+        Some(Verb::Import { file, space, .. }) => import(&settings, &file, space.space, json).await,
         Some(Verb::Blob(BlobVerb::Get { blob, out, space })) => {
             get_blob(&settings, blob, out.as_deref(), space.space, json).await
         }
@@ -395,7 +403,7 @@ async fn import(settings: &Settings, file: &Path, space: Option<String>, json: b
         Failure::not_found("import_file", format!("cannot read {}: {error}", file.display()), "check the path")
     })?;
     let mut reach = Reach::find(settings, Dial::No, true).await?;
-    let answered = reach.import(space, opened).await;
+    let answered = reach.import(space, false, opened).await;
     let closed = reach.close().await;
     print::reply(&answered?, json).and(closed)
 }
@@ -403,6 +411,7 @@ async fn import(settings: &Settings, file: &Path, space: Option<String>, json: b
 fn configuration(settings: &Settings, verb: &ConfigVerb, json: bool) -> Result<(), Failure> {
     match verb {
         ConfigVerb::Check => {
+            tls::of(settings)?;
             let file = settings.file.as_ref().map(|path| path.display().to_string());
             match json {
                 true => print::out(&format!("{}\n", json!({"ok": true, "file": file}))),

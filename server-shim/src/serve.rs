@@ -33,6 +33,7 @@ use crate::reach::{self, Dial};
 use crate::reload::Reload;
 use crate::request::{Reply, Request};
 use crate::supervised;
+use crate::tls::{self, Door};
 
 /// How long local connections and HTTP requests may finish what they do when the process is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -47,10 +48,12 @@ pub(crate) async fn serve(
     json: bool,
 ) -> Result<(), Failure> {
     let mut stop = Stop::listen(serving.while_stdin)?;
-    let mut reload = Reload::listen(global, serving, settings)?;
+    let tls = tls::of(settings)?;
+    let door = Door::new(&tls);
+    let mut reload = Reload::listen(global, serving, settings, &tls)?;
     let data = settings.data();
     let sockets = supervised::sockets(handed)?;
-    let node = reach::open_at(settings, Dial::AndListen, sockets.clone()).await?;
+    let node = reach::open_at(settings, Dial::AndListen, sockets.clone(), tls).await?;
     let local = match LocalServer::bind(&data).await {
         Ok(local) => local,
         Err(error) => {
@@ -64,11 +67,11 @@ pub(crate) async fn serve(
     {
         warn!(%error, "cannot tell the spaces of the identity's root key");
     }
-    let listening = match http::listen(&node, settings, &sockets).await {
+    let listening = match http::listen(&node, settings, &sockets, &door).await {
         Ok(listening) => listening,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
-    let gateway = gateway::listen(&node, &settings.gateway_listen(), settings.gateway_space(), &sockets).await;
+    let gateway = gateway::listen(&node, &settings.gateway_listen(), settings.gateway_space(), &sockets, &door).await;
     let gateway = match gateway {
         Ok(gateway) => gateway,
         Err(failure) => return close(node).await.and(Err(failure)),
@@ -78,8 +81,8 @@ pub(crate) async fn serve(
         Ok(admin) => admin,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
-    let ready = match announce(&node, serving, (&listening, &gateway.addresses, &admin.addresses), starter, json).await
-    {
+    let at = At { listening: &listening, gateway: &gateway.addresses, admin: &admin.addresses, tls: door.has_tls() };
+    let ready = match announce(&node, serving, at, starter, json).await {
         Ok(ready) => ready,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
@@ -132,11 +135,20 @@ async fn close(node: Node) -> Result<(), Failure> {
     node.close().await.map_err(|error| operate::failure(&error))
 }
 
+/// Where this process listens beside its peer's addresses.
+struct At<'a> {
+    listening: &'a Listening,
+    gateway: &'a [SocketAddr],
+    admin: &'a [SocketAddr],
+    /// Whether with TLS, but for `admin`.
+    tls: bool,
+}
+
 /// Says where this peer is: to the person, and in the ready file. Gives the ready file's path.
 async fn announce(
     node: &Node,
     serving: &Serving,
-    (listening, gateway, admin): (&Listening, &[SocketAddr], &[SocketAddr]),
+    At { listening, gateway, admin, tls }: At<'_>,
     starter: bool,
     json: bool,
 ) -> Result<Option<PathBuf>, Failure> {
@@ -161,6 +173,7 @@ async fn announce(
         "http": listening.programs,
         "invite": invite.as_ref().map(|invite| &invite.invite),
         "space": invite.as_ref().map(|invite| &invite.space),
+        "tls": tls,
     });
     if let Some(path) = &serving.ready_file {
         write_atomically(path, format!("{facts}\n").as_bytes()).map_err(|error| {
@@ -180,14 +193,15 @@ async fn announce(
         text += &format!("listens  {address}\n");
     }
     let off = if node.announced().is_none() { " (refuses all: set discovery.tracker to true)" } else { "" };
+    let (http, ws) = if tls { ("https", "wss") } else { ("http", "ws") };
     for address in &listening.announces {
-        text += &format!("tracker  http://{address}{off}\n");
+        text += &format!("tracker  {http}://{address}{off}\n");
     }
     for address in gateway {
-        text += &format!("gateway  ws://{address}/\n");
+        text += &format!("gateway  {ws}://{address}/\n");
     }
     for address in &listening.programs {
-        text += &format!("http     http://{address}/v1/spaces\n");
+        text += &format!("http     {http}://{address}/v1/spaces\n");
     }
     for address in admin {
         text += &format!("admin    http://{address}/admin\n");

@@ -43,14 +43,19 @@ const plain = doc => JSON.parse(JSON.stringify(doc))
 const commands = {
   async repo({ repo, address, storage, gossip }) {
     const made = new Repo({
-      network: [new WebSocketClientAdapter(address, 100)],
+      network: address ? [new WebSocketClientAdapter(address, 100)] : [],
       peerId: repo,
       storage: storage && new NodeFSStorageAdapter(storage),
       enableRemoteHeadsGossiping: gossip,
     })
     repos.set(repo, made)
-    await made.networkSubsystem.whenReady()
+    if (address) await made.networkSubsystem.whenReady()
     return { storage: await made.storageId() }
+  },
+  // Returns once all is in its storage.
+  async flush({ repo }) {
+    await repos.get(repo).flush()
+    return {}
   },
   async create({ repo, value }) {
     const { handle } = keep(repo, repos.get(repo).create(value))

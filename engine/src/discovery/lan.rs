@@ -58,7 +58,9 @@ pub(super) struct Lan {
 /// The first address listened at that others can reach.
 pub(super) fn reachable(listening: &[Address]) -> Option<(IpAddr, u16, String)> {
     listening.iter().find_map(|address| match address {
-        Address::WebSocket { host, port, path } => {
+        // What is announced there are numbers, and certificates are for names.
+        Address::WebSocket { tls: true, .. } => None,
+        Address::WebSocket { host, port, path, .. } => {
             let ip: IpAddr = host.parse().ok()?;
             (!ip.is_loopback()).then(|| (ip, *port, path.clone()))
         }

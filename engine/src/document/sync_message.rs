@@ -38,10 +38,10 @@ const INFLATED_BYTES_MAX: usize = 32 << 20;
 const SINGLE_CHANGES: u8 = 0x42;
 const WHOLE_DOCUMENT: u8 = 0x43;
 /// The first bytes of a chunk, behind which four bytes of checksum and the type follow.
-const CHUNK: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
-const CHUNK_TYPE_AT: usize = 8;
-const CHANGE: u8 = 1;
-const DEFLATED: u8 = 2;
+pub(super) const CHUNK: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
+pub(super) const CHUNK_TYPE_AT: usize = 8;
+pub(super) const CHANGE: u8 = 1;
+pub(super) const DEFLATED: u8 = 2;
 
 /// Why a message was not taken. Its sender is at fault, or speaks something else.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -214,7 +214,7 @@ fn bloom(bytes: &[u8]) -> Result<am::sync::BloomFilter, BadMessage> {
 }
 
 /// One change, inflated and checked from its bytes alone. `Err(None)`: there is no room for it in the message.
-fn walked(chunk: &[u8], rules: &Rules, room: usize) -> Result<WalkedChange, Option<String>> {
+pub(super) fn walked(chunk: &[u8], rules: &Rules, room: usize) -> Result<WalkedChange, Option<String>> {
     let bytes = match chunk.get(CHUNK_TYPE_AT) {
         Some(&DEFLATED) if chunk.starts_with(&CHUNK) => inflated(chunk, rules.change_bytes_max)?,
         _ => chunk.to_vec(),
@@ -240,21 +240,24 @@ fn inflated(chunk: &[u8], max: usize) -> Result<Vec<u8>, Option<String>> {
     let mut raw = Vec::with_capacity(body.len() + 14);
     raw.extend_from_slice(&chunk[..CHUNK_TYPE_AT]);
     raw.push(CHANGE);
-    let mut length = body.len();
-    while length >= 0x80 {
-        raw.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    raw.push(length as u8);
+    put_number(&mut raw, body.len() as u64);
     raw.extend_from_slice(&body);
     Ok(raw)
 }
 
+pub(super) fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
 /// Reads forward, and never beyond what is there.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8], BadMessage> {
+    pub(super) fn take(&mut self, n: usize) -> Result<&'a [u8], BadMessage> {
         let (taken, rest) = self.0.split_at_checked(n).ok_or(BadMessage::Malformed("it is cut off"))?;
         self.0 = rest;
         Ok(taken)
@@ -264,7 +267,7 @@ impl<'a> Reader<'a> {
         Ok(self.take(1)?[0])
     }
 
-    fn number(&mut self) -> Result<u64, BadMessage> {
+    pub(super) fn number(&mut self) -> Result<u64, BadMessage> {
         let mut number = 0u64;
         for shift in (0..).step_by(7).take(9) {
             let byte = self.byte()?;
@@ -276,17 +279,17 @@ impl<'a> Reader<'a> {
         Err(BadMessage::Malformed("a number of more than nine bytes"))
     }
 
-    fn count(&mut self, what: &'static str, max: u64) -> Result<u64, BadMessage> {
+    pub(super) fn count(&mut self, what: &'static str, max: u64) -> Result<u64, BadMessage> {
         self.number().and_then(|count| if count > max { Err(BadMessage::TooMuch { what, max }) } else { Ok(count) })
     }
 
-    fn prefixed(&mut self) -> Result<&'a [u8], BadMessage> {
+    pub(super) fn prefixed(&mut self) -> Result<&'a [u8], BadMessage> {
         let length = self.number()?;
         self.take(usize::try_from(length).unwrap_or(usize::MAX))
     }
 
     /// A chunk that tells its own length.
-    fn chunk(&mut self) -> Result<&'a [u8], BadMessage> {
+    pub(super) fn chunk(&mut self) -> Result<&'a [u8], BadMessage> {
         let whole = self.0;
         if !self.take(CHUNK_TYPE_AT + 1)?.starts_with(&CHUNK) {
             return Err(BadMessage::Malformed("a chunk begins with other bytes"));
@@ -295,7 +298,7 @@ impl<'a> Reader<'a> {
         Ok(&whole[..whole.len() - self.0.len()])
     }
 
-    fn hashes(&mut self, what: &'static str, max: u64) -> Result<Vec<EntryId>, BadMessage> {
+    pub(super) fn hashes(&mut self, what: &'static str, max: u64) -> Result<Vec<EntryId>, BadMessage> {
         let count = self.count(what, max)? as usize;
         let bytes = self.take(count * 32)?;
         let ids = bytes.as_chunks::<32>().0;

@@ -15,8 +15,10 @@ const SOCKETS_MAX: usize = 8;
 /// Where a peer can be dialled or listens.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
-    /// `ws://host:port/path`. A missing port is 80, a missing path is `/`.
+    /// `ws://host:port/path`, or `wss://host:port/path` inside TLS. A missing port is 80, or 443 with TLS; a missing path is `/`.
     WebSocket {
+        /// Whether it is inside TLS. The certificate must be for the host.
+        tls: bool,
         /// A name, an IPv4 address, or an IPv6 address without brackets.
         host: String,
         /// TCP port; 0 asks the system for one when listening.
@@ -47,14 +49,11 @@ pub enum Address {
 /// Text that is not an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// `wss://` is reserved for when it is.
-    #[error("TLS is not built in yet: put a proxy in front")]
-    Tls,
     /// More than [`ADDRESS_BYTES_MAX`] bytes.
     #[error("an address has at most {ADDRESS_BYTES_MAX} bytes, this one has {0}")]
     TooLong(usize),
-    /// None of `ws://`, `quic://` and `mem:`.
-    #[error("expected an address that begins with ws://, quic:// or mem:, found {0:?}")]
+    /// None of `ws://`, `wss://`, `quic://` and `mem:`.
+    #[error("expected an address that begins with ws://, wss://, quic:// or mem:, found {0:?}")]
     Scheme(String),
     /// Neither a form to dial nor one to listen.
     #[error("expected quic://ENDPOINT?addr=IP:PORT to dial or quic://IP:PORT to listen, found {0:?}")]
@@ -128,13 +127,14 @@ impl FromStr for Address {
                 false => Err(AddressError::Host(name.to_owned())),
             };
         }
-        if text.starts_with("wss://") {
-            return Err(AddressError::Tls);
-        }
         if let Some(rest) = text.strip_prefix("quic://") {
             return parse_quic(rest);
         }
-        let rest = text.strip_prefix("ws://").ok_or_else(|| AddressError::Scheme(text.to_owned()))?;
+        let (tls, rest) = match (text.strip_prefix("ws://"), text.strip_prefix("wss://")) {
+            (Some(rest), _) => (false, rest),
+            (None, Some(rest)) => (true, rest),
+            (None, None) => return Err(AddressError::Scheme(text.to_owned())),
+        };
         let (authority, path) = match rest.find(['/', '?']) {
             Some(at) => rest.split_at(at),
             None => (rest, "/"),
@@ -143,8 +143,8 @@ impl FromStr for Address {
         if !path.bytes().all(|b| b.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(&b)) {
             return Err(AddressError::Path(path));
         }
-        let (host, port) = split_port(authority)?;
-        Ok(Address::WebSocket { host, port, path })
+        let (host, port) = split_port(authority, if tls { 443 } else { 80 })?;
+        Ok(Address::WebSocket { tls, host, port, path })
     }
 }
 
@@ -192,10 +192,10 @@ fn parse_socket(text: &str) -> Option<SocketAddr> {
 
 fn relay_host(url: &str) -> Option<String> {
     let authority = url.strip_prefix("https://")?;
-    split_port(authority.strip_suffix('/').unwrap_or(authority)).ok().map(|(host, _)| host)
+    split_port(authority.strip_suffix('/').unwrap_or(authority), 443).ok().map(|(host, _)| host)
 }
 
-fn split_port(authority: &str) -> Result<(String, u16), AddressError> {
+fn split_port(authority: &str, default: u16) -> Result<(String, u16), AddressError> {
     let fault = || AddressError::Host(authority.to_owned());
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -213,7 +213,7 @@ fn split_port(authority: &str) -> Result<(String, u16), AddressError> {
         }
     };
     let port = match port {
-        None => 80,
+        None => default,
         // `u16::from_str` accepts a sign; an address does not.
         Some(text) if text.bytes().all(|b| b.is_ascii_digit()) => {
             text.parse().map_err(|_| AddressError::Port(text.to_owned()))?
@@ -226,8 +226,13 @@ fn split_port(authority: &str) -> Result<(String, u16), AddressError> {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Address::WebSocket { host, port, path } if host.contains(':') => write!(f, "ws://[{host}]:{port}{path}"),
-            Address::WebSocket { host, port, path } => write!(f, "ws://{host}:{port}{path}"),
+            Address::WebSocket { tls, host, port, path } => {
+                let scheme = if *tls { "wss" } else { "ws" };
+                match host.contains(':') {
+                    true => write!(f, "{scheme}://[{host}]:{port}{path}"),
+                    false => write!(f, "{scheme}://{host}:{port}{path}"),
+                }
+            }
             Address::Quic { endpoint, sockets, relay } => {
                 write!(f, "quic://{}", DeviceId(*endpoint))?;
                 for (at, socket) in sockets.iter().enumerate() {
@@ -258,6 +263,8 @@ mod tests {
             ("ws://h?a", "ws://h:80/?a"),
             ("ws://[::1]:9000/x", "ws://[::1]:9000/x"),
             ("ws://[::1]", "ws://[::1]:80/"),
+            ("wss://example.org", "wss://example.org:443/"),
+            ("wss://[::1]:9000/x?y", "wss://[::1]:9000/x?y"),
             ("mem:alice", "mem:alice"),
         ] {
             let address: Address = text.parse().unwrap();
@@ -272,6 +279,9 @@ mod tests {
             "",
             "ws://",
             "ws:///x",
+            "wss://",
+            "wss://a:b",
+            "wsss://a",
             "http://a",
             "ws://a:b",
             "ws://a:+1",
@@ -359,6 +369,7 @@ mod tests {
             "ws://0.0.0.0:1/",
             "ws://[::ffff:127.0.0.1]:1/",
             "ws://LocalHost/",
+            "wss://LocalHost/",
             "quic://0.0.0.0:1",
             "mem:a",
         ] {
@@ -370,11 +381,5 @@ mod tests {
         for text in ["ws://192.0.2.1/", "ws://example.org/", "ws://[2001:db8::1]/"] {
             assert!(!local(text), "{text}");
         }
-    }
-
-    #[test]
-    fn wss_is_reserved_and_says_what_to_do() {
-        let error = "wss://example.org".parse::<Address>().unwrap_err();
-        assert_eq!(error.to_string(), "TLS is not built in yet: put a proxy in front");
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -171,7 +172,14 @@ impl Link {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Item>, TransportError>> {
         let mut space = [const { MaybeUninit::uninit() }; READ_BYTES];
         let mut buffer = ReadBuf::uninit(&mut space);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
+            Ok(()) => {}
+            // How TLS tells an end without a goodbye, which is nothing else than without TLS.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Poll::Ready(Err(TransportError::Lost { midway: self.decoder.is_midway() }));
+            }
+            Err(error) => return Poll::Ready(Err(error.into())),
+        }
         let mut rest = buffer.filled();
         if rest.is_empty() {
             return Poll::Ready(Err(TransportError::Lost { midway: self.decoder.is_midway() }));

@@ -82,18 +82,18 @@ pub async fn listen_with(
             table.insert(name.clone(), sender);
             address.clone()
         }
-        Address::WebSocket { host, port, path } => {
+        Address::WebSocket { tls, host, port, path } => {
+            may_listen(*tls, config)?;
             let named: Vec<SocketAddr> = lookup_host((host.as_str(), *port)).await?.collect();
             let socket = sockets.bind(&named).await?;
-            let address =
-                Address::WebSocket { host: host.clone(), port: socket.local_addr()?.port(), path: path.clone() };
-            accepting.spawn(accept_all(socket, path.clone(), *config, sender));
-            address
+            let port = socket.local_addr()?.port();
+            accepting.spawn(accept_all(socket, (path.clone(), *tls), config.clone(), sender));
+            Address::WebSocket { tls: *tls, host: host.clone(), port, path: path.clone() }
         }
         #[cfg(feature = "quic")]
         Address::QuicSocket { socket, relay } => {
             let (endpoint, address) = super::quic::bind(*socket, relay.clone(), config.quic_seed.as_ref()).await?;
-            accepting.spawn(super::quic::accept_all(endpoint, super::quic::UNPROVEN_MAX, *config, sender));
+            accepting.spawn(super::quic::accept_all(endpoint, super::quic::UNPROVEN_MAX, config.clone(), sender));
             address
         }
         #[cfg(not(feature = "quic"))]
@@ -103,7 +103,27 @@ pub async fn listen_with(
     Ok(Listener { address, ready, _accepting: accepting })
 }
 
-async fn accept_all(socket: TcpListener, path: String, config: TransportConfig, ready: mpsc::Sender<Accepted>) {
+/// Whether there is what TLS needs, if it is asked for.
+fn may_listen(tls: bool, config: &TransportConfig) -> Result<(), TransportError> {
+    #[cfg(feature = "tls")]
+    let fault = config.tls.certificate.is_none().then_some(TransportError::NoCertificate);
+    #[cfg(not(feature = "tls"))]
+    let fault = {
+        let _ = config;
+        Some(TransportError::NoTls)
+    };
+    match fault {
+        Some(fault) if tls => Err(fault),
+        _ => Ok(()),
+    }
+}
+
+async fn accept_all(
+    socket: TcpListener,
+    (path, tls): (String, bool),
+    config: TransportConfig,
+    ready: mpsc::Sender<Accepted>,
+) {
     let blocks = Arc::new(Blocks::default());
     let path: Arc<str> = path.into();
     let mut upgrades = JoinSet::new();
@@ -122,9 +142,9 @@ async fn accept_all(socket: TcpListener, path: String, config: TransportConfig, 
             debug!(%remote, "too many unauthenticated connections");
             continue;
         };
-        let (path, ready) = (path.clone(), ready.clone());
+        let (path, config, ready) = (path.clone(), config.clone(), ready.clone());
         upgrades.spawn(async move {
-            match timeout(config.handshake, upgrade(stream, &path, &config)).await {
+            match timeout(config.handshake, upgrade(stream, &path, tls, &config)).await {
                 // The receiver is gone only when the listener is.
                 Ok(Ok(link)) => drop(ready.send(Accepted { link, remote: Some(remote), admission }).await),
                 Ok(Err(error)) => debug!(%remote, %error, "no upgrade"),
@@ -134,8 +154,14 @@ async fn accept_all(socket: TcpListener, path: String, config: TransportConfig, 
     }
 }
 
-async fn upgrade(stream: TcpStream, path: &str, config: &TransportConfig) -> Result<Link, TransportError> {
+async fn upgrade(stream: TcpStream, path: &str, tls: bool, config: &TransportConfig) -> Result<Link, TransportError> {
     stream.set_nodelay(true)?;
+    #[cfg(feature = "tls")]
+    if let Some(certificate) = config.tls.certificate.as_ref().filter(|_| tls) {
+        return accept_websocket(certificate.accept(stream).await?, path, config).await;
+    }
+    #[cfg(not(feature = "tls"))]
+    let _ = tls;
     accept_websocket(stream, path, config).await
 }
 

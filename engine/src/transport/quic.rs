@@ -115,6 +115,7 @@ pub(super) async fn accept_all(
             continue;
         }
         let (local, blocks, ready) = (local.clone(), blocks.clone(), ready.clone());
+        let config = config.clone();
         handshakes.spawn(async move {
             let admitted = async {
                 let connection = incoming_connection(incoming).await?;
@@ -362,7 +363,7 @@ mod tests {
         let config = TransportConfig::default();
         let (local, address) = bind("127.0.0.1:0".parse().unwrap(), None, None).await.unwrap();
         let (sender, mut ready) = mpsc::channel(1);
-        let _accepting = tokio::spawn(accept_all(local, 0, config, sender));
+        let _accepting = tokio::spawn(accept_all(local, 0, config.clone(), sender));
         let mut link = dial_address(&address, &config).await.unwrap();
         send(&mut link, b"first").await;
         assert_eq!(ready.recv().await.unwrap().link.recv().await.unwrap().unwrap(), b"first");

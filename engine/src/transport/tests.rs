@@ -202,7 +202,7 @@ async fn a_listener_that_does_not_answer_is_given_up_in_time() {
 fn spawned(config: TransportConfig, room: usize) -> (Link, LinkHandle, mpsc::Receiver<LinkEvent>) {
     let (ours, theirs) = Link::pair(&config);
     let (events, incoming) = mpsc::channel(room);
-    (theirs, spawn(ours, 7, events, Arc::new(config)), incoming)
+    (theirs, spawn(ours, 7, events, Arc::new(config.clone())), incoming)
 }
 
 #[tokio::test]
@@ -238,7 +238,7 @@ async fn what_was_queued_leaves_before_the_reason() {
 #[tokio::test(start_paused = true)]
 async fn closing_ends_in_time_though_the_other_side_never_reads() {
     let config = TransportConfig::default();
-    let (_other, handle, mut events) = spawned(config, 8);
+    let (_other, handle, mut events) = spawned(config.clone(), 8);
     handle.send(vec![0; 200_000]).unwrap();
     let begun = Instant::now();
     drop(handle);
@@ -249,7 +249,7 @@ async fn closing_ends_in_time_though_the_other_side_never_reads() {
 #[tokio::test]
 async fn a_full_queue_refuses_and_tells_when_it_is_drained() {
     let config = TransportConfig { send_queue_bytes_max: 100_000, drained_bytes: 10_000, ..Default::default() };
-    let (mut other, handle, mut events) = spawned(config, 8);
+    let (mut other, handle, mut events) = spawned(config.clone(), 8);
     let mut sent = 0;
     while handle.send(vec![1; 9_936]).is_ok() {
         sent += 1;
@@ -325,7 +325,7 @@ async fn a_peer_that_breaks_the_format_is_told_and_dropped() {
     let config = TransportConfig::default();
     let (mut raw, stream) = tokio::io::duplex(1024);
     let (events, mut incoming) = mpsc::channel(8);
-    let _handle = spawn(Link::over_stream(stream, &config), 1, events, Arc::new(config));
+    let _handle = spawn(Link::over_stream(stream, &config), 1, events, Arc::new(config.clone()));
     raw.write_all(&[9, 0, 0, 0]).await.unwrap();
     let reason = next_close(&mut incoming).await;
     assert!(matches!(reason, CloseReason::Failed(TransportError::Fault(FrameFault::Kind(9)))), "{reason}");
@@ -354,7 +354,7 @@ async fn a_standard_websocket_library_understands_us() {
     let request = ClientRequestBuilder::new(uri).with_sub_protocol(SUBPROTOCOL);
     let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
     let (events, mut incoming) = mpsc::channel(8);
-    let handle = spawn(listener.accept().await.link, 1, events, Arc::new(config));
+    let handle = spawn(listener.accept().await.link, 1, events, Arc::new(config.clone()));
     for length in [0, 125, 126, 65_536, config.frame_bytes_max] {
         socket.send(Message::binary(vec![5; length])).await.unwrap();
         assert_eq!(next_frame(&mut incoming).await, vec![5; length]);
@@ -404,7 +404,7 @@ mod figures {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let config = TransportConfig::default();
-            let shared = Arc::new(config);
+            let shared = Arc::new(config.clone());
             let mut listener = listener(&config).await;
             let Address::WebSocket { port, .. } = listener.address().clone() else { panic!() };
             let (events, mut incoming) = mpsc::channel(1024);
@@ -453,7 +453,7 @@ mod figures {
         runtime.block_on(async {
             let config =
                 TransportConfig { unauthenticated_per_block: 2_000, unauthenticated_max: 2_000, ..Default::default() };
-            let shared = Arc::new(config);
+            let shared = Arc::new(config.clone());
             let mut listener = listener(&config).await;
             let address = listener.address().clone();
             let (events, _drained) = mpsc::channel(4096);
@@ -512,3 +512,6 @@ async fn without_the_feature_quic_a_quic_address_says_what_to_do() {
     let listened = listen(&"quic://127.0.0.1:0".parse().unwrap(), &TransportConfig::default()).await;
     assert!(matches!(listened, Err(TransportError::NoQuic)));
 }
+
+#[cfg(feature = "tls")]
+mod tls;

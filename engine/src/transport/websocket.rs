@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, Uri, header::SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -26,18 +25,15 @@ const HEAD_BYTES_MAX: usize = 8 << 10;
 
 pub(super) async fn dial(
     address: &Address,
-    host: &str,
-    port: u16,
+    stream: Box<dyn Stream>,
     config: &TransportConfig,
 ) -> Result<Link, TransportError> {
     let uri: Uri = address.to_string().parse().map_err(|e| TransportError::Handshake(format!("{e}")))?;
-    let stream = TcpStream::connect((host, port)).await?;
-    stream.set_nodelay(true)?;
     let request = ClientRequestBuilder::new(uri).with_sub_protocol(SUBPROTOCOL);
     let (socket, _) =
         client_async_with_config(request, Head::new(stream), Some(library_config())).await.map_err(fault)?;
     let Head { stream, rest, .. } = socket.into_inner();
-    Ok(Link::new(Box::new(stream), Format::WebSocket { dialler: true }, rest, config))
+    Ok(Link::new(stream, Format::WebSocket { dialler: true }, rest, config))
 }
 
 /// Answers an upgrade request on a fresh connection: GET, this path (`/` takes every path), this subprotocol, a head of

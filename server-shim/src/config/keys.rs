@@ -30,11 +30,11 @@ pub(crate) enum Kind {
 /// What a list holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Item {
-    /// `ws://host:port/`.
+    /// `ws://host:port/` or `wss://host:port/`.
     Address,
-    /// `ws://host:port/` or `ws://host:port/#<peer id>`.
+    /// The same, or with `#<peer id>` behind it.
     Peer,
-    /// The same, or `http://host:port`.
+    /// The same, or `http://host:port` or `https://host:port`.
     Tracker,
     /// A peer id.
     Device,
@@ -119,7 +119,7 @@ pub(crate) const KEYS: &[Key] = &[
         "discovery.trackers",
         Kind::List(Item::Tracker),
         "",
-        "trackers to announce to: http://HOST:PORT, or a peer's ADDRESS or ADDRESS#PEERID",
+        "trackers to announce to: http://HOST:PORT or https://HOST:PORT, or a peer's ADDRESS or ADDRESS#PEERID",
     ),
     key_of("discovery.tracker", Kind::Flag, "false", "whether this peer is a tracker for others"),
     key_of(
@@ -165,6 +165,19 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key_of("http.jwt_issuer", Kind::Text, "", "whom those tokens are from (iss); needed with http.jwt_keys"),
     key_of("http.jwt_audience", Kind::Text, "", "whom those tokens are for (aud); needed with http.jwt_keys"),
+    key_of(
+        "tls.certificate",
+        Kind::Path,
+        "",
+        "PEM file with the certificate, and those of its authorities, of wss:// addresses in peer.listen and of all of http.listen, gateway.listen and discovery.listen; none: no TLS there. Read again when it changes",
+    ),
+    key_of("tls.key", Kind::Path, "", "PEM file with its key; needed with tls.certificate, and read again like it"),
+    key_of(
+        "tls.roots",
+        Kind::Path,
+        "",
+        "PEM file with authorities that are trusted beside the system's when wss:// and https:// are dialled; read again when it changes",
+    ),
     key_of(
         "admin.listen",
         Kind::List(Item::Loopback),
@@ -424,8 +437,10 @@ pub(crate) fn tracker(text: &str) -> Result<Tracker, String> {
     if text.starts_with("http") {
         return text.parse().map(Tracker::Http).map_err(|error: commonhold_engine::HttpTrackerError| error.to_string());
     }
-    if !text.starts_with("ws://") {
-        return Err(format!("expected http://HOST:PORT or an address that begins with ws://, found {text:?}"));
+    if !text.starts_with("ws://") && !text.starts_with("wss://") {
+        return Err(format!(
+            "expected http://HOST:PORT, https://HOST:PORT or an address that begins with ws:// or wss://, found {text:?}"
+        ));
     }
     peer(text).map(|(address, device)| Tracker::Peer(address, device))
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
+use commonhold_engine::transport::Stream;
 use commonhold_engine::{DocId, Error, Wants, wants};
 use futures_util::{Sink, SinkExt, StreamExt};
-use tokio::net::TcpStream;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -26,7 +26,7 @@ use super::document::Talk;
 use super::hub::Hub;
 use super::ids::RepoId;
 use super::wire::{FRAME_BYTES_MAX, Frame, Speech};
-use crate::http::{is_blocked, metered};
+use crate::http::is_blocked;
 use crate::shim::guard::refusal;
 use crate::shim::problem::{MEDIA_TYPE, Problem};
 
@@ -77,8 +77,7 @@ pub(super) enum Outgoing {
 }
 
 /// Serves a client until it is gone.
-pub(super) async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
-    let stream = metered(stream, &hub.node.addresses(), from);
+pub(super) async fn serve(hub: Arc<Hub>, stream: impl Stream, from: SocketAddr) {
     let config = WebSocketConfig::default()
         .read_buffer_size(8 << 10)
         .write_buffer_size(16 << 10)

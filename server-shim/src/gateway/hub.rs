@@ -10,7 +10,7 @@ use tokio::sync::{Notify, broadcast, mpsc};
 use tracing::warn;
 
 use super::connection::Outgoing;
-use super::ids::{KIND, RepoId, head_text};
+use super::ids::{self, KIND, RepoId, head_text};
 use super::wire::{Counts, Ephemeral, Speech};
 
 /// Ids that came to mean another document, which a slow connection may be behind. Beyond it, it looks at all of its own.
@@ -76,11 +76,7 @@ impl Hub {
 
     /// Reads the directory anew.
     async fn list(&self) -> Result<(), Error> {
-        let mut directory: BTreeMap<RepoId, DocId> = BTreeMap::new();
-        for info in self.node.documents(self.space, DocumentQuery::default()).await? {
-            let doc = directory.entry(RepoId::of(&info)).or_insert(info.id);
-            *doc = info.id.min(*doc);
-        }
+        let directory = ids::directory(&self.node.documents(self.space, DocumentQuery::default()).await?);
         let before = std::mem::replace(&mut *locked(&self.directory), directory.clone());
         for (id, doc) in directory {
             if before.get(&id) != Some(&doc) {

@@ -3,33 +3,34 @@
 //! A document that a client created keeps its id: it stands in our document's header, as its name under the kind [`KIND`], so every
 //! peer that holds the space finds it. Any other document has the id that follows from ours.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use commonhold_engine::{DocId, DocumentInfo, EntryId};
 
 /// The kind of the documents that clients created.
-pub(super) const KIND: &str = "automerge-repo";
+pub(crate) const KIND: &str = "automerge-repo";
 /// Longest text of an id: 16 bytes and 4 of checksum take 28 digits at most.
 const TEXT_MAX: usize = 28;
 
 /// An id as automerge-repo has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct RepoId([u8; 16]);
+pub(crate) struct RepoId([u8; 16]);
 
 impl RepoId {
     /// The id by which clients know a document.
-    pub(super) fn of(info: &DocumentInfo) -> RepoId {
+    pub(crate) fn of(info: &DocumentInfo) -> RepoId {
         RepoId::created(&info.kind, &info.name).unwrap_or_else(|| RepoId::derived(&info.id))
     }
 
     /// The id in the header of a document that a client created.
-    pub(super) fn created(kind: &str, name: &str) -> Option<RepoId> {
+    pub(crate) fn created(kind: &str, name: &str) -> Option<RepoId> {
         (kind == KIND).then(|| name.parse().ok()).flatten()
     }
 
     /// The id of a document that no client created.
-    pub(super) fn derived(doc: &DocId) -> RepoId {
+    pub(crate) fn derived(doc: &DocId) -> RepoId {
         let hash = blake3::Hasher::new().update(b"commonhold automerge-repo 1").update(&doc.0).finalize();
         let mut id = [0; 16];
         id.copy_from_slice(&hash.as_bytes()[..16]);
@@ -55,8 +56,18 @@ impl fmt::Display for RepoId {
     }
 }
 
+/// Which document each id means. Of two with one id the lesser is meant, on every peer.
+pub(crate) fn directory(documents: &[DocumentInfo]) -> BTreeMap<RepoId, DocId> {
+    let mut directory: BTreeMap<RepoId, DocId> = BTreeMap::new();
+    for info in documents {
+        let doc = directory.entry(RepoId::of(info)).or_insert(info.id);
+        *doc = info.id.min(*doc);
+    }
+    directory
+}
+
 /// A change hash, as it stands in messages about remote heads.
-pub(super) fn head_text(head: &EntryId) -> String {
+pub(crate) fn head_text(head: &EntryId) -> String {
     bs58::encode(head.0).with_check().into_string()
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "this is all test code")]
 
 pub(crate) mod clients;
+pub(crate) mod issued;
 
 use std::ffi::OsStr;
 use std::fs;
