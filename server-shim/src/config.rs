@@ -18,6 +18,7 @@ use commonhold_engine::{Address, Budgets, DeviceId, Discovery, Lan, Quota, Quota
 use crate::args::{Global, Serving};
 use crate::failure::Failure;
 use crate::shim::access::Opened;
+use crate::shim::webhooks::Networks;
 pub(crate) use keys::Key;
 use keys::{KEYS, Kind, Tracker};
 
@@ -205,6 +206,12 @@ impl Settings {
     pub(crate) fn http_jwt(&self) -> Option<(PathBuf, String, String)> {
         let path = Some(PathBuf::from(self.text("http.jwt_keys"))).filter(|path| !path.as_os_str().is_empty())?;
         Some((path, self.text("http.jwt_issuer").to_owned(), self.text("http.jwt_audience").to_owned()))
+    }
+
+    /// If webhooks are switched on: networks that they may reach beside public addresses.
+    pub(crate) fn webhooks(&self) -> Option<Networks> {
+        let networks = self.texts("webhooks.allow_networks").iter().filter_map(|text| text.parse().ok());
+        self.flag("webhooks.enabled").then(|| networks.collect())
     }
 
     /// The folder of an app's pages.
