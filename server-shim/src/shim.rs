@@ -100,7 +100,7 @@ pub(crate) fn routes(
         node: node.clone(),
         access,
         feeds: Feeds::default(),
-        bodies: Bodies::default(),
+        bodies: hooks.as_ref().map(Hooks::bodies).unwrap_or_default(),
         replies: Replies::default(),
         origins: settings.http_origins(),
         waiting: Semaphore::new(WAITING_MAX),

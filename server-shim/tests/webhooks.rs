@@ -219,6 +219,7 @@ fn webhooks_are_for_tokens_that_may_write_and_seen_by_nobody_else() {
         (json!({ "url": receiver.url, "docs": ["x"] }), 422, "unprocessable"),
         (json!({ "url": receiver.url, "kinds": vec!["k"; 17] }), 413, "too-large"),
         (json!({ "url": receiver.url, "since": "x" }), 400, "bad-request"),
+        (json!({ "url": receiver.url, "since": format!("1-{}", "0".repeat(32)) }), 410, "gone"),
         (json!({ "url": receiver.url, "nothing": 1 }), 400, "bad-request"),
     ] {
         assert_eq!(refused(&alice, &body), (status, kind.into()), "{body}");

@@ -244,7 +244,7 @@ refusals! {
     }
     /// Of what is said and not stored.
     Says { BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet }
-    /// Of raw changes.
+    /// Of raw changes, and of webhooks.
     Takes {
         BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet Quota
     }

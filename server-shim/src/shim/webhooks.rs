@@ -27,7 +27,7 @@ use super::access::{Caller, TokenRow, Writer};
 use super::changes;
 use super::documents::{Content, Params};
 use super::problem::{Kind, Problem};
-use super::spec::{Creates, Deletes, Reads};
+use super::spec::{Creates, Deletes, Reads, Takes};
 pub(crate) use deliver::{Hooks, Told};
 use deliver::{Live, Refused, iso, now_ms};
 pub(crate) use destination::Networks;
@@ -257,7 +257,7 @@ pub(super) async fn list(owner: Owner) -> Answer<Webhooks> {
 /// Makes a webhook.
 #[utoipa::path(
     post, path = "/webhooks", tag = "webhooks", operation_id = "create_webhook", request_body = Wanted,
-    responses((status = 201, description = "It is at work", body = Made, headers(("location" = String, description = "where it is"))), Creates),
+    responses((status = 201, description = "It is at work", body = Made, headers(("location" = String, description = "where it is"))), Takes),
 )]
 pub(super) async fn create(owner: Owner, headers: HeaderMap, body: Content) -> Result<Response, Problem> {
     let wanted: Wanted = body.json(&headers, "{\"url\": …}, and what else is to be")?;
@@ -353,7 +353,7 @@ pub(super) async fn read(owner: Owner) -> Result<Answer<Webhook>, Problem> {
 /// Changes a webhook: what is named, and nothing else.
 #[utoipa::path(
     patch, path = "/webhooks/{hook}", tag = "webhooks", operation_id = "change_webhook", request_body = Wanted,
-    responses((status = 200, description = "As it is now", body = Webhook), Creates),
+    responses((status = 200, description = "As it is now", body = Webhook), Takes),
 )]
 pub(super) async fn change(owner: Owner, headers: HeaderMap, body: Content) -> Result<Answer<Webhook>, Problem> {
     let live = owner.live().await?;

@@ -645,6 +645,10 @@ impl Hooks {
         let Some(_turn) = self.turns.take(live.space, uri.host().unwrap_or_default()).await else {
             return not_made("this peer is stopping");
         };
+        // It may have taken a while.
+        if !self.may(&live.space, &hook.owner) {
+            return not_made("the token of the webhook gives no right to write here any more");
+        }
         let body = body.await;
         let at_s = now_ms() / 1_000;
         let mut headers = HeaderMap::new();
@@ -699,6 +703,11 @@ impl Hooks {
             now_ms(),
             &json!({ "space": live.space.to_string(), "webhook": crate::local::hex(&live.id) }),
         )
+    }
+
+    /// Documents as they are sent, which others may send as well.
+    pub(crate) fn bodies(&self) -> Bodies {
+        self.bodies.clone()
     }
 
     pub(super) fn node(&self) -> &Node {

@@ -110,7 +110,7 @@ pub(super) fn url(text: &str, allowed: &[IpNet]) -> Result<Uri, String> {
         None => return Err("the URL has no host".into()),
     };
     if let Some(address) = literal.filter(|address| !may_connect(*address, allowed)) {
-        return Err(not_public(address));
+        return Err(format!("{address} {NOT_PUBLIC}"));
     }
     if url.port() == Some(0) {
         return Err("the URL has port 0".into());
@@ -122,11 +122,9 @@ pub(super) fn url(text: &str, allowed: &[IpNet]) -> Result<Uri, String> {
     }
 }
 
-fn not_public(address: IpAddr) -> String {
-    format!(
-        "{address} is no public address; this peer's operator names others that are allowed in webhooks.allow_networks"
-    )
-}
+/// Of an address, for people.
+const NOT_PUBLIC: &str =
+    "is no public address; this peer's operator names others that are allowed in webhooks.allow_networks";
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -151,15 +149,19 @@ impl Connector {
     async fn connect(self, uri: Uri) -> io::Result<TokioIo<TcpStream>> {
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
-        let found = match host.parse::<IpAddr>() {
-            Ok(address) => vec![SocketAddr::new(address, port)],
-            Err(_) => (self.resolve)(host, port).await?,
+        let literal = host.parse::<IpAddr>().ok();
+        let found = match literal {
+            Some(address) => vec![SocketAddr::new(address, port)],
+            None => (self.resolve)(host, port).await?,
         };
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         let mut tried = 0;
         for address in found {
             if let Some(why) = self.refusal(address.ip()) {
-                last = io::Error::new(io::ErrorKind::PermissionDenied, why);
+                tracing::debug!(%address, why, "a webhook leads to an address that is not connected to");
+                // Whoever gave a name is not told what it means in here.
+                let what = literal.map_or("where the name leads".to_owned(), |address| address.to_string());
+                last = io::Error::new(io::ErrorKind::PermissionDenied, format!("{what} {why}"));
                 continue;
             }
             tried += 1;
@@ -179,11 +181,11 @@ impl Connector {
         Err(last)
     }
 
-    fn refusal(&self, address: IpAddr) -> Option<String> {
+    fn refusal(&self, address: IpAddr) -> Option<&'static str> {
         if self.blocked.borrow().has_address(address) {
-            return Some(format!("this peer's operator has blocked {address}"));
+            return Some("is blocked by this peer's operator");
         }
-        (!may_connect(address, &self.allowed)).then(|| not_public(address))
+        (!may_connect(address, &self.allowed)).then_some(NOT_PUBLIC)
     }
 }
 
