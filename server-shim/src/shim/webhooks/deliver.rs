@@ -3,7 +3,7 @@
 //! An event that failed is on disk before the hook goes on. How far a hook is is written once a second: a crash repeats what was delivered
 //! since, under the same ids.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -151,6 +151,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A row of the store, and one that is to be written or taken out.
+type Stored = (Vec<u8>, Vec<u8>);
 type Row = (Vec<u8>, Option<Vec<u8>>);
 
 impl Live {
@@ -228,32 +230,40 @@ impl Hooks {
 
     /// The hooks of the store. What belongs to none is taken out.
     async fn read(&self) -> Result<Vec<Arc<Live>>, Error> {
-        let mut found: BTreeMap<(SpaceId, HookId), State> = BTreeMap::new();
-        let mut astray: Vec<Row> = Vec::new();
+        let (mut found, mut named) = (BTreeMap::<_, State>::new(), BTreeSet::new());
         for (name, row) in self.node.app_rows(HOOKS).await? {
-            match (read_key(HOOKS, &name), minicbor::decode::<Hook>(&row)) {
-                (Some((space, id, None)), Ok(hook)) if hook.version == ROW_VERSION && found.len() < PEER_MAX => {
+            let Some((space, id, None)) = read_key(HOOKS, &name) else { continue };
+            named.insert((space, id));
+            match minicbor::decode::<Hook>(&row) {
+                Ok(hook) if hook.version == ROW_VERSION && found.len() < PEER_MAX => {
                     found.insert((space, id), State::new(hook, 0));
                 }
-                // Of a later version of this program, perhaps: it stays.
-                _ => tracing::error!("a webhook cannot be read, and does nothing"),
+                // Of a later version of this program, perhaps: it stays with all that it has.
+                _ => {
+                    let hook = crate::local::hex(&id);
+                    tracing::error!(%space, hook, "a webhook cannot be read, and does nothing");
+                }
             }
         }
-        for (name, row) in self.node.app_rows(PLACES).await? {
-            let at = minicbor::decode::<At>(&row).ok().filter(|at| at.version == ROW_VERSION);
-            let state = read_key(PLACES, &name).and_then(|(space, id, _)| found.get_mut(&(space, id)));
-            match (at, state) {
-                (Some(at), Some(state)) => state.at = at.number,
-                _ => astray.push((name, None)),
+        let mut astray: Vec<Row> = Vec::new();
+        for (prefix, (name, row)) in both(self.node.app_rows(PLACES).await?, self.node.app_rows(EVENTS).await?) {
+            let Some((space, id, _)) = read_key(prefix, &name) else { continue };
+            let Some(state) = found.get_mut(&(space, id)) else {
+                if !named.contains(&(space, id)) {
+                    astray.push((name, None));
+                }
+                continue;
+            };
+            if prefix == PLACES {
+                let at = minicbor::decode::<At>(&row).ok().filter(|at| at.version == ROW_VERSION);
+                // Without it, all is told again.
+                state.at = at.map_or(0, |at| at.number);
+                continue;
             }
-        }
-        for (name, row) in self.node.app_rows(EVENTS).await? {
-            let event = minicbor::decode::<Event>(&row).ok().filter(|event| event.version == ROW_VERSION);
-            let state = read_key(EVENTS, &name).and_then(|(space, id, _)| found.get_mut(&(space, id)));
-            match (event, state) {
-                (Some(event), Some(state)) if event.dead => drop(state.dead.insert(event.number)),
-                (Some(event), Some(state)) => drop(state.waiting.insert(event.number, event)),
-                _ => astray.push((name, None)),
+            match minicbor::decode::<Event>(&row).ok().filter(|event| event.version == ROW_VERSION) {
+                Some(event) if event.dead => drop(state.dead.insert(event.number)),
+                Some(event) => drop(state.waiting.insert(event.number, event)),
+                None => tracing::error!(%space, "an event of a webhook cannot be read, and is not told"),
             }
         }
         if !astray.is_empty() {
@@ -713,6 +723,11 @@ impl Hooks {
     pub(super) fn node(&self) -> &Node {
         &self.node
     }
+}
+
+/// Rows of places and of events.
+fn both(places: Vec<Stored>, events: Vec<Stored>) -> impl Iterator<Item = (&'static [u8], Stored)> {
+    places.into_iter().map(|row| (PLACES, row)).chain(events.into_iter().map(|row| (EVENTS, row)))
 }
 
 /// The body of Standard Webhooks.

@@ -455,6 +455,29 @@ async fn a_name_that_leads_elsewhere_the_next_time_is_refused_then() {
 }
 
 #[tokio::test]
+async fn what_a_later_version_wrote_stays_and_what_belongs_to_no_hook_goes() {
+    let mut house = House::new(SLOW).await;
+    let later = Hook { version: ROW_VERSION + 1, ..fixture::state().hook };
+    let row = |prefix, id, number, value| (key(prefix, &house.space, &[id; 16], number), Some(value));
+    let at = || minicbor::to_vec(At { version: ROW_VERSION, number: 3 }).unwrap();
+    let event = || minicbor::to_vec(fixture::event(1, 1, 1)).unwrap();
+    let rows = vec![
+        row(HOOKS, 1, None, minicbor::to_vec(later).unwrap()),
+        row(PLACES, 1, None, at()),
+        row(EVENTS, 1, Some(1), event()),
+        row(PLACES, 2, None, at()),
+        row(EVENTS, 2, Some(1), event()),
+    ];
+    house.node.put_app_rows(rows).await.unwrap();
+    house.restart(SLOW).await;
+    assert!(house.hooks.of(&house.space).is_empty());
+    for prefix in [HOOKS, PLACES, EVENTS] {
+        let left = house.node.app_rows(prefix).await.unwrap();
+        assert!(left.len() == 1 && read_key(prefix, &left[0].0).unwrap().1 == [1; 16]);
+    }
+}
+
+#[tokio::test]
 async fn a_blocked_address_is_not_connected_to() {
     let house = House::new(QUICK).await;
     let mut receiver = Receiver::of_status(200).await;
