@@ -32,6 +32,7 @@ use crate::failure::Failure;
 use crate::http::{self, Counted, accept, talk};
 use crate::operate;
 use crate::request::Request as Asked;
+use crate::shim::webhooks::{self, Hooks};
 use status::{Sample, Status};
 
 /// Connections at once; more are hung up on. A browser opens six, a scraper one.
@@ -60,16 +61,18 @@ struct Inner {
     node: Node,
     settings: Settings,
     counted: Counted,
+    hooks: Option<Hooks>,
     since: Instant,
     latest: tokio::sync::Mutex<Option<(Instant, Arc<Status>)>>,
     samples: Mutex<VecDeque<Sample>>,
 }
 
-/// Listens at the addresses of `admin.listen`. `counted` is what HTTP counts.
+/// Listens at the addresses of `admin.listen`. `counted` is what HTTP counts, `hooks` are those that are at work.
 pub(crate) async fn listen(
     node: &Node,
     settings: &Settings,
     counted: Counted,
+    hooks: Option<Hooks>,
     sockets: &Sockets,
 ) -> Result<Listening, Failure> {
     let mut listening = Listening { addresses: Vec::new(), _serving: JoinSet::new() };
@@ -81,6 +84,7 @@ pub(crate) async fn listen(
         node: node.clone(),
         settings: settings.clone(),
         counted,
+        hooks,
         since: Instant::now(),
         latest: tokio::sync::Mutex::default(),
         samples: Mutex::default(),
@@ -113,6 +117,7 @@ fn routes(admin: Admin) -> Router {
         .route("/admin/history", get(history))
         .route("/admin/peers", get(peers))
         .route("/admin/usage", get(usage))
+        .route("/admin/webhooks", get(webhooks_of_all))
         .route("/admin/spaces/{space}/documents", get(documents))
         .with_state(admin)
         .layer(from_fn(guarded))
@@ -176,7 +181,8 @@ impl Admin {
         match &*latest {
             Some((at, status)) if at.elapsed() < AGE_MAX => status.clone(),
             _ => {
-                let status = Arc::new(Status::of(&self.0.node, &self.0.settings, &self.0.counted, self.0.since).await);
+                let Inner { node, settings, counted, hooks, since, .. } = &*self.0;
+                let status = Arc::new(Status::of(node, settings, counted, hooks.as_ref(), *since).await);
                 *latest = Some((Instant::now(), status.clone()));
                 status
             }
@@ -243,6 +249,14 @@ async fn peers(State(admin): State<Admin>) -> Result<Answer<Json>, Response> {
 async fn usage(State(admin): State<Admin>) -> Result<Answer<Json>, Response> {
     let reply = operate::perform(&admin.0.node, Asked::Usage).await;
     reply.map(|reply| Answer(reply.json())).map_err(|failure| problem(StatusCode::SERVICE_UNAVAILABLE, &failure.what))
+}
+
+/// Every webhook: whose it is, where it leads, and how it does.
+async fn webhooks_of_all(State(admin): State<Admin>) -> Answer<Json> {
+    match &admin.0.hooks {
+        Some(hooks) => Answer(webhooks::overview(hooks).await),
+        None => Answer(json!({ "webhooks": [] })),
+    }
 }
 
 /// Where a list goes on.

@@ -20,6 +20,7 @@ use commonhold_engine::{
 use crate::args::{Global, Serving};
 use crate::failure::Failure;
 use crate::shim::access::Opened;
+use crate::shim::webhooks::Networks;
 pub(crate) use keys::Key;
 use keys::{KEYS, Kind, Tracker};
 
@@ -239,6 +240,12 @@ impl Settings {
     /// The file of authorities that are trusted beside the system's.
     pub(crate) fn tls_roots(&self) -> Option<PathBuf> {
         self.file("tls.roots")
+    }
+
+    /// If webhooks are switched on: networks that they may reach beside public addresses.
+    pub(crate) fn webhooks(&self) -> Option<Networks> {
+        let networks = self.texts("webhooks.allow_networks").iter().filter_map(|text| text.parse().ok());
+        self.flag("webhooks.enabled").then(|| networks.collect())
     }
 
     /// The folder of an app's pages.

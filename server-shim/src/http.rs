@@ -36,10 +36,12 @@ use tracing::{debug, info};
 
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
+use crate::operate;
 use crate::shim;
-use crate::shim::access::Opened;
+use crate::shim::access::{Access, Opened};
 use crate::shim::guard::{CameFrom, TakenAt};
 use crate::shim::jwt::Provider;
+use crate::shim::webhooks::Hooks;
 use crate::tls::Door;
 
 /// Announces: connections at once, more are hung up on; and the time for all of one, as an announce is a few KiB.
@@ -114,6 +116,8 @@ pub(crate) struct Listening {
     stop: watch::Sender<bool>,
     opened: watch::Sender<Vec<Opened>>,
     pub(crate) counted: Counted,
+    /// At work, if the operator has switched them on.
+    pub(crate) hooks: Option<Hooks>,
 }
 
 impl Listening {
@@ -122,11 +126,16 @@ impl Listening {
         self.opened.send_replace(opened);
     }
 
-    /// Takes no more connections, ends streams with a word, and waits for the requests that are under way.
+    /// Takes no more connections, ends streams with a word, and waits for the requests that are under way. Webhooks end as well.
     pub(crate) async fn drain(mut self) {
         let _ = self.stop.send(true);
         self.serving.shutdown().await;
-        let _ = self.places.acquire_many(PROGRAMS_MAX as u32).await;
+        let hooks = async {
+            if let Some(hooks) = &self.hooks {
+                hooks.end().await;
+            }
+        };
+        let _ = tokio::join!(self.places.acquire_many(PROGRAMS_MAX as u32), hooks);
     }
 }
 
@@ -141,6 +150,13 @@ pub(crate) async fn listen(
     let (opened, open) = watch::channel(settings.http_open());
     let places = Arc::new(Semaphore::new(PROGRAMS_MAX));
     let counted = Counted::new(places.clone());
+    let access = Arc::new(Access::new(&settings.data(), open, provider(settings)?));
+    let hooks = match settings.webhooks() {
+        Some(allowed) => {
+            Some(Hooks::start(node, access.clone(), allowed).await.map_err(|error| operate::failure(&error))?)
+        }
+        None => None,
+    };
     let mut listening = Listening {
         announces: Vec::new(),
         programs: Vec::new(),
@@ -149,6 +165,7 @@ pub(crate) async fn listen(
         stop,
         opened,
         counted,
+        hooks: hooks.clone(),
     };
     for address in settings.announce_listen() {
         let listener = bind(sockets, address, "discovery.listen").await?;
@@ -170,7 +187,7 @@ pub(crate) async fn listen(
             }
         }));
     }
-    let programs = shim::routes(node, settings, open, provider(settings)?, stopping.clone());
+    let programs = shim::routes(node, settings, access, hooks, stopping.clone());
     let programs = programs.layer(from_fn_with_state((stopping.clone(), listening.counted.clone()), answered));
     for address in settings.http_listen() {
         let listener = bind(sockets, address, "http.listen").await?;

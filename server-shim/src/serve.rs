@@ -76,7 +76,7 @@ pub(crate) async fn serve(
         Ok(gateway) => gateway,
         Err(failure) => return close(node).await.and(Err(failure)),
     };
-    let admin = admin::listen(&node, settings, listening.counted.clone(), &sockets).await;
+    let admin = admin::listen(&node, settings, listening.counted.clone(), listening.hooks.clone(), &sockets).await;
     let admin = match admin.and_then(|admin| supervised::all_taken(&sockets).map(|()| admin)) {
         Ok(admin) => admin,
         Err(failure) => return close(node).await.and(Err(failure)),

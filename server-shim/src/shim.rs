@@ -21,6 +21,7 @@ pub(crate) mod problem;
 mod replies;
 mod spec;
 mod version;
+pub(crate) mod webhooks;
 mod write;
 
 use std::ops::Deref;
@@ -42,14 +43,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::Settings;
-use access::{Access, Opened};
+use access::Access;
 use body::Bodies;
 use feed::Feeds;
-use jwt::Provider;
 use presence::Presence;
 use problem::{Kind, Problem};
 use replies::Replies;
 use spec::Described;
+use webhooks::Hooks;
 
 /// Bytes of a body, but for blobs. Eight changes as large as the rules let a change be.
 const BODY_BYTES_MAX: usize = 8 << 20;
@@ -64,7 +65,7 @@ pub(crate) struct Shim(Arc<Inner>);
 
 pub(crate) struct Inner {
     node: Node,
-    access: Access,
+    access: Arc<Access>,
     feeds: Feeds,
     bodies: Bodies,
     replies: Replies,
@@ -73,6 +74,8 @@ pub(crate) struct Inner {
     /// Places for requests that wait until a version arrives.
     waiting: Semaphore,
     presence: Presence,
+    /// None: the operator has not switched webhooks on.
+    hooks: Option<Hooks>,
     /// True once the peer is about to stop.
     stopping: watch::Receiver<bool>,
 }
@@ -86,24 +89,23 @@ impl Deref for Shim {
 }
 
 /// What is answered.
-/// `opened`: what everybody may do, which may change.
 pub(crate) fn routes(
     node: &Node,
     settings: &Settings,
-    opened: watch::Receiver<Vec<Opened>>,
-    provider: Option<Provider>,
+    access: Arc<Access>,
+    hooks: Option<Hooks>,
     stopping: watch::Receiver<bool>,
 ) -> Router {
-    let access = Access::new(&settings.data(), opened, provider);
     let shim = Shim(Arc::new(Inner {
         node: node.clone(),
         access,
         feeds: Feeds::default(),
-        bodies: Bodies::default(),
+        bodies: hooks.as_ref().map(Hooks::bodies).unwrap_or_default(),
         replies: Replies::default(),
         origins: settings.http_origins(),
         waiting: Semaphore::new(WAITING_MAX),
         presence: Presence::default(),
+        hooks,
         stopping,
     }));
     let documents = OpenApiRouter::new()
@@ -119,6 +121,12 @@ pub(crate) fn routes(
         .routes(routes!(presence::read, presence::say))
         .routes(routes!(events::of_one))
         .routes(routes!(events::of_many))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(webhooks::read, webhooks::change, webhooks::remove))
+        .routes(routes!(webhooks::rotate))
+        .routes(routes!(webhooks::test))
+        .routes(routes!(webhooks::deliveries))
+        .routes(routes!(webhooks::redeliver))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     let blobs = OpenApiRouter::new()
         .routes(routes!(blobs::post))

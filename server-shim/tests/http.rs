@@ -850,13 +850,23 @@ fn a_wait_that_ends_is_no_fault_in_the_log() {
 
 #[test]
 fn the_openapi_document_has_every_route_and_its_examples_work() {
-    let site = Site::new("*:write");
+    let webhooks = [("COMMONHOLD_WEBHOOKS_ENABLED", "true"), ("COMMONHOLD_WEBHOOKS_ALLOW_NETWORKS", "127.0.0.1/32")];
+    let home = Home::new();
+    let space = home.run(&["space", "new", "--writers", "anyone"]).text().to_owned();
+    let token = home.run(&["token", "new", "a", "--all-spaces", "--right", "write"]).text().to_owned();
+    let site = Site::served(home, space, "*:write", &webhooks);
+    let ask = |method, url| Ask::new(method, url).header("authorization", format!("Bearer {token}"));
+    // Examples lead to places that are none of a test's business.
+    let nowhere = json!("http://127.0.0.1:9/");
     let api = Ask::new("GET", format!("{}/openapi.json", site.host())).send().json();
     assert_eq!(api["openapi"], "3.1.0");
     let doc = site.document(json!({"items": ["milk"], "note": "today"}));
     let doc = doc.strip_prefix("/docs/").unwrap();
+    let hook = ask("POST", site.url("/webhooks")).json(&json!({ "url": nowhere })).send().json();
+    let hook = hook["id"].as_str().unwrap();
     let filled = |path: &str, pointer: &str| {
         let path = path.replace("{space}", &site.space).replace("{doc}", doc).replace("{pointer}", pointer);
+        let path = path.replace("{hook}", hook).replace("{event}", &format!("evt_{}", "0".repeat(32)));
         format!("{}{}", site.host(), path.replace("{digest}", &"0".repeat(64)))
     };
     let mut ids = std::collections::BTreeSet::new();
@@ -871,8 +881,9 @@ fn the_openapi_document_has_every_route_and_its_examples_work() {
                 assert!(responses.keys().any(|status| status.starts_with('2')), "{method} {path}");
                 assert!(responses.values().all(|response| !response["description"].as_str().unwrap().is_empty()));
             }
-            // What can be done comes last: one of the methods deletes the document.
-            let status = Ask::new(method, filled(path, "nothing").replace(doc, &"0".repeat(64))).status();
+            // What can be done comes last: one of the methods deletes the document, or the webhook.
+            let url = filled(path, "nothing").replace(doc, &"0".repeat(64)).replace(hook, &"0".repeat(32));
+            let status = ask(method, url).status();
             assert_eq!(status != 405, operation.is_some(), "{method} {path}: {status}");
         }
         for (method, operation) in item.as_object().unwrap() {
@@ -883,16 +894,19 @@ fn the_openapi_document_has_every_route_and_its_examples_work() {
                     let schema = form["schema"]["$ref"].as_str()?.strip_prefix("#")?;
                     api.pointer(schema)?.get("example").cloned()
                 });
-                let Some(example) = example else {
+                let Some(mut example) = example else {
                     let binary = ["application/octet-stream", "application/vnd.automerge"].contains(&kind.as_str());
                     assert!(binary, "{method} {path}: {kind} has no example");
                     continue;
                 };
+                if let Some(url) = example.get_mut("url") {
+                    *url = nowhere.clone();
+                }
                 let method =
                     ["POST", "PUT", "PATCH"].into_iter().find(|name| name.eq_ignore_ascii_case(method)).unwrap();
                 let base = site.get(&format!("/docs/{doc}")).header("version").to_owned();
-                let ask = Ask::new(method, filled(path, "items/0")).header("parents", base);
-                let answer = ask.body(kind, example.to_string()).send();
+                let asked = ask(method, filled(path, "items/0")).header("parents", base);
+                let answer = asked.body(kind, example.to_string()).send();
                 assert!(answer.status < 300, "{method} {path}: {} {}", answer.status, answer.text);
             }
         }

@@ -25,7 +25,7 @@ CHECKS = (
 )
 
 
-def config(space, docs, versions, digest):
+def config(space, docs, versions, digest, hook):
     """What values stand for something that is there; others are drawn as well."""
     lines = [
         "request-timeout = 20",
@@ -36,6 +36,7 @@ def config(space, docs, versions, digest):
         "[parameters]",
         f'"path.space" = "{space}"',
         f'"path.digest" = "{digest}"',
+        f'"path.hook" = "{hook}"',
         '"path.doc" = { dictionary = "docs", probability = 0.9 }',
         '"path.pointer" = { dictionary = "pointers", probability = 0.7 }',
         '"query.doc" = { dictionary = "docs", probability = 0.9 }',
@@ -58,8 +59,9 @@ def config(space, docs, versions, digest):
     return "\n".join(lines) + "\n"
 
 
-def ask(url, body=None, kind="application/json"):
-    request = urllib.request.Request(url, body, {"Content-Type": kind} if body else {})
+def ask(url, body=None, kind="application/json", token=None):
+    headers = ({"Content-Type": kind} if body else {}) | ({"Authorization": f"Bearer {token}"} if token else {})
+    request = urllib.request.Request(url, body, headers)
     with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         return json.load(answer), answer.headers
 
@@ -68,6 +70,10 @@ def main(home):
     env = {key: value for key, value in os.environ.items() if not key.startswith("COMMONHOLD_")}
     env |= {"COMMONHOLD_CONFIG": "/dev/null", "COMMONHOLD_STORE_DATA": f"{home}/data", "COMMONHOLD_STORE_KEYS": f"{home}/keys"}
     space = subprocess.run([PROGRAM, "space", "new", "--writers", "anyone"], env=env, check=True, capture_output=True, text=True).stdout.strip()
+    token = subprocess.run([PROGRAM, "token", "new", "openapi", "--all-spaces", "--right", "write"], env=env, check=True, capture_output=True, text=True)
+    token = token.stdout.strip()
+    # Webhooks lead to a port of the loopback at which nobody listens (hooks.py).
+    env |= {"COMMONHOLD_WEBHOOKS_ENABLED": "true", "COMMONHOLD_WEBHOOKS_ALLOW_NETWORKS": "127.0.0.1/32"}
     env |= {"COMMONHOLD_HTTP_LISTEN": "127.0.0.1:0", "COMMONHOLD_HTTP_OPEN": "*:write", "COMMONHOLD_LOG_LEVEL": "error"}
     ready = f"{home}/ready.json"
     peer = subprocess.Popen([PROGRAM, "serve", "--listen", "ws://127.0.0.1:0/", "--ready-file", ready], env=env, stdout=subprocess.DEVNULL)
@@ -86,11 +92,12 @@ def main(home):
             docs.append(headers["Location"].rsplit("/", 1)[1])
             versions.append(headers["Version"].strip('"'))
         blob, _ = ask(f"{host}/v1/spaces/{space}/blobs", b"some bytes", "application/octet-stream")
+        hook, _ = ask(f"{host}/v1/spaces/{space}/webhooks", b'{"url": "http://127.0.0.1:9/"}', token=token)
         with open(f"{home}/schemathesis.toml", "w") as file:
-            file.write(config(space, docs, versions, blob["href"].rsplit("/", 1)[1]))
+            file.write(config(space, docs, versions, blob["href"].rsplit("/", 1)[1], hook["id"]))
         run = subprocess.run(
             [os.path.join(os.path.dirname(sys.executable), "schemathesis"), "--config-file", f"{home}/schemathesis.toml", "run",
-             f"{host}/openapi.json", "--checks", ",".join(CHECKS), "--max-time", str(SECONDS), "--max-examples", "40",
+             f"{host}/openapi.json", "--header", f"Authorization: Bearer {token}", "--checks", ",".join(CHECKS), "--max-time", str(SECONDS), "--max-examples", "40",
              "--no-color", "--warnings", "off", "--generation-database", "none"],
             cwd=home, env=os.environ | {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": os.path.dirname(os.path.abspath(__file__))})
         alive = peer.poll() is None and urllib.request.urlopen(f"{host}/readyz", timeout=PATIENCE).status == 204

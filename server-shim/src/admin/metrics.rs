@@ -35,6 +35,9 @@ pub(super) fn text(status: &Status, counted: &Counted) -> Result<String, fmt::Er
         ("network_metered", "Whether the network is paid for by the byte", u64::from(status.network.metered)),
         ("network_metered_bytes", "Spent today on such a network", status.network.metered_bytes),
         ("network_background_bytes", "Sent today of what others made", status.network.background_bytes),
+        ("webhook_events_waiting", "Events that wait for another attempt", status.webhooks.waiting),
+        ("webhook_dead_letters", "Events that were given up, and are kept", status.webhooks.dead_letters),
+        ("webhook_changes_behind", "Changes that the webhook furthest behind is behind", status.webhooks.behind),
     ] {
         let gauge: Gauge = Gauge::default();
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
@@ -46,11 +49,25 @@ pub(super) fn text(status: &Status, counted: &Counted) -> Result<String, fmt::Er
         ("segments_delivered", "Live segments that came and were new", status.network.delivered),
         ("segments_duplicate", "Live segments that came and were held already", status.network.duplicates),
         ("segments_pushed", "Live segments pushed to others", status.network.pushed),
+        ("webhook_dead", "Events of webhooks that were given up", status.webhooks.dead),
     ] {
         let counter: Counter = Counter::default();
         counter.inc_by(value);
         registry.register(name, help, counter);
     }
+    let hooks = Family::<Labels, Gauge>::default();
+    let attempts = Family::<Labels, Counter>::default();
+    let told = &status.webhooks;
+    for (state, count) in
+        [("active", told.active), ("failing", told.failing), ("off", told.off), ("stopped", told.stopped)]
+    {
+        hooks.get_or_create(&vec![("state", state.to_owned())]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    for (outcome, count) in [("delivered", told.delivered), ("failed", told.failed)] {
+        attempts.get_or_create(&vec![("outcome", outcome.to_owned())]).inc_by(count);
+    }
+    registry.register("webhooks", "Webhooks by how they are; stopped: their token has no right any more", hooks);
+    registry.register("webhook_attempts", "Attempts to deliver an event, by how they ended", attempts);
     let of_spaces: [(&str, &str, fn(&super::status::Space) -> u64); 7] = [
         ("space_documents", "Documents with content, and deleted ones, of a space", |space| space.documents),
         ("space_peers", "Connected peers that share a space", |space| space.peers),

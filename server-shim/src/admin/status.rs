@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::config::Settings;
 use crate::http::Counted;
 use crate::operate::STORE_FILE;
+use crate::shim::webhooks::{Hooks, Told};
 
 /// Spaces that are told of one by one; the rest is in the sums.
 const SPACES_MAX: usize = 100;
@@ -34,6 +35,8 @@ pub(crate) struct Status {
     pub(crate) spaces: Vec<Space>,
     pub(crate) network: Network,
     pub(crate) http: Http,
+    /// All zero where they are not switched on.
+    pub(crate) webhooks: Told,
     /// Resident memory of this process, bytes; 0 where the system does not tell.
     pub(crate) memory_bytes: u64,
 }
@@ -96,7 +99,13 @@ pub(crate) struct Sample {
 }
 
 impl Status {
-    pub(crate) async fn of(node: &Node, settings: &Settings, counted: &Counted, since: Instant) -> Status {
+    pub(crate) async fn of(
+        node: &Node,
+        settings: &Settings,
+        counted: &Counted,
+        hooks: Option<&Hooks>,
+        since: Instant,
+    ) -> Status {
         let (mut spaces, mut behind, mut documents) = (Vec::new(), 0, 0);
         let (mut blobs, mut blob_bytes) = (0, 0);
         for info in node.spaces() {
@@ -126,6 +135,10 @@ impl Status {
             }
         }
         let (traffic, budget) = (node.traffic(), *node.budget().borrow());
+        let webhooks = match hooks {
+            Some(hooks) => hooks.told().await,
+            None => Told::default(),
+        };
         let data = settings.data();
         let free = statvfs(&data).map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize));
         Status {
@@ -160,6 +173,7 @@ impl Status {
                 requests: counted.requests(),
                 failures: counted.failures(),
             },
+            webhooks,
             memory_bytes: memory(),
         }
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use commonhold_engine::{Address, DeviceId, HttpTracker, SpaceId};
+use ipnet::IpNet;
 
 use crate::shim::access::Opened;
 
@@ -48,6 +49,8 @@ pub(crate) enum Item {
     Opened,
     /// `https://host`, or `*`.
     Origin,
+    /// `10.0.0.0/8`.
+    Network,
 }
 
 /// One key of the config file.
@@ -177,6 +180,18 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::Path,
         "",
         "PEM file with authorities that are trusted beside the system's when wss:// and https:// are dialled; read again when it changes",
+    ),
+    key_of(
+        "webhooks.enabled",
+        Kind::Flag,
+        "false",
+        "whether tokens that may write in a space may have this peer tell its changes to URLs (webhooks)",
+    ),
+    key_of(
+        "webhooks.allow_networks",
+        Kind::List(Item::Network),
+        "",
+        "networks such as 10.1.0.0/16 that webhooks may reach beside public addresses; whoever makes one can reach all that is in them",
     ),
     key_of(
         "admin.listen",
@@ -388,6 +403,7 @@ impl Key {
                 Err(error) => Err(error.to_string()),
             },
             Kind::List(Item::Opened) => text.parse::<Opened>().map(drop),
+            Kind::List(Item::Network) => text.parse::<IpNet>().map(drop).map_err(|error| error.to_string()),
             Kind::List(Item::Origin) if text == "*" => Ok(()),
             Kind::List(Item::Origin) => match text.strip_prefix("http://").or(text.strip_prefix("https://")) {
                 Some(host) if !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'/') => Ok(()),
@@ -422,6 +438,7 @@ impl Kind {
             Kind::List(Item::Socket) => "addresses with a port such as 127.0.0.1:7341".into(),
             Kind::List(Item::Loopback) => "addresses such as 127.0.0.1:7344 or [::1]:7344".into(),
             Kind::List(Item::Opened) => "rights such as *:read, or SPACE:write with the id of a space".into(),
+            Kind::List(Item::Network) => "networks such as 10.1.0.0/16, fd00::/8 or 127.0.0.1/32".into(),
             Kind::List(Item::Origin) => "origins of pages such as https://app.example.org, or *".into(),
         }
     }

@@ -191,6 +191,11 @@ impl Access {
         read.tokens.get(hash).filter(|row| row.expires.is_none_or(|expires| unix_now() < expires)).cloned()
     }
 
+    /// A token that is good in a space, by its hash.
+    pub(super) fn holder(&self, hash: &str, space: &SpaceId) -> Option<TokenRow> {
+        self.row(hash).filter(|row| row.space.as_ref().is_none_or(|of| *of == space.to_string()))
+    }
+
     /// Who sent a request. A token that is not good is a problem, not nobody: its owner should hear of it.
     pub(crate) fn caller(&self, headers: &HeaderMap, uri: &Uri) -> Result<Caller, Problem> {
         if let Some(ticket) = parameter(uri, "ticket") {
@@ -233,10 +238,7 @@ impl Access {
         let opened = all.iter().filter_map(|opened| opened.may(space));
         let own = match caller {
             Caller::Anybody => None,
-            Caller::Holder(hash) => {
-                let row = self.row(hash).filter(|row| row.space.as_ref().is_none_or(|of| *of == space.to_string()));
-                row.map(|row| row.may)
-            }
+            Caller::Holder(hash) => self.holder(hash, space).map(|row| row.may),
             Caller::User(user) => user.may(space),
         };
         opened.chain(own).max()

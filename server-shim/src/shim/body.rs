@@ -28,9 +28,9 @@ impl Shown {
     }
 }
 
-/// The latest version of documents that were asked for.
-#[derive(Debug, Default)]
-pub(crate) struct Bodies(Mutex<Kept>);
+/// The latest version of documents that were asked for. Clones keep the same.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Bodies(Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
 struct Kept {

@@ -159,7 +159,7 @@ fn lines(reader: &Reader, live: impl Stream<Item = (Bytes, bool)> + Send + 'stat
 }
 
 /// How far a token says that somebody is.
-async fn number(reader: &Reader, token: &str) -> Result<u64, Problem> {
+pub(super) async fn number(reader: &Reader, token: &str) -> Result<u64, Problem> {
     let last = reader.shim.node.last_change(reader.space).await?;
     match token {
         "" | "0" => return Ok(0),

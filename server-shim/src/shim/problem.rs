@@ -94,7 +94,7 @@ impl Kind {
             Kind::BadRequest => "the request cannot be read: a header, a parameter or the body",
             Kind::NoToken => "no token, or one that is unknown, expired or revoked",
             Kind::NotAllowed => {
-                "the token gives no right to write here, this peer has none itself, or a page of a strange origin or host asks"
+                "the token gives no right to do that here, this peer has none itself, its operator has not switched that on, or a page of a strange origin or host asks"
             }
             Kind::Blocked => "the operator of this peer has blocked the caller's address, the space or the document",
             Kind::NotFound => "nothing is there, or nothing that the caller may know of",
@@ -106,11 +106,11 @@ impl Kind {
             Kind::Precondition => "a whole document is only replaced with `If-Match` or `Parents`",
             Kind::TooLarge => "the body, or a value in it, is larger than this peer or the rules of the space take",
             Kind::MediaType => "the body is of a type that this resource does not take",
-            Kind::Unprocessable => "the body can be read, and does not fit the document",
+            Kind::Unprocessable => "the body can be read, and does not fit the document, or names what may not be",
             Kind::Stalled => "the body stopped coming",
             Kind::TooMany => "too many at once, or the caller's address has had all that it may in a day",
             Kind::Quota => {
-                "the space, its blobs or the document take more than they may on this peer, or the disk is full"
+                "the space, its blobs, its webhooks or the document take more than they may on this peer, or the disk is full"
             }
             Kind::Unavailable => "the store fails at present, or the peer is stopping",
             Kind::Internal => "a fault of this peer",

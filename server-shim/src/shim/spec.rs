@@ -35,6 +35,7 @@ const ID: &str = "^[0-9a-f]{64}$";
     tags(
         (name = "documents", description = "Documents as JSON, their changes and what became of them"),
         (name = "blobs", description = "Attachments by their BLAKE3"),
+        (name = "webhooks", description = "What changes, told to a URL (Standard Webhooks)"),
         (name = "spaces", description = "What the caller may use"),
         (name = "peer", description = "What this peer says of itself"),
     ),
@@ -102,6 +103,8 @@ fn part_of(name: &str) -> Parameter {
         "space" => ("the space, by its id", Some(ID)),
         "doc" => ("the document, by its id", Some(ID)),
         "digest" => ("BLAKE3 of the blob", Some(ID)),
+        "hook" => ("the webhook, by its id", Some("^[0-9a-f]{32}$")),
+        "event" => ("the event, by its `webhook-id`", Some("^evt_[0-9a-f]{32}$")),
         _ => ("a JSON pointer (RFC 6901), without its first slash", None),
     };
     let schema = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).pattern(pattern).min_length(Some(1));
@@ -241,7 +244,7 @@ refusals! {
     }
     /// Of what is said and not stored.
     Says { BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet Quota }
-    /// Of raw changes.
+    /// Of raw changes, and of webhooks.
     Takes {
         BadRequest NoToken NotAllowed Blocked NotFound Gone Conflict Stalled TooLarge MediaType Unprocessable TooMany Internal Unavailable NotYet Quota
     }
