@@ -9,9 +9,11 @@ use commonhold_sync::id::DeviceId;
 use commonhold_sync::limits::Limits;
 use commonhold_sync::message::roles;
 use commonhold_sync::usage::Quotas;
+use tokio::sync::mpsc;
 
 use crate::blobs::{BlobLimits, BlobStore};
 use crate::budget::Budgets;
+use crate::gate::Knock;
 use crate::quarantine::DocumentBudget;
 use crate::store::{Store, StoreError};
 use crate::tracker::http::HttpTracker;
@@ -65,6 +67,10 @@ pub struct Config {
     pub metered: bool,
     /// Bits of [`roles`]; [`Discovery::tracker`] and [`Budgets::serving`] add theirs.
     pub roles: u64,
+    /// Who is asked about each connection, once its other side has proven who it is; `None`: all are kept that nothing else speaks
+    /// against. While an answer is awaited nothing is told to the other side; it may take 10 s
+    /// ([`Limits::handshake_ms`](commonhold_sync::limits::Limits)). With no room in the channel, a connection is not kept.
+    pub gate: Option<mpsc::Sender<Knock>>,
     /// How it finds others and lets itself be found.
     pub discovery: Discovery,
     /// Name and version of the program, for people.
@@ -147,6 +153,7 @@ impl Default for Config {
             budgets: Budgets::default(),
             metered: false,
             roles: roles::STORE | roles::RELAY,
+            gate: None,
             discovery: Discovery::default(),
             agent: concat!("commonhold/", env!("CARGO_PKG_VERSION")).to_owned(),
             #[cfg(feature = "tls")]

@@ -55,6 +55,8 @@ const HEAVY: usize = 2;
 /// third, which is more than a commit that fails takes: one that opens and then fails must not be tried four times a second.
 const REOPEN: [Duration; 3] = [Duration::from_millis(250), Duration::from_secs(30), Duration::from_secs(60)];
 
+/// Why a connection ends that the app does not admit.
+const NOT_ADMITTED: &str = "this peer's operator does not want that connection";
 /// How long a node that closes waits for its goodbyes to leave: several round trips, and nobody notices.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -65,6 +67,7 @@ enum Done {
     Checked { op: OpId, result: Result<SnapshotContent, SnapshotFault> },
     Merged { op: OpId, result: Result<(Vec<u8>, SnapshotContent), String> },
     Compacted { space: SpaceId, doc: DocId, packed: Option<Packed>, reply: Option<oneshot::Sender<()>> },
+    Asked { conn: ConnId, admitted: bool },
     Announced { conn: ConnId, answer: Result<Peers, TrackerRefusal> },
     Blob(blobs::BlobDone),
     Reopened(Result<Box<(Storage, Stored, [u8; 8])>, StoreError>),
@@ -179,6 +182,7 @@ impl Driver {
             accounts: locked(&self.shared.book).accounts(),
         });
         peer.set_allowed(self.allowed.clone());
+        peer.set_asks(self.shared.config.gate.is_some());
         let machine = Machine { peer, storage, writer, storing: BTreeMap::new(), storing_bytes: 0 };
         let ids: Vec<SpaceId> = machine.peer.spaces().map(|space| space.id()).collect();
         self.machine = Some(machine);
@@ -535,6 +539,10 @@ impl Driver {
                 if self.loads == loads {
                     self.packed();
                 }
+            }
+            Done::Asked { conn, admitted: true } => self.handle(Input::Admit { conn }),
+            Done::Asked { conn, admitted: false } => {
+                self.handle(Input::End { conn, code: "policy", text: NOT_ADMITTED })
             }
             Done::Announced { conn, answer } => self.handle(Input::AnnounceAnswered { conn, answer }),
             Done::Reopened(Ok(reopened)) => self.recover(*reopened),

@@ -560,6 +560,11 @@ impl Node {
         Ok(self.shared().blocking(move |storage| storage.put_app_rows(rows)).await??)
     }
 
+    /// Waits until what is read of the store holds all that events have told of.
+    pub async fn settle(&self) -> Result<(), Error> {
+        self.shared().settle().await
+    }
+
     /// The program's own rows whose keys begin so, by key.
     pub async fn app_rows(&self, prefix: &[u8]) -> Result<Vec<Row>, Error> {
         let prefix = prefix.to_vec();

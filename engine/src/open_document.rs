@@ -330,7 +330,7 @@ impl OpenDocument {
         // Off the runtime: a batch may be large, and the first one pays for checking what was loaded.
         let elsewhere = bytes > APPLY_HERE_BYTES || !shown.is_checked();
         let budget = self.shared.budget_of(&self.space, &self.doc);
-        let work = move || (shown.apply(&entries, from), shown.excess(&budget));
+        let mut work = move || (shown.apply(&entries, from), shown.excess(&budget));
         let done = match elsewhere {
             true => tokio::task::spawn_blocking(work).await.ok(),
             false => Some(work()),

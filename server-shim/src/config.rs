@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use axum::http::HeaderValue;
 use commonhold_engine::{
@@ -111,6 +112,20 @@ impl Settings {
 
     pub(crate) fn listen(&self) -> Vec<Address> {
         self.texts("peer.listen").iter().filter_map(|text| text.parse().ok()).collect()
+    }
+
+    /// Empty if there is no policy.
+    pub(crate) fn policy_command(&self) -> Vec<String> {
+        self.texts("policy.command").to_vec()
+    }
+
+    pub(crate) fn policy_wait(&self) -> Duration {
+        Duration::from_millis(self.number("policy.wait_ms"))
+    }
+
+    /// Whether a connection is kept for which no answer comes.
+    pub(crate) fn policy_admits(&self) -> bool {
+        self.text("policy.unanswered") == "admit"
     }
 
     pub(crate) fn advertise(&self) -> Vec<String> {

@@ -42,7 +42,7 @@ use crate::shim::access::{Access, Opened};
 use crate::shim::guard::{CameFrom, TakenAt};
 use crate::shim::jwt::Provider;
 use crate::shim::webhooks::Hooks;
-use crate::tls::Door;
+use crate::tls::{self, Door};
 
 /// Announces: connections at once, more are hung up on; and the time for all of one, as an announce is a few KiB.
 const ANNOUNCES_MAX: usize = 256;
@@ -153,7 +153,8 @@ pub(crate) async fn listen(
     let access = Arc::new(Access::new(&settings.data(), open, provider(settings)?));
     let hooks = match settings.webhooks() {
         Some(allowed) => {
-            Some(Hooks::start(node, access.clone(), allowed).await.map_err(|error| operate::failure(&error))?)
+            let hooks = Hooks::start(node, access.clone(), allowed, &tls::roots(settings)).await;
+            Some(hooks.map_err(|error| operate::failure(&error))?)
         }
         None => None,
     };

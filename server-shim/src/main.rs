@@ -20,6 +20,7 @@ mod logs;
 mod names;
 mod operate;
 mod place;
+mod policy;
 mod print;
 mod reach;
 mod reload;

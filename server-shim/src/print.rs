@@ -7,8 +7,8 @@ use serde_json::Value as Json;
 use crate::args::{KeepArg, WritersArg};
 use crate::failure::{Exit, Failure};
 use crate::request::{
-    Blob, BlockChanged, BlockedRow, Change, Checked, Document, Erasure, ImportedFolder, Member, Network, Peer, Released,
-    Reply, Skipped, Space, Status, Stored, Watched,
+    Blob, BlockChanged, BlockedRow, Change, Checked, Document, Erasure, ImportedFolder, Member, Network, Peer,
+    Released, Reply, Skipped, Space, Status, Stored, Watched,
 };
 
 /// Digits of an id that are shown; they name it everywhere a unique prefix does.

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use commonhold_engine::local::{LocalClient, LocalError, LocalStream};
 use commonhold_engine::tls::Tls;
-use commonhold_engine::{Config, Node, Sockets};
+use commonhold_engine::{Config, Knock, Node, Sockets};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::mpsc;
 
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
@@ -264,12 +265,18 @@ impl Watch {
 /// Opens the store in this process.
 pub(crate) async fn open(settings: &Settings, dial: Dial) -> Result<Node, Failure> {
     let tls = Tls { certificate: None, roots: tls::roots(settings) };
-    open_at(settings, dial, Sockets::default(), tls).await
+    open_at(settings, dial, Sockets::default(), tls, None).await
 }
 
-/// The same, listening at sockets that this process was given, with this certificate.
-pub(crate) async fn open_at(settings: &Settings, dial: Dial, sockets: Sockets, tls: Tls) -> Result<Node, Failure> {
-    let config = Config { sockets, tls, ..operate::config(settings, dial)? };
+/// The same, listening at sockets that this process was given, with this certificate, and with somebody at the gate.
+pub(crate) async fn open_at(
+    settings: &Settings,
+    dial: Dial,
+    sockets: Sockets,
+    tls: Tls,
+    gate: Option<mpsc::Sender<Knock>>,
+) -> Result<Node, Failure> {
+    let config = Config { sockets, tls, gate, ..operate::config(settings, dial)? };
     Node::open(config).await.map_err(|error| operate::open_failure(&error, settings))
 }
 

@@ -18,6 +18,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::admin;
@@ -28,6 +29,7 @@ use crate::gateway;
 use crate::http::{self, Listening};
 use crate::local;
 use crate::operate;
+use crate::policy::Policy;
 use crate::print;
 use crate::reach::{self, Dial};
 use crate::reload::Reload;
@@ -53,7 +55,9 @@ pub(crate) async fn serve(
     let mut reload = Reload::listen(global, serving, settings, &tls)?;
     let data = settings.data();
     let sockets = supervised::sockets(handed)?;
-    let node = reach::open_at(settings, Dial::AndListen, sockets.clone(), tls).await?;
+    let (policy, gate) = Policy::start(settings).unzip();
+    let node = reach::open_at(settings, Dial::AndListen, sockets.clone(), tls, gate).await?;
+    let policy = policy.map(|policy| AbortOnDropHandle::new(tokio::spawn(policy.run(node.clone()))));
     let local = match LocalServer::bind(&data).await {
         Ok(local) => local,
         Err(error) => {
@@ -111,7 +115,7 @@ pub(crate) async fn serve(
         stop.requested().await;
         std::process::exit(Exit::Failed as i32);
     });
-    drop((local, gateway));
+    drop((local, gateway, policy));
     if let Some(ready) = ready {
         // What cannot be removed names a process that is gone, which readers must expect after a kill anyway.
         let _ = std::fs::remove_file(ready);

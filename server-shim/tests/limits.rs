@@ -197,3 +197,51 @@ fn a_document_in_quarantine_is_listed_answered_507_and_released() {
     assert_eq!(ask(&http, &get).0, 200);
     set(4).text();
 }
+
+/// A policy that lets in the peers that a file names, and carries all documents but spam.
+const POLICY: &str = r#"
+while read -r question; do
+    id=${question#*:} id=${id%%,*}
+    case $question in
+    *'"kind":"peer"'*)
+        peer=${question#*'"peer":"'} peer=${peer%%'"'*}
+        grep -qx "$peer" "$1" && accept=true || accept=false ;;
+    *'"name":"spam"'*) accept=false ;;
+    *) accept=true ;;
+    esac
+    echo "{\"id\":$id,\"accept\":$accept}"
+done
+"#;
+
+#[test]
+fn a_policy_decides_who_is_let_in_and_which_documents_are_carried() {
+    let members = Home::new();
+    std::fs::create_dir_all(members.data()).unwrap();
+    let [policy, file] = ["policy.sh", "members"].map(|name| members.data().join(name));
+    std::fs::write(&policy, POLICY).unwrap();
+    std::fs::write(&file, "").unwrap();
+    let command = format!("/bin/sh,{},{}", policy.display(), file.display());
+    let (origin, served, _) = origin(&[("COMMONHOLD_POLICY_COMMAND", &command)]);
+    let other = Home::new();
+    other.run(&["join", served.invite(), "--wait", "1"]).fails(6, &["goes on trying"]);
+    let peer = other.run(&["status", "--json"]).json()["peer"].as_str().unwrap().to_owned();
+    std::fs::write(&file, format!("{peer}\n")).unwrap();
+    other.run(&["join", served.invite()]).text();
+    let [spam, good] =
+        ["spam", "good"].map(|name| other.run(&["doc", "new", "--name", name, "--sync"]).text().to_owned());
+    let blocked =
+        until("the block", || Some(origin.run(&["block", "ls"]).text().to_owned()).filter(|ls| ls.contains(&spam)));
+    assert!(!blocked.contains(&good), "{blocked}");
+    other.run(&["set", "good", "n", "1", "--sync"]).text();
+    assert_eq!(origin.run(&["get", &good, "n"]).text(), "1");
+}
+
+#[test]
+fn without_an_answer_of_the_policy_the_config_says_who_is_let_in() {
+    for (unanswered, lets_in) in [("refuse", false), ("admit", true)] {
+        let settings = [("COMMONHOLD_POLICY_COMMAND", "/bin/false"), ("COMMONHOLD_POLICY_UNANSWERED", unanswered)];
+        let (_origin, served, _) = origin(&settings);
+        let said = Home::new().run(&["join", served.invite(), "--wait", "1"]);
+        assert_eq!(said.code == 0, lets_in, "{}", said.err);
+    }
+}

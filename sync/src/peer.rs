@@ -198,6 +198,8 @@ pub struct Peer {
     own_record: Option<PeerRecord>,
     /// The only devices that connections are kept with, if not all.
     allowed: Option<BTreeSet<DeviceId>>,
+    /// The driver is asked about each connection.
+    asks: bool,
     unwanted: Blocked,
     limits: Limits,
     now: Now,
@@ -308,6 +310,7 @@ impl Peer {
             agent: start.agent,
             addresses: start.addresses,
             allowed: None,
+            asks: false,
             unwanted: Blocked::default(),
             limits: start.limits,
             now: Now(0),
@@ -469,6 +472,11 @@ impl Peer {
         self.allowed = allowed;
     }
 
+    /// Says whether the driver is asked about each connection, once its other side has proven who it is ([`Event::Asked`]).
+    pub fn set_asks(&mut self, asks: bool) {
+        self.asks = asks;
+    }
+
     /// Takes in one thing that happened.
     pub fn handle(&mut self, now: Now, input: Input) {
         debug_assert!(self.outputs.is_empty(), "outputs of the last input were not drained");
@@ -498,6 +506,7 @@ impl Peer {
             Input::Allow(allowance) => self.spending.allow(allowance),
             Input::Block(blocked) => self.block(blocked),
             Input::Quotas(quotas) => self.set_quotas(quotas),
+            Input::Admit { conn } => self.admit(conn),
             Input::End { conn, code, text } => self.close(conn, code, text, false),
             Input::Close => {
                 self.closing = true;

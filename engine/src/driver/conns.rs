@@ -162,6 +162,11 @@ impl Conns {
         self.conns.get(&id)?.remote
     }
 
+    /// Whether this side dialled.
+    pub(super) fn dialled(&self, id: ConnId) -> bool {
+        self.conns.get(&id).is_some_and(|conn| conn.dialled)
+    }
+
     /// Those of blocked addresses.
     pub(super) fn of_blocked(&self, list: &BlockList) -> Vec<ConnId> {
         let blocked = |conn: &Conn| conn.remote.is_some_and(|remote| list.has_address(remote));

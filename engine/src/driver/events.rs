@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{Done, Driver, LOOSE_AGAIN, LOOSE_QUIET, answer};
 use crate::discovery::{Heard, wall_ms};
+use crate::gate::Knock;
 use crate::shared::{Reply, locked};
 use crate::status::NodeEvent;
 use crate::transport::LinkEvent;
@@ -47,6 +48,15 @@ impl Driver {
 
     pub(super) fn emit(&mut self, event: Event) {
         match event {
+            Event::Asked { conn, peer } => {
+                let Some(gate) = &self.shared.config.gate else { return };
+                let said = Knock::at(gate, peer, self.conns.remote(conn), self.conns.dialled(conn));
+                let (tell, run) = (self.tell.clone(), self.run);
+                tokio::spawn(async move {
+                    let admitted = said.await;
+                    let _ = tell.send((run, Done::Asked { conn, admitted }));
+                });
+            }
             Event::Opened { conn, peer, agent, roles, addresses } => {
                 if let Some(info) = self.conns.opened(conn, peer, agent, roles, addresses) {
                     locked(&self.shared.peers).insert(conn.0, info.clone());

@@ -19,6 +19,8 @@ use super::plan::{Canary, Chances, Plan, Shape};
 use super::screen::Asked;
 use crate::worker;
 
+/// How long a driver that is asked about a connection takes to keep it, ms.
+const ADMITTED_MS: u64 = 30;
 /// Time within which everybody agrees once nothing fails any more, ms. A comparison that finds a difference is repeated
 /// after at most 60 s; two of those and what they ask for.
 const AGREE_MS: u64 = 150_000;
@@ -125,6 +127,12 @@ pub(super) enum Step {
     Closed {
         conn: ConnId,
         end: usize,
+    },
+    /// The driver of a peer that asks about connections keeps one.
+    Admit {
+        host: usize,
+        boot: u64,
+        conn: ConnId,
     },
     /// A peer asks who holds what it wrote.
     AskReceipts {
@@ -399,6 +407,7 @@ impl World {
                 if open { self.input(host, Input::Disconnected { conn }) } else { Ok(()) }
             }
             Step::Commit { host, boot } if self.runs(host, boot) => self.commit(host),
+            Step::Admit { host, boot, conn } if self.runs(host, boot) => self.input(host, Input::Admit { conn }),
             Step::AskReceipts { host, boot, space, doc, id } if self.runs(host, boot) => {
                 self.input(host, Input::AskReceipts { space, doc, entries: vec![id] })
             }
@@ -556,6 +565,7 @@ impl World {
         let peer_of = |world: &World, device| world.hosts.iter().position(|h| h.device() == device);
         let Some(run) = &mut self.hosts[host].run else { return Ok(()) };
         match event {
+            Event::Asked { conn, .. } => self.later(ADMITTED_MS, Step::Admit { host, boot, conn }),
             Event::Document { space, doc, header } => {
                 self.newest.insert(space, header.creator);
                 run.screen.document(space, doc);

@@ -49,6 +49,8 @@ pub(crate) enum Item {
     Opened,
     /// `https://host`, or `*`.
     Origin,
+    /// A word of a command.
+    Word,
     /// `10.0.0.0/8`.
     Network,
 }
@@ -294,6 +296,19 @@ pub(crate) const KEYS: &[Key] = &[
         "4096",
         "outgoing bytes queued for one connection, KiB",
     ),
+    key_of(
+        "policy.command",
+        Kind::List(Item::Word),
+        "",
+        "program, and its arguments, that is asked whom to keep connections with and which documents to carry",
+    ),
+    key_of("policy.wait_ms", Kind::Number(1, 9_000), "2000", "how long its answer is waited for, milliseconds"),
+    key_of(
+        "policy.unanswered",
+        Kind::Choice(&["refuse", "admit"]),
+        "refuse",
+        "what becomes of a connection for which no answer comes",
+    ),
     key_of("log.format", Kind::Choice(&["text", "json"]), "text", "form of the log on standard error"),
     key_of(
         "log.level",
@@ -392,7 +407,7 @@ impl Key {
             Kind::List(Item::Tracker) => tracker(text).map(drop),
             Kind::List(Item::Device) => text.parse::<DeviceId>().map(drop).map_err(|error| error.to_string()),
             Kind::List(Item::Interface) if text.is_empty() => Err("an empty name".into()),
-            Kind::List(Item::Interface) => Ok(()),
+            Kind::List(Item::Interface | Item::Word) => Ok(()),
             Kind::List(Item::Socket) => text.parse::<SocketAddr>().map(drop).map_err(|error| error.to_string()),
             Kind::List(Item::Loopback) => match text.parse::<SocketAddr>() {
                 Ok(address) if address.ip().is_loopback() => Ok(()),
@@ -434,6 +449,7 @@ impl Kind {
                 "trackers such as http://example.org:7341 or ws://example.org:7340/#PEERID".into()
             }
             Kind::List(Item::Device) => "peer ids of 64 hex digits".into(),
+            Kind::List(Item::Word) => "a program and its arguments, such as [\"/usr/local/bin/policy\"]".into(),
             Kind::List(Item::Interface) => "names of network interfaces such as eth0".into(),
             Kind::List(Item::Socket) => "addresses with a port such as 127.0.0.1:7341".into(),
             Kind::List(Item::Loopback) => "addresses such as 127.0.0.1:7344 or [::1]:7344".into(),

@@ -28,6 +28,9 @@ const UNACKED_MAX: usize = 8_192;
 /// Messages that wait for loads, per connection. The transport is not read meanwhile, so this is a backstop.
 const INBOX_MAX: usize = 4_096;
 
+/// Bytes that wait for the driver's word on whether a connection is kept: the names of some 30,000 spaces.
+const ASKED_BYTES_MAX: usize = 4 << 20;
+
 /// Code of a goodbye for lack of use.
 pub(super) const RELEASED: &str = "released";
 
@@ -45,6 +48,8 @@ pub(super) struct Connection {
     heard: Option<Now>,
     pub(super) rtt_ms: Option<u32>,
     pub(super) hello_sent: bool,
+    /// The driver was asked whether to keep it, and has not said.
+    asked: bool,
     /// Spaces by this side's handles.
     pub(super) handles: Vec<SpaceId>,
     /// Spaces of the other side that this one does not know.
@@ -318,6 +323,9 @@ impl Connection {
     }
 
     fn next_message(&mut self) -> Option<(Message, usize, usize)> {
+        if self.asked {
+            return None;
+        }
         let (message, size, wire) = self.inbox.pop_front()?;
         self.inbox_bytes -= size;
         Some((message, size, wire))
@@ -384,6 +392,7 @@ impl Peer {
             heard: None,
             rtt_ms: None,
             hello_sent: false,
+            asked: false,
             handles: Vec::new(),
             unmatched: Vec::new(),
             links: BTreeMap::new(),
@@ -437,22 +446,25 @@ impl Peer {
             if self.is_blocked(&peer) {
                 return self.hang_up(conn);
             }
-        }
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
-        if !connection.hello_sent && connection.channel.session_hash().is_some() {
-            // The dialler's hello leaves with its last handshake flight; the acceptor's once it knows who asks.
-            let ready = connection.dialled || connection.peer.is_some();
-            if ready {
-                self.send_hello(conn);
+            if self.asks {
+                let Some(connection) = self.connections.get_mut(&conn) else { return };
+                connection.asked = true;
+                self.emit(Event::Asked { conn, peer });
             }
         }
+        self.greet(conn);
+        let Some(connection) = self.connections.get(&conn) else { return };
+        let asked = connection.asked;
         for bytes in messages {
             match Message::from_bytes(&bytes, &self.limits) {
                 Ok(message) => {
                     let Some(connection) = self.connections.get_mut(&conn) else { return };
                     let size = Message::inflated_len(&bytes);
                     // A whole snapshot may come while its document is read.
-                    let bytes_max = self.limits.snapshot_bytes_max + 2 * self.limits.in_flight_bytes_per_peer;
+                    let bytes_max = match asked {
+                        true => ASKED_BYTES_MAX,
+                        false => self.limits.snapshot_bytes_max + 2 * self.limits.in_flight_bytes_per_peer,
+                    };
                     if connection.inbox.len() >= INBOX_MAX || connection.inbox_bytes + size > bytes_max {
                         return self.close(conn, "P.flood", "too many messages are waiting", true);
                     }
@@ -462,6 +474,24 @@ impl Peer {
                 }
                 Err(error) => return self.close(conn, "P.message", &error.to_string(), true),
             }
+        }
+    }
+
+    /// Says hello if it is time to. The dialler's leaves with its last handshake flight; the acceptor's once it knows who asks.
+    fn greet(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get(&conn) else { return };
+        let knows = connection.channel.session_hash().is_some() && (connection.dialled || connection.peer.is_some());
+        if knows && !connection.hello_sent && !connection.asked {
+            self.send_hello(conn);
+        }
+    }
+
+    /// The driver keeps a connection that it was asked about ([`Event::Asked`]).
+    pub(super) fn admit(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if core::mem::take(&mut connection.asked) {
+            self.busy.insert(conn);
+            self.greet(conn);
         }
     }
 

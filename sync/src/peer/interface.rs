@@ -187,6 +187,11 @@ pub enum Input {
     /// What this peer has nothing to do with from here on. Connections to whom it concerns end with the code `blocked`; those on
     /// which a space was named that is blocked now begin anew, without it.
     Block(Blocked),
+    /// The answer to [`Event::Asked`], if the connection is kept; [`Input::End`] if it is not.
+    Admit {
+        /// Which.
+        conn: ConnId,
+    },
     /// The driver wants a connection no longer, for a reason of its own, which the other side is told.
     End {
         /// Which.
@@ -564,6 +569,14 @@ impl PageRow {
 /// What a peer tells the application.
 #[derive(Debug)]
 pub enum Event {
+    /// Somebody proved who it is, and [`Peer::set_asks`](super::Peer::set_asks) said to ask. Answer with [`Input::Admit`] or [`Input::End`]:
+    /// until then nothing is told to it, and what it says waits, not longer than the handshake may take.
+    Asked {
+        /// Connection.
+        conn: ConnId,
+        /// Who.
+        peer: DeviceId,
+    },
     /// A peer is connected and known.
     Opened {
         /// Connection.

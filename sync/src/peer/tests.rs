@@ -12,6 +12,7 @@ mod blobs;
 mod block;
 mod erasing;
 mod forks;
+mod gate;
 mod identities;
 mod quota;
 mod receipts;

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::body::Bytes;
 use axum::http::header::{CONTENT_TYPE, USER_AGENT};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use commonhold_engine::tls::Roots;
 use commonhold_engine::{DocumentChange, Error, Node, SpaceId};
 use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
@@ -188,20 +189,26 @@ impl Live {
 
 impl Hooks {
     /// Goes on with all hooks that the store has.
-    pub(crate) async fn start(node: &Node, access: Arc<Access>, allowed: Networks) -> Result<Hooks, Error> {
-        Hooks::start_as(node, access, allowed, system(), TERMS, PATIENCE).await
+    pub(crate) async fn start(
+        node: &Node,
+        access: Arc<Access>,
+        allowed: Networks,
+        roots: &Roots,
+    ) -> Result<Hooks, Error> {
+        Hooks::start_as(node, access, allowed, roots, system(), TERMS, PATIENCE).await
     }
 
     pub(super) async fn start_as(
         node: &Node,
         access: Arc<Access>,
         allowed: Networks,
+        roots: &Roots,
         resolve: Resolve,
         terms: Terms,
         patience: Duration,
     ) -> Result<Hooks, Error> {
         let connector = Connector { resolve, allowed: allowed.clone(), blocked: node.block_list() };
-        let sender = Sender::new(connector, patience).map_err(|error| {
+        let sender = Sender::new(connector, patience, roots).map_err(|error| {
             tracing::error!(%error, "TLS for webhooks cannot be set up");
             Error::Internal("TLS for webhooks cannot be set up")
         })?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use commonhold_engine::tls::{Roots, TlsError};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -49,9 +50,9 @@ pub(super) struct Sender {
 
 impl Sender {
     /// The error is for the log.
-    pub(super) fn new(connector: Connector, patience: Duration) -> Result<Sender, String> {
+    pub(super) fn new(connector: Connector, patience: Duration, roots: &Roots) -> Result<Sender, String> {
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls()?)
+            .with_tls_config(tls(roots)?)
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);
@@ -88,17 +89,26 @@ impl Sender {
     }
 }
 
-/// The certificates that this system trusts; `SSL_CERT_FILE` names others. Not aws-lc, which is a C library.
-fn tls() -> Result<ClientConfig, String> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    let (taken, _) = roots.add_parsable_certificates(found.certs);
-    if taken == 0 {
-        tracing::warn!("this system has no root certificates (Debian: ca-certificates): webhooks over https will fail");
+/// As for whom this peer dials itself. Without any roots webhooks over http go on.
+fn tls(roots: &Roots) -> Result<ClientConfig, String> {
+    match roots.client_config() {
+        Ok(config) => {
+            let mut config = ClientConfig::clone(&config);
+            // The connector says itself what is spoken inside.
+            config.alpn_protocols.clear();
+            Ok(config)
+        }
+        Err(TlsError::NoRoots(_)) => {
+            tracing::warn!(
+                "this system has no root certificates (Debian: ca-certificates): webhooks over https will fail"
+            );
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+            let config = config.map_err(|error| error.to_string())?;
+            Ok(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+        }
+        Err(error) => Err(chain(&error)),
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    Ok(config.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// `Retry-After`: seconds, or a date.

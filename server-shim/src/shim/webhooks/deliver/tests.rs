@@ -118,7 +118,8 @@ impl House {
         TokenFile { version: 1, tokens: vec![row] }.write(&folder.path().join(FILE)).unwrap();
         let access = Arc::new(Access::new(folder.path(), watch::channel(Vec::new()).1, None));
         let allowed: Networks = allowed.iter().map(|text| text.parse().unwrap()).collect();
-        let hooks = Hooks::start_as(&node, access.clone(), allowed, resolve, terms, patience).await.unwrap();
+        let hooks =
+            Hooks::start_as(&node, access.clone(), allowed, &Roots::default(), resolve, terms, patience).await.unwrap();
         House { node, space, folder, access, hooks }
     }
 
@@ -128,7 +129,9 @@ impl House {
         let allowed = self.hooks.allowed.clone();
         let patience = Duration::from_secs(30);
         self.hooks =
-            Hooks::start_as(&self.node, self.access.clone(), allowed, system(), terms, patience).await.unwrap();
+            Hooks::start_as(&self.node, self.access.clone(), allowed, &Roots::default(), system(), terms, patience)
+                .await
+                .unwrap();
     }
 
     async fn hook_with(&self, url: &str, change: impl FnOnce(&mut Hook)) -> Arc<Live> {

@@ -1,0 +1,60 @@
+//! Connections that wait for whether they are kept.
+
+use super::*;
+
+fn world(asks: usize) -> (World, SpaceId, ConnId) {
+    let mut world = World::new(2);
+    let (space, _) = world.space(0, Writers::Anyone);
+    let doc = world.create(0, space, 1);
+    world.edit(0, space, doc, "x", 1);
+    world.join(1, space);
+    world.hosts[asks].peer.set_asks(true);
+    world.connect(0, 1);
+    // Without that time passes.
+    while let Some((to, conn, bytes)) = world.wires.pop_front() {
+        world.input(to, Input::Frame { conn, bytes });
+    }
+    let other = world.hosts[1 - asks].peer.device();
+    let asked = |e: &Event| match e {
+        Event::Asked { conn, peer } if *peer == other => Some(*conn),
+        _ => None,
+    };
+    let conn = world.hosts[asks].events.iter().find_map(asked).expect("it asks");
+    assert_eq!(opened(&world), [0, 0], "nobody knows anything of the other before the answer");
+    (world, space, conn)
+}
+
+fn opened(world: &World) -> [usize; 2] {
+    [0, 1].map(|host| world.events(host, |e| matches!(e, Event::Opened { .. })))
+}
+
+#[test]
+fn a_connection_that_is_admitted_goes_on_where_it_waited() {
+    for asks in [0, 1] {
+        let (mut world, space, conn) = world(asks);
+        world.input(asks, Input::Admit { conn });
+        world.settle();
+        assert_eq!(opened(&world), [1, 1]);
+        world.assert_level(space);
+        // It is asked once.
+        world.input(asks, Input::Admit { conn });
+        world.settle();
+        assert_eq!(world.events(asks, |e| matches!(e, Event::Asked { .. })), 1);
+    }
+}
+
+#[test]
+fn a_connection_that_is_refused_or_for_which_nobody_answers_ends() {
+    for asks in [0, 1] {
+        let (mut world, _, conn) = world(asks);
+        world.input(asks, Input::End { conn, code: "policy", text: "not wanted" });
+        world.settle();
+        assert_eq!(opened(&world), [0, 0]);
+        assert_eq!(world.events(1 - asks, |e| matches!(e, Event::Notice { code, .. } if code == "policy")), 1);
+
+        let (mut world, ..) = self::world(asks);
+        world.settle();
+        assert_eq!(opened(&world), [0, 0]);
+        assert_eq!(world.events(asks, |e| matches!(e, Event::Closed { .. })), 1);
+    }
+}
