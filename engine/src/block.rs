@@ -101,27 +101,21 @@ impl BlockList {
         self.since_ms.iter().map(|(subject, since_ms)| BlockedInfo { subject: *subject, since_ms: *since_ms }).collect()
     }
 
-    /// Puts something on the list, or takes it off. What is to be written, if that changes anything.
-    pub(crate) fn set(
-        &mut self,
-        subject: BlockSubject,
-        blocks: bool,
-        now_ms: u64,
-    ) -> Result<Option<Option<BlockRow>>, Error> {
+    /// Puts something on the list, or takes it off. Whether that changes anything.
+    pub(crate) fn set(&mut self, subject: BlockSubject, blocks: bool, now_ms: u64) -> Result<bool, Error> {
         match (blocks, self.since_ms.contains_key(&subject)) {
             (true, false) if self.since_ms.len() >= BLOCKED_MAX => {
                 Err(Error::TooMuch { what: "entries of the block list", max: BLOCKED_MAX })
             }
-            (true, false) => {
-                self.since_ms.insert(subject, now_ms);
-                Ok(Some(Some(BlockRow { version: ROW_VERSION, since_ms: now_ms })))
-            }
-            (false, true) => {
-                self.since_ms.remove(&subject);
-                Ok(Some(None))
-            }
-            (true, true) | (false, false) => Ok(None),
+            (true, false) => Ok(self.since_ms.insert(subject, now_ms).is_none()),
+            (false, true) => Ok(self.since_ms.remove(&subject).is_some()),
+            (true, true) | (false, false) => Ok(false),
         }
+    }
+
+    /// What the store is to hold of an entry; `None`: nothing.
+    pub(crate) fn row(&self, subject: &BlockSubject) -> Option<BlockRow> {
+        self.since_ms.get(subject).map(|since_ms| BlockRow { version: ROW_VERSION, since_ms: *since_ms })
     }
 
     /// What concerns the machine: all but addresses.
@@ -191,7 +185,7 @@ mod tests {
 
     fn list(texts: &[&str]) -> BlockList {
         let mut list = BlockList::default();
-        texts.iter().for_each(|text| assert!(list.set(text.parse().unwrap(), true, 1).unwrap().is_some()));
+        texts.iter().for_each(|text| assert!(list.set(text.parse().unwrap(), true, 1).unwrap()));
         list
     }
 
@@ -227,11 +221,11 @@ mod tests {
         let mut list = BlockList::default();
         let at = |n: u32| BlockSubject::Network(IpNet::from(IpAddr::from(n.to_be_bytes())));
         for n in 0..BLOCKED_MAX as u32 {
-            assert!(list.set(at(n), true, 1).unwrap().is_some());
+            assert!(list.set(at(n), true, 1).unwrap());
         }
-        assert!(list.set(at(7), true, 2).unwrap().is_none());
+        assert!(!list.set(at(7), true, 2).unwrap());
         assert_eq!(list.set(at(BLOCKED_MAX as u32), true, 1).unwrap_err().code(), "too_much");
-        assert!(list.set(at(7), false, 2).unwrap().is_some() && list.set(at(7), false, 2).unwrap().is_none());
-        assert!(list.set(at(BLOCKED_MAX as u32), true, 1).unwrap().is_some());
+        assert!(list.set(at(7), false, 2).unwrap() && !list.set(at(7), false, 2).unwrap());
+        assert!(list.set(at(BLOCKED_MAX as u32), true, 1).unwrap());
     }
 }

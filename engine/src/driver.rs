@@ -444,25 +444,29 @@ impl Driver {
 
     fn block(&mut self, subject: BlockSubject, blocks: bool, reply: oneshot::Sender<Result<bool, Error>>) {
         let Some(storage) = self.machine.as_ref().map(|machine| machine.storage.clone()) else { return };
-        let mut set = Ok(None);
+        let mut set = Ok(false);
         self.shared.blocked.send_if_modified(|list| {
             set = Arc::make_mut(list).set(subject, blocks, wall_ms());
-            matches!(set, Ok(Some(_)))
+            matches!(set, Ok(true))
         });
-        let row = match set {
-            Ok(Some(row)) => row,
-            same => return drop(reply.send(same.map(|_| false))),
+        let changed = match set {
+            Ok(changed) => changed,
+            full => return drop(reply.send(full)),
         };
-        self.enforce_blocks();
-        if !blocks {
+        if changed {
+            self.enforce_blocks();
+        }
+        if changed && !blocks {
             // Those that somebody still holds are shown again.
             let all = locked(&self.shared.documents).open.values().cloned().collect::<Vec<_>>();
             all.iter().filter(|open| subject.covers(&open.space, &open.doc)).for_each(|open| open.reload());
         }
+        // Also if nothing changed: the row may not have been written the last time.
+        let row = self.shared.blocked.borrow().row(&subject);
         self.barrier(move || {
             let written = storage.put_blocked(&subject.to_string(), row.as_ref());
             // Whoever gave up waiting is not told.
-            let _ = reply.send(written.map(|()| true).map_err(Error::from));
+            let _ = reply.send(written.map(|()| changed).map_err(Error::from));
         });
     }
 

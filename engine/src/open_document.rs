@@ -209,7 +209,11 @@ impl OpenDocument {
             let (due, work) = locked(&self.inbox).next(Instant::now());
             match work {
                 Work::End => break,
-                Work::Reload(reload) => self.make_again(reload).await,
+                Work::Reload(reload) => {
+                    self.make_again(reload).await;
+                    locked(&self.inbox).remade();
+                    self.shared.moved();
+                }
                 Work::Withhold(why) => self.hide(why).await,
                 Work::Apply => self.apply().await,
                 Work::Flush => {
@@ -364,8 +368,8 @@ impl OpenDocument {
             let shown = self.view.lock().await;
             match &shown.state {
                 State::Ready(_) => return Ok(shown),
-                State::Failed(error) => return Err(error.clone()),
-                State::Loading => drop(shown),
+                State::Failed(error) if !locked(&self.inbox).is_remade() => return Err(error.clone()),
+                State::Failed(_) | State::Loading => drop(shown),
             }
             if locked(&self.inbox).closed {
                 return Err(self.shared.no_reply());

@@ -224,7 +224,7 @@ fn a_policy_decides_who_is_let_in_and_which_documents_are_carried() {
     let (origin, served, _) = origin(&[("COMMONHOLD_POLICY_COMMAND", &command)]);
     let other = Home::new();
     other.run(&["join", served.invite(), "--wait", "1"]).fails(6, &["goes on trying"]);
-    let peer = other.run(&["status", "--json"]).json()["peer"].as_str().unwrap().to_owned();
+    let peer = other.run(&["status", "--json"]).json()["me"]["peer"].as_str().unwrap().to_owned();
     std::fs::write(&file, format!("{peer}\n")).unwrap();
     other.run(&["join", served.invite()]).text();
     let [spam, good] =

@@ -25,6 +25,8 @@ pub(super) struct Inbox {
     pub(super) flush_due: Option<Instant>,
     /// The view is made again from the store.
     pub(super) reload: Option<Reload>,
+    /// It is being made again.
+    remaking: bool,
     /// When it is made again because other entries count, if it is.
     reshow_due: Option<Instant>,
     /// When it last was, and how long nothing is to follow.
@@ -109,6 +111,15 @@ impl Inbox {
         true
     }
 
+    /// Whether the view is about to be another one.
+    pub(super) fn is_remade(&self) -> bool {
+        self.reload.is_some() || self.remaking
+    }
+
+    pub(super) fn remade(&mut self) {
+        self.remaking = false;
+    }
+
     /// The entries of a frame that begins now, and the last who delivered some.
     pub(super) fn begin_frame(&mut self, now: Instant) -> (Vec<(EntryId, Vec<u8>)>, Option<DeviceId>) {
         (self.last_frame, self.frame_due, self.bytes) = (Some(now), None, 0);
@@ -126,6 +137,7 @@ impl Inbox {
         } else if let Some(why) = self.withheld.take() {
             Work::Withhold(why)
         } else if let Some(reload) = self.reload.take() {
+            self.remaking = true;
             Work::Reload(reload)
         } else if due.is_none_or(|due| due > now) {
             Work::Wait

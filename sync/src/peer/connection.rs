@@ -477,10 +477,12 @@ impl Peer {
         }
     }
 
-    /// Says hello if it is time to. The dialler's leaves with its last handshake flight; the acceptor's once it knows who asks.
+    /// Says hello if it is time to. The dialler's leaves with its last handshake flight, unless its driver is asked first; the acceptor's once it
+    /// knows who asks.
     fn greet(&mut self, conn: ConnId) {
         let Some(connection) = self.connections.get(&conn) else { return };
-        let knows = connection.channel.session_hash().is_some() && (connection.dialled || connection.peer.is_some());
+        let knows = (connection.dialled && !self.asks) || connection.peer.is_some();
+        let knows = knows && connection.channel.session_hash().is_some();
         if knows && !connection.hello_sent && !connection.asked {
             self.send_hello(conn);
         }
