@@ -31,13 +31,14 @@ use crate::budget::{self, Purse};
 use crate::dial::{Dialled, Whom};
 use crate::discovery::{Heard, wall_ms};
 use crate::error::Error;
+use crate::quarantine::Quarantined;
 use crate::shared::{Command, Mode, Reply, Shared, locked};
 use crate::start;
 use crate::status::{NodeEvent, SpaceInfo};
 use crate::storage::{Storage, Stored};
 use crate::store::StoreError;
 use crate::transport::{LinkEvent, TransportConfig};
-use crate::worker::{self, Packed};
+use crate::worker::{self, Packed, Unloaded};
 use crate::writer::{Job, Writer, Written};
 use conns::Conns;
 
@@ -634,12 +635,22 @@ impl Driver {
             return;
         }
         let (storage, tell, run) = (machine.storage.clone(), self.tell.clone(), self.run);
+        let shared = self.shared.clone();
         let work = move || {
             for (at, (space, doc, budget)) in docs.into_iter().enumerate() {
-                let packed = worker::compact(&storage, &space, &doc, &budget).unwrap_or_else(|why| {
-                    tracing::warn!(%space, %doc, why, "no snapshot could be made");
-                    None
-                });
+                let packed = match worker::compact(&storage, &space, &doc, &budget) {
+                    Ok(packed) => packed,
+                    Err(Unloaded::Over(excess)) => {
+                        let row = Quarantined::new(excess, wall_ms());
+                        let written = storage.put_quarantined(&space, &doc, Some(&row));
+                        shared.is_aside(space, doc, row, written);
+                        None
+                    }
+                    Err(Unloaded::Damaged(why)) => {
+                        tracing::warn!(%space, %doc, why, "no snapshot could be made");
+                        None
+                    }
+                };
                 let reply = if at + 1 == count { reply.take() } else { None };
                 let _ = tell.send((run, Done::Compacted { space, doc, packed, reply }));
             }

@@ -387,7 +387,7 @@ impl Node {
     pub async fn release(&self, space: SpaceId, doc: DocId) -> Result<bool, Error> {
         let row = locked(&self.shared().quarantine).get(&(space, doc)).copied().filter(|row| !row.released);
         let Some(row) = row.map(Quarantined::release) else { return Ok(false) };
-        self.shared().blocking(move |storage| storage.put_quarantined(&space, &doc, &row)).await??;
+        self.shared().blocking(move |storage| storage.put_quarantined(&space, &doc, Some(&row))).await??;
         locked(&self.shared().quarantine).insert((space, doc), row);
         if let Some(open) = self.shared().open_document(space, doc) {
             open.reload();

@@ -318,7 +318,9 @@ impl OpenDocument {
         let mut shown = self.view.lock().await;
         if matches!(why, Error::Quarantined { .. }) {
             // What was edited is kept as all entries are.
-            let _ = self.hand_over(&mut shown).await;
+            if let Err(why) = self.hand_over(&mut shown).await {
+                self.lose(why);
+            }
         }
         shown.state = State::Failed(why);
         shown.end_watchers();
@@ -396,10 +398,9 @@ impl OpenDocument {
         self.shared.running()?;
         self.shared.may_write(&self.space)?;
         let mut shown = self.ready().await?;
-        // What was edited before leaves first.
-        if !self.is_unsaved()
-            && let Some(excess) = shown.excess(&self.shared.budget_of(&self.space, &self.doc))
-        {
+        if let Some(excess) = shown.excess(&self.shared.budget_of(&self.space, &self.doc)) {
+            // What was edited before leaves first.
+            self.hand_over(&mut shown).await?;
             let why = self.shared.set_aside(self.space, self.doc, excess).await;
             self.withhold(why.clone());
             return Err(why.into());

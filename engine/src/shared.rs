@@ -321,6 +321,25 @@ impl Shared {
     /// Puts a document in quarantine. What those are told who want to see it.
     pub(crate) async fn set_aside(&self, space: SpaceId, doc: DocId, excess: Excess) -> Error {
         let row = Quarantined::new(excess, wall_ms());
+        let written = self.blocking(move |storage| storage.put_quarantined(&space, &doc, Some(&row))).await;
+        match written {
+            Ok(written) => self.is_aside(space, doc, row, written),
+            Err(error) => error,
+        }
+    }
+
+    /// A document is in quarantine, and this is what became of the row that says so. What those are told who want to see it.
+    pub(crate) fn is_aside(
+        &self,
+        space: SpaceId,
+        doc: DocId,
+        row: Quarantined,
+        written: Result<(), StoreError>,
+    ) -> Error {
+        if let Err(error) = written {
+            tracing::warn!(%error, "that a document is over its budget is found out again after a restart");
+        }
+        let excess = row.excess;
         locked(&self.quarantine).insert((space, doc), row);
         let error = Error::Quarantined { doc, excess };
         tracing::warn!(%space, %doc, %excess, "a document is over its budget, and is neither loaded nor shown until it is released");
@@ -328,10 +347,6 @@ impl Shared {
         let notice =
             NodeEvent::Notice { peer: None, space: Some(space), doc: Some(doc), code, text: error.to_string() };
         self.emit(notice);
-        let written = self.blocking(move |storage| storage.put_quarantined(&space, &doc, &row)).await;
-        if let Err(error) = written.and_then(|written| Ok(written?)) {
-            tracing::warn!(%error, "that a document is over its budget is found out again after a restart");
-        }
         error
     }
 

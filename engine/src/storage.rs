@@ -293,10 +293,18 @@ impl Storage {
         }
     }
 
-    /// Writes that a document is in quarantine, or released.
-    pub(crate) fn put_quarantined(&self, space: &SpaceId, doc: &DocId, row: &Quarantined) -> Result<(), StoreError> {
+    /// Writes that a document is in quarantine, or released; `None`: neither.
+    pub(crate) fn put_quarantined(
+        &self,
+        space: &SpaceId,
+        doc: &DocId,
+        row: Option<&Quarantined>,
+    ) -> Result<(), StoreError> {
         let mut batch = Batch::new();
-        batch.put(Table::Meta, keys::quarantine(space, doc), rows::to_vec(row));
+        match row {
+            Some(row) => batch.put(Table::Meta, keys::quarantine(space, doc), rows::to_vec(row)),
+            None => batch.delete(Table::Meta, keys::quarantine(space, doc)),
+        };
         self.store.commit(batch)
     }
 

@@ -129,7 +129,9 @@ pub(crate) fn load(
 fn costs_of(held: &Held) -> [(Measure, u64); 2] {
     let bodies = held.segments.iter().map(|stored| stored.segment.body_bytes()).sum::<usize>();
     let snapshot = held.snapshot.as_ref().map_or(0, |(_, bytes)| bytes.len());
-    let changes = held.image.lines.iter().map(|line| line.branches[0].len()).sum();
+    // Of a branch what it does not share with the one that it leaves.
+    let branches = held.image.lines.iter().flat_map(|line| &line.branches);
+    let changes = branches.map(|branch| branch.len().saturating_sub(branch.shared)).sum();
     [(Measure::Changes, changes), (Measure::Bytes, (bodies + snapshot) as u64)]
 }
 
@@ -345,13 +347,13 @@ pub(crate) fn compact(
     space: &SpaceId,
     doc: &DocId,
     budget: &DocumentBudget,
-) -> Result<Option<Packed>, String> {
+) -> Result<Option<Packed>, Unloaded> {
     let Some(made) = load(storage, space, doc, &[], budget)? else { return Ok(None) };
     // A document with a closed chain travels raw from there on: a snapshot holds whole chains, and shows all of them.
     if made.deleted || !made.open || !made.hidden.is_empty() || !made.quarantined.is_empty() {
         return Ok(None);
     }
-    guarded(|| {
+    let packed = guarded(|| {
         let mut view = made.view;
         let mut ends: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
         for change in view.history() {
@@ -363,7 +365,8 @@ pub(crate) fn compact(
             return Err("a snapshot does not give back what was packed".into());
         }
         Ok(Some(Packed { bytes, heads: view.heads(), ends: ends.into_iter().collect() }))
-    })
+    })?;
+    Ok(packed)
 }
 
 /// Id for id: the heads name everything before them, so equal heads and an equal count are equal sets.

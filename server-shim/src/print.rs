@@ -432,7 +432,7 @@ fn list(items: &[String]) -> String {
 
 /// What of a storage folder was left out, one in a line.
 pub(crate) fn skipped(imported: &ImportedFolder) -> String {
-    let line = |skipped: &Skipped| format!("skipped {}: {}\n", skipped.what, skipped.why);
+    let line = |skipped: &Skipped| format!("skipped {}: {}\n", plain(&skipped.what), plain(&skipped.why));
     let mut text: String = imported.skipped.iter().map(line).collect();
     if imported.skipped_more > 0 {
         text += &format!("skipped {} more\n", imported.skipped_more);
@@ -504,6 +504,9 @@ mod tests {
     #[test]
     fn names_from_strangers_do_not_steer_the_terminal() {
         assert_eq!(plain("a\u{1b}[2Jb\nc"), "a\u{fffd}[2Jb\u{fffd}c");
+        let mut imported = ImportedFolder::default();
+        imported.skip("ab/\u{1b}[2J", "no\nsuch file");
+        assert_eq!(skipped(&imported), "skipped ab/\u{fffd}[2J: no\u{fffd}such file\n");
     }
 
     #[test]

@@ -98,6 +98,8 @@ pub(crate) struct Files {
     read: Stamps,
     /// As they were at the last look: what is just being written is left alone until it is done.
     looked: Stamps,
+    /// The certificate or its key could not be read, which may change without a change of the files: a right, a directory, a disk.
+    unread: bool,
 }
 
 type Stamps = [Stamp; 3];
@@ -110,18 +112,21 @@ impl Files {
             roots: settings.tls_roots(),
             read: Stamps::default(),
             looked: Stamps::default(),
+            unread: false,
         };
         files.read = files.stamps();
         files.looked = files.read;
         Ok(files)
     }
 
-    /// Reads what has changed and was still for one look: a renewal writes one file after the other.
+    /// Reads what has changed and was still for one look: a renewal writes one file after the other. What could not be read is tried again.
     pub(crate) fn look(&mut self) {
         let now = self.stamps();
         let still = std::mem::replace(&mut self.looked, now) == now;
         if still && now != self.read {
             self.again();
+        } else if still && self.unread {
+            self.reload(false);
         }
     }
 
@@ -130,11 +135,20 @@ impl Files {
         // Before they are read: what is written meanwhile is seen at the next look.
         self.read = self.stamps();
         self.tls.roots.forget();
+        self.reload(true);
+    }
+
+    /// Reads the certificate and its key. That they cannot be read is told the first time.
+    fn reload(&mut self, first: bool) {
         let (Some(shown), Some((certificate, key))) = (&self.tls.certificate, &self.pair) else { return };
-        tell_of_mode(key);
-        match shown.reload(certificate, key) {
+        let reloaded = shown.reload(certificate, key);
+        self.unread = matches!(reloaded, Err(TlsError::Read { .. }));
+        if first || !self.unread {
+            tell_of_mode(key);
+        }
+        match reloaded {
             Ok(()) => info!(file = %certificate.display(), "new connections are shown this certificate"),
-            Err(wrong) => {
+            Err(wrong) if first || !self.unread => {
                 let failure = failure(&wrong);
                 error!(
                     what = failure.what,
@@ -142,6 +156,7 @@ impl Files {
                     "the new certificate is wrong and was not taken: the one before is shown on"
                 );
             }
+            Err(wrong) => debug!(%wrong, "the new certificate still cannot be read"),
         }
     }
 

@@ -16,6 +16,11 @@ use super::{SnapshotCaps, View};
 const DOCUMENT_BYTES_MAX: usize = 64 << 20;
 /// Bytes of all changes that are read at once, inflated.
 const CHANGES_BYTES_MAX: usize = 256 << 20;
+/// Bytes that a call inflates in all, whatever becomes of them: 128 MiB of chunks that each inflate to 64 MiB and then turn out to be nothing
+/// would otherwise be 128 GiB of work. Room for eight whole documents of the largest size; a storage seldom has more than two.
+const INFLATED_BYTES_MAX: usize = 512 << 20;
+/// Damaged chunks of a piece that are told one by one. Beyond them nothing more of it is read: 128 MiB have room for millions.
+const DAMAGED_MAX: usize = 100;
 
 /// The type of a chunk that is a whole document.
 const DOCUMENT: u8 = 0;
@@ -41,36 +46,18 @@ pub struct DamagedPiece {
 
 impl StoredChanges {
     /// Reads pieces of one document's storage, each of whole chunks one after another, in any order. What is damaged is told and takes nothing
-    /// else with it but what stands behind it in its piece. Changes of 256 MiB at most; of a document, columns of 64 MiB. Takes its time, and up to
-    /// some 900 MB beside the pieces: not for a thread of the runtime.
+    /// else with it but what stands behind it in its piece; of a piece with more than 100 damaged chunks the rest is not read. Changes of 256 MiB
+    /// at most; of a document, columns of 64 MiB; 512 MiB that are inflated for all of it. Takes its time, and up to some 900 MB beside the
+    /// pieces: not for a thread of the runtime.
     pub fn read(pieces: &[Vec<u8>]) -> (StoredChanges, Vec<DamagedPiece>) {
+        StoredChanges::read_within(pieces, Room { changes: CHANGES_BYTES_MAX, inflated: INFLATED_BYTES_MAX })
+    }
+
+    fn read_within(pieces: &[Vec<u8>], mut room: Room) -> (StoredChanges, Vec<DamagedPiece>) {
         let (mut changes, mut damaged) = (Vec::new(), Vec::new());
-        let mut room = CHANGES_BYTES_MAX;
         for (piece, bytes) in pieces.iter().enumerate() {
-            let mut tell = |why: String| damaged.push(DamagedPiece { piece, why });
-            if bytes.is_empty() {
-                tell("it is empty".to_owned());
-            }
-            let mut from = Reader(bytes);
-            while !from.0.is_empty() {
-                let begins = bytes.len() - from.0.len();
-                let Ok(chunk) = from.chunk() else {
-                    tell(format!("the chunk at byte {begins} is cut off, or is none"));
-                    break;
-                };
-                let of_chunk = |why: String| format!("the chunk at byte {begins}: {why}");
-                match chunk.get(CHUNK_TYPE_AT) {
-                    Some(&DOCUMENT) => match document(chunk, &mut room) {
-                        Ok(of_document) => changes.extend(of_document),
-                        Err(why) => tell(of_chunk(why)),
-                    },
-                    Some(&(CHANGE | DEFLATED)) => match taken(chunk, &mut room) {
-                        Ok(change) => changes.push(change),
-                        Err(why) => tell(of_chunk(why)),
-                    },
-                    _ => tell(of_chunk("it is of a kind that this version does not read".to_owned())),
-                }
-            }
+            let told = read_piece(bytes, &mut changes, &mut room);
+            damaged.extend(told.into_iter().map(|why| DamagedPiece { piece, why }));
         }
         (StoredChanges(changes), damaged)
     }
@@ -91,16 +78,84 @@ impl StoredChanges {
     }
 }
 
-fn taken(chunk: &[u8], room: &mut usize) -> Result<WalkedChange, String> {
+/// What a call may still take.
+struct Room {
+    /// Bytes of changes.
+    changes: usize,
+    /// Bytes that are inflated.
+    inflated: usize,
+}
+
+impl Room {
+    /// Bytes were inflated. One step may go beyond what is left, by what one change may have at most.
+    fn inflated(&mut self, bytes: usize) {
+        self.inflated = self.inflated.saturating_sub(bytes);
+    }
+}
+
+/// Reads a piece. Gives what is wrong with it.
+fn read_piece(bytes: &[u8], changes: &mut Vec<WalkedChange>, room: &mut Room) -> Vec<String> {
+    let mut told = Vec::new();
+    if bytes.is_empty() {
+        told.push("it is empty".to_owned());
+    }
+    let mut from = Reader(bytes);
+    while !from.0.is_empty() {
+        let begins = bytes.len() - from.0.len();
+        if told.len() >= DAMAGED_MAX {
+            told.push(format!("there are more such chunks: nothing from byte {begins} on was read"));
+            break;
+        }
+        let Ok(chunk) = from.chunk() else {
+            told.push(format!("the chunk at byte {begins} is cut off, or is none"));
+            break;
+        };
+        let read = match chunk.get(CHUNK_TYPE_AT) {
+            Some(&DOCUMENT) => document(chunk, room).map(|of_document| changes.extend(of_document)),
+            Some(&(CHANGE | DEFLATED)) => taken(chunk, room).map(|change| changes.push(change)),
+            _ => Err("it is of a kind that this version does not read".to_owned()),
+        };
+        if let Err(why) = read {
+            told.push(format!("the chunk at byte {begins}: {why}"));
+        }
+    }
+    told
+}
+
+fn taken(chunk: &[u8], room: &mut Room) -> Result<WalkedChange, String> {
+    let deflated = chunk.get(CHUNK_TYPE_AT) == Some(&DEFLATED);
+    if deflated && room.inflated == 0 {
+        return Err(too_much_inflated());
+    }
     let too_much = || format!("more than {} MiB of changes", CHANGES_BYTES_MAX >> 20);
-    let change = walked(chunk, &Rules::V1, *room).map_err(|why| why.unwrap_or_else(too_much))?;
-    *room -= change.bytes.len();
+    let read = walked(chunk, &Rules::V1, room.changes);
+    if deflated {
+        // What was inflated for nothing counts as well.
+        room.inflated(read.as_ref().map_or_else(|_| inflates_to(chunk), |change| change.bytes.len()));
+    }
+    let change = read.map_err(|why| why.unwrap_or_else(too_much))?;
+    room.changes -= change.bytes.len();
     Ok(change)
 }
 
+fn too_much_inflated() -> String {
+    format!("more than {} MiB were inflated for this document", INFLATED_BYTES_MAX >> 20)
+}
+
+/// How many bytes a compressed change that was refused has given.
+fn inflates_to(chunk: &[u8]) -> usize {
+    let Ok(content) = Reader(&chunk[CHUNK_TYPE_AT + 1..]).prefixed() else { return 0 };
+    let mut decoder = flate2::bufread::DeflateDecoder::new(content).take(Rules::V1.change_bytes_max as u64 + 1);
+    let (mut some, mut all) = ([0; 4_096], 0);
+    while let Ok(n @ 1..) = decoder.read(&mut some) {
+        all += n;
+    }
+    all
+}
+
 /// All changes of a whole document.
-fn document(chunk: &[u8], room: &mut usize) -> Result<Vec<WalkedChange>, String> {
-    let raw = inflated(chunk)?;
+fn document(chunk: &[u8], room: &mut Room) -> Result<Vec<WalkedChange>, String> {
+    let raw = inflated(chunk, room)?;
     // As a snapshot that is stored without compression, it is read with the same care.
     let mut packed = b"CHsn\x01\x00".to_vec();
     packed.extend_from_slice(&(raw.len() as u64).to_le_bytes());
@@ -113,7 +168,7 @@ fn document(chunk: &[u8], room: &mut usize) -> Result<Vec<WalkedChange>, String>
 }
 
 /// The same document without compression.
-fn inflated(chunk: &[u8]) -> Result<Vec<u8>, String> {
+fn inflated(chunk: &[u8], all: &mut Room) -> Result<Vec<u8>, String> {
     let cut = |_| "it is cut off".to_owned();
     let body = Reader(&chunk[CHUNK_TYPE_AT + 1..]).prefixed().map_err(cut)?;
     if checksum(&chunk[CHUNK_TYPE_AT..]) != chunk[CHUNK.len()..CHUNK_TYPE_AT] {
@@ -136,8 +191,15 @@ fn inflated(chunk: &[u8]) -> Result<Vec<u8>, String> {
             match name & COMPRESSED == 0 {
                 true => data.extend_from_slice(bytes),
                 false => {
-                    let mut decoder = flate2::bufread::DeflateDecoder::new(bytes).take(room as u64 + 1);
-                    decoder.read_to_end(&mut data).map_err(|_| "a column does not inflate".to_owned())?;
+                    let (left, max) = (all.inflated, all.inflated.min(room));
+                    let mut decoder = flate2::bufread::DeflateDecoder::new(bytes).take(max as u64 + 1);
+                    let read = decoder.read_to_end(&mut data);
+                    let length = data.len() - before;
+                    all.inflated(length);
+                    read.map_err(|_| "a column does not inflate".to_owned())?;
+                    if length > left {
+                        return Err(too_much_inflated());
+                    }
                 }
             }
             let length = data.len() - before;
@@ -201,6 +263,10 @@ mod tests {
         (doc, whole, after)
     }
 
+    fn ample() -> Room {
+        Room { changes: CHANGES_BYTES_MAX, inflated: INFLATED_BYTES_MAX }
+    }
+
     fn ids(stored: &StoredChanges) -> Vec<[u8; 32]> {
         let mut ids: Vec<_> = stored.0.iter().map(|change| change.head.id.0).collect();
         ids.sort_unstable();
@@ -222,10 +288,10 @@ mod tests {
     #[test]
     fn what_is_inflated_here_is_the_document_that_the_library_writes_without_compression() {
         let (_, whole, _) = written();
-        let raw = inflated(&whole).unwrap();
+        let raw = inflated(&whole, &mut ample()).unwrap();
         assert!(raw.len() > whole.len(), "nothing was compressed");
         assert_eq!(raw, am::AutoCommit::load(&whole).unwrap().save_nocompress());
-        assert_eq!(inflated(&raw).unwrap(), raw);
+        assert_eq!(inflated(&raw, &mut ample()).unwrap(), raw);
     }
 
     #[test]
@@ -268,9 +334,52 @@ mod tests {
     }
 
     #[test]
+    fn of_a_piece_that_is_all_damaged_some_is_told_and_no_more_read() {
+        let (_, _, after) = written();
+        let bundle = [&CHUNK[..], &[0, 0, 0, 0, 9, 1, 7]].concat();
+        let (stored, damaged) = StoredChanges::read(&[[bundle.repeat(5_000), after.clone()].concat(), after.clone()]);
+        assert_eq!(stored.len(), 2, "those of the other piece");
+        assert_eq!(damaged.len(), DAMAGED_MAX + 1);
+        assert!(damaged[DAMAGED_MAX].why.contains("there are more"), "{damaged:?}");
+        // As many as are told take nothing with them if there is nothing behind them.
+        let (_, damaged) = StoredChanges::read(&[bundle.repeat(DAMAGED_MAX)]);
+        assert_eq!(damaged.len(), DAMAGED_MAX);
+    }
+
+    #[test]
+    fn all_that_is_inflated_has_one_bound() {
+        let (_, whole, after) = written();
+        let room = Room { changes: CHANGES_BYTES_MAX, inflated: 3 << 20 };
+        // Each is below the bound of a document, and all of them are nothing.
+        let bombs = bomb(1 << 20).repeat(5);
+        let (stored, damaged) = StoredChanges::read_within(&[bombs, whole, after], room);
+        let told: Vec<_> =
+            damaged.iter().map(|damaged| (damaged.piece, damaged.why.contains("were inflated"))).collect();
+        assert_eq!(told[..5], [(0, false), (0, false), (0, false), (0, true), (0, true)], "{damaged:?}");
+        assert!(told[5..].contains(&(1, true)), "the whole document has compressed columns: {damaged:?}");
+        assert_eq!(stored.len(), 2, "what came after it is not compressed");
+    }
+
+    #[test]
+    fn a_compressed_change_that_is_refused_counts_as_well() {
+        let (mut doc, _, _) = written();
+        let mut changes = doc.get_changes(&[]);
+        let mut chunks = changes.iter_mut().map(|change| change.bytes().into_owned());
+        let first = chunks.find(|chunk| chunk[CHUNK_TYPE_AT] == DEFLATED).unwrap();
+        let mut wrong = first.clone();
+        wrong[CHUNK.len()] ^= 1;
+        let mut room = ample();
+        assert!(taken(&wrong, &mut room).is_err());
+        let spent = INFLATED_BYTES_MAX - room.inflated;
+        assert!(spent >= 2_000, "{spent}");
+        room.inflated = 0;
+        assert!(taken(&first, &mut room).unwrap_err().contains("were inflated"));
+    }
+
+    #[test]
     fn no_altered_byte_does_harm() {
         let (_, whole, _) = written();
-        let raw = inflated(&whole).unwrap();
+        let raw = inflated(&whole, &mut ample()).unwrap();
         for at in (0..raw.len()).step_by(raw.len() / 300) {
             let mut altered = raw.clone();
             altered[at] = altered[at].wrapping_add(1);

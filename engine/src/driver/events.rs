@@ -46,6 +46,19 @@ impl Driver {
         }
     }
 
+    /// What is deleted costs nothing any more.
+    fn forget_quarantine(&mut self, space: SpaceId, doc: DocId) {
+        if locked(&self.shared.quarantine).remove(&(space, doc)).is_none() {
+            return;
+        }
+        let Some(storage) = self.machine.as_ref().map(|machine| machine.storage.clone()) else { return };
+        self.barrier(move || {
+            if let Err(error) = storage.put_quarantined(&space, &doc, None) {
+                tracing::warn!(%space, %doc, %error, "the row of a deleted document in quarantine stays");
+            }
+        });
+    }
+
     pub(super) fn emit(&mut self, event: Event) {
         match event {
             Event::Asked { conn, peer } => {
@@ -115,6 +128,7 @@ impl Driver {
                     open.deleted();
                 }
                 self.loose.remove(&(space, doc));
+                self.forget_quarantine(space, doc);
                 self.shared.emit(NodeEvent::Deleted { space, doc });
             }
             Event::Entries { space, doc, chain, entries, from, .. } => {

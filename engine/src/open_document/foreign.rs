@@ -53,11 +53,13 @@ impl OpenDocument {
         drop(self.ready().await?);
         let mut shown = self.view.clone().lock_owned().await;
         let bytes: usize = changes.iter().map(|change| change.bytes.len()).sum();
+        let budget = self.shared.budget_of(&self.space, &self.doc);
         let work = move || {
             let applied = shown.apply_foreign(changes);
-            (shown, applied)
+            let excess = shown.excess(&budget);
+            (shown, applied, excess)
         };
-        let (shown, applied) = match bytes > APPLY_HERE_BYTES {
+        let (shown, applied, excess) = match bytes > APPLY_HERE_BYTES {
             true => tokio::task::spawn_blocking(work).await.map_err(|_| Error::Internal("taking changes failed"))?,
             false => work(),
         };
@@ -96,6 +98,10 @@ impl OpenDocument {
             }
         }
         self.moved();
+        if let Some(excess) = excess {
+            let why = self.shared.set_aside(self.space, self.doc, excess).await;
+            self.withhold(why);
+        }
         Ok(out)
     }
 

@@ -1,5 +1,6 @@
 //! Documents that cost more than a document may.
 
+use automerge::transaction::Transactable;
 use serde_json::json;
 
 use super::support::*;
@@ -88,4 +89,40 @@ async fn a_document_that_outgrows_its_budget_while_it_is_open_keeps_what_was_edi
     let doc = *node.quarantine(space).keys().next().unwrap();
     let shown = node.open_document(space, doc).await.unwrap();
     assert_eq!(shown.json().await.unwrap(), json!({ "n": last }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_taken_of_clients_that_sign_nothing_counts_for_the_budget() {
+    let node = soon(Node::open(with(3, Config::default()))).await.unwrap();
+    let space = node.create_space(Writers::Anyone).await.unwrap();
+    let document = node.create_document(space, "", "").await.unwrap();
+    let mut client = automerge::AutoCommit::new();
+    for n in 0..5 {
+        client.put(automerge::ROOT, "n", n).unwrap();
+        client.commit();
+    }
+    let changes: Vec<u8> = client.get_changes(&[]).iter().flat_map(|change| change.raw_bytes().to_vec()).collect();
+    assert_eq!(soon(document.take_changes(changes)).await.unwrap().taken, 5);
+    assert!(matches!(node.open_document(space, document.id()).await, Err(Error::Quarantined { .. })));
+    assert_eq!(node.quarantine(space).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_over_its_budget_is_set_aside_when_it_would_be_packed_and_forgotten_when_it_is_deleted() {
+    let (writer, relay) = (memory().await, soon(Node::open(with(3, Config::default()))).await.unwrap());
+    let space = writer.create_space(Writers::Anyone).await.unwrap();
+    relay.join(&writer.invite(space).unwrap()).await.unwrap();
+    join(&writer, &relay);
+    let there = writer.create_document(space, "", "").await.unwrap();
+    there.set("", &json!({ "n": 0 })).await.unwrap();
+    for n in 1..6 {
+        edit(&there, n).await.unwrap();
+    }
+    soon(writer.wait_level(space, relay.device())).await.unwrap();
+    // Nobody opens it here.
+    soon(relay.compact_now(space, there.id())).await.unwrap();
+    assert_eq!(relay.quarantine(space).into_keys().collect::<Vec<_>>(), [there.id()]);
+    writer.delete_document(space, there.id()).await.unwrap();
+    soon(writer.wait_level(space, relay.device())).await.unwrap();
+    assert!(relay.quarantine(space).is_empty());
 }

@@ -105,6 +105,9 @@ impl Talk {
                 | Error::UnknownDocument(_)
                 | Error::NotTaken(_)
                 | Error::NotAllowed(_)
+                | Error::Blocked(_)
+                | Error::Quota
+                | Error::Quarantined { .. }
                 | Error::Damaged { .. },
             )
             | ForeignSyncError::Forked => None,

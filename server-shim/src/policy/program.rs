@@ -17,6 +17,8 @@ use super::{Question, WAITING_MAX};
 
 /// An answer is a few words.
 const LINE_MAX: usize = 64 << 10;
+/// So many times as long as an answer may take, without a word while there were questions, and it is started again.
+const MUTE: u32 = 5;
 /// Between two starts: the first wait at most, the longest, and how long it must run for all to be forgotten.
 const AGAIN: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(30), Duration::from_secs(60)];
 
@@ -118,13 +120,23 @@ async fn converse(
     };
     let mut answers = FramedRead::new(output, LinesCodec::new_with_max_length(LINE_MAX));
     let mut owed: BTreeMap<u64, oneshot::Sender<Verdict>> = BTreeMap::new();
+    let mut heard = Instant::now();
+    let mut purge = tokio::time::interval(wait);
     loop {
         tokio::select! {
             line = answers.next() => match line {
-                Some(Ok(line)) => answered(&line, &mut owed),
+                Some(Ok(line)) => {
+                    heard = Instant::now();
+                    answered(&line, &mut owed);
+                }
                 Some(Err(LinesCodecError::MaxLineLengthExceeded)) => return Some(format!("a line of more than {LINE_MAX} bytes")),
                 Some(Err(LinesCodecError::Io(error))) => return Some(error.to_string()),
-                None => return Some(ended(child.wait().await)),
+                None => {
+                    // It may wait for the end of its input.
+                    drop(input);
+                    let status = tokio::time::timeout(wait, child.wait()).await;
+                    return Some(status.map_or_else(|_| "it does not answer any more".into(), ended));
+                }
             },
             asked = questions.recv(), if owed.len() < WAITING_MAX => {
                 let (question, answer) = asked?;
@@ -134,11 +146,12 @@ async fn converse(
                     Ok(Err(error)) => return Some(error.to_string()),
                     Err(_) => return Some("it does not read".into()),
                 }
+            }
+            _ = purge.tick() => {
+                let before = owed.len();
                 // Those that nobody waits for any more are not owed.
-                if owed.len() >= WAITING_MAX {
-                    owed.retain(|_, answer| !answer.is_closed());
-                }
-                if owed.len() >= WAITING_MAX {
+                owed.retain(|_, answer| !answer.is_closed());
+                if owed.len() < before && heard.elapsed() > MUTE * wait {
                     return Some("it does not answer".into());
                 }
             }

@@ -367,9 +367,7 @@ pub(super) async fn change(owner: Owner, headers: HeaderMap, body: Content) -> R
     };
     let hooks = owner.hooks.clone();
     let changed = owner.hooks.change(&live, move |state| {
-        if let Err(problem) = wanted.apply(&mut state.hook, &hooks) {
-            return (Writes::default(), Err(problem));
-        }
+        wanted.apply(&mut state.hook, &hooks)?;
         state.edition += 1;
         match wanted.enabled {
             Some(true) => state.switch_on(now_ms()),
@@ -381,9 +379,9 @@ pub(super) async fn change(owner: Owner, headers: HeaderMap, body: Content) -> R
             writes.events = std::mem::take(&mut state.waiting).into_keys().map(|number| (number, None)).collect();
             (state.at, writes.at) = (at, true);
         }
-        (writes, Ok(()))
+        Ok::<_, Problem>((writes, ()))
     });
-    changed.await??;
+    changed.await?;
     owner.hooks.poke(&live);
     Ok(Answer(owner.told(&live).await))
 }
@@ -415,7 +413,7 @@ pub(super) async fn rotate(owner: Owner) -> Result<Answer<Made>, Problem> {
         keys.iter_mut().for_each(|old| old.until_ms = Some(now_ms() + OVERLAP_MS));
         keys.insert(0, key);
         let secret = secret(&state.hook);
-        (Writes { hook: true, ..Writes::default() }, secret)
+        Ok::<_, Problem>((Writes { hook: true, ..Writes::default() }, secret))
     });
     let secret = rotated.await?;
     Ok(Answer(Made { webhook: owner.told(&live).await, secret }))
@@ -446,6 +444,7 @@ pub(super) async fn test(owner: Owner) -> Result<Answer<Tested>, Problem> {
     let id = super::access::random().map_err(|why| Problem::new(Kind::Unavailable, why))?;
     let message = owner.hooks.test_message(&live);
     let attempted = owner.hooks.attempt(&live, &hook, &format!("test_{}", &id[..32]), async { message }).await;
+    let attempted = attempted.unwrap_or_else(hook::not_made);
     Ok(Answer(Tested {
         delivered: attempted.answer.as_ref().is_ok_and(StatusCode::is_success),
         status: attempted.answer.as_ref().ok().map(|status| status.as_u16()),
@@ -585,11 +584,7 @@ pub(super) async fn redeliver(owner: Owner) -> Result<Response, Problem> {
     let live = owner.live().await?;
     let dead = dead(&owner, &live).await?.into_iter().find(|event| event.id == owner.event);
     let wanted = owner.event.clone();
-    let begun = owner.hooks.change(&live, move |state| match again(state, &wanted, dead, now_ms()) {
-        Ok((writes, event)) => (writes, Ok(event)),
-        Err(problem) => (Writes::default(), Err(problem)),
-    });
-    let event = begun.await??;
+    let event = owner.hooks.change(&live, move |state| again(state, &wanted, dead, now_ms())).await?;
     owner.hooks.poke(&live);
     let store = owner.hooks.node().store_id().to_string();
     Ok((StatusCode::ACCEPTED, Answer(Delivery::of(&event, Fate::Waiting, &store))).into_response())

@@ -358,7 +358,13 @@ fn who_is_to_be_spared_pushes_what_nobody_else_does_and_nothing_besides() {
 
 #[test]
 fn a_leaf_gets_everything_over_two_attachments_and_forwards_nothing() {
-    let mut net = Net::new(5, 1, &OverlayLimits::default());
+    // It is no link that duplicates come along, so to spare it is nothing that others could do.
+    assert_eq!(a_leaf_with(roles::LEAF), a_leaf_with(roles::LEAF | roles::SPARED));
+}
+
+/// Pushes of a run with a leaf.
+fn a_leaf_with(leaf: u64) -> usize {
+    let mut net = Net::with_roles(&[leaf, FULL, FULL, FULL, FULL], |at| at > 0, &OverlayLimits::default());
     for (a, b) in [(1, 2), (2, 3), (3, 4), (4, 1), (0, 1), (0, 2)] {
         net.connect(a, b);
     }
@@ -371,6 +377,7 @@ fn a_leaf_gets_everything_over_two_attachments_and_forwards_nothing() {
     }
     assert!(net.held.iter().all(|held| held.values().sum::<u64>() == 20), "{:?}", net.held);
     assert_eq!(net.overlays[1].leaves().count() + net.overlays[2].leaves().count(), 2);
+    net.pushes
 }
 
 #[test]

@@ -142,7 +142,8 @@ impl Tree {
     pub(super) fn up(&mut self, cx: &mut Context<'_>, peer: DeviceId, roles: u64, rtt_ms: Option<u32>) {
         let leaf = roles & roles::LEAF != 0;
         let mut branch = Branch::new(cx.now, leaf, rtt_ms, cx.limits);
-        branch.spared = !self.spared && roles & roles::SPARED != 0;
+        // A leaf pushes what is its own alone.
+        branch.spared = !leaf && !self.spared && roles & roles::SPARED != 0;
         if let (false, true, Some(item)) = (leaf, self.cut_off > 0, self.seen.last()) {
             // Whoever forwards anything holds it by now, and is heard in one round trip.
             branch.probe = Probe::Planned { item, at: cx.now };

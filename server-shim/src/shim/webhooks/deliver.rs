@@ -267,7 +267,9 @@ impl Hooks {
                 state.at = at.map_or(0, |at| at.number);
                 continue;
             }
-            match minicbor::decode::<Event>(&row).ok().filter(|event| event.version == ROW_VERSION) {
+            let event = minicbor::decode::<Event>(&row).ok().filter(|event| event.version == ROW_VERSION);
+            state.failed_ms = state.failed_ms.max(event.as_ref().and_then(|event| event.tried_ms));
+            match event {
                 Some(event) if event.dead => drop(state.dead.insert(event.number)),
                 Some(event) => drop(state.waiting.insert(event.number, event)),
                 None => tracing::error!(%space, "an event of a webhook cannot be read, and is not told"),
@@ -345,31 +347,33 @@ impl Hooks {
         Ok(())
     }
 
-    /// Changes a hook: on disk first, then here. Nothing of it changes where the disk fails.
-    pub(super) async fn change<T: Send + 'static>(
+    /// Changes a hook: on disk first, then here. Nothing of it changes where the change is refused, or the disk fails.
+    pub(super) async fn change<T: Send + 'static, E: From<Refused> + Send + 'static>(
         &self,
         live: &Arc<Live>,
-        change: impl FnOnce(&mut State) -> (Writes, T) + Send + 'static,
-    ) -> Result<T, Refused> {
+        change: impl FnOnce(&mut State) -> Result<(Writes, T), E> + Send + 'static,
+    ) -> Result<T, E> {
         let (node, live) = (self.node.clone(), live.clone());
         // Whoever stops waiting for it does not tear disk and memory apart.
         let changed = tokio::spawn(async move {
             let mut state = live.state.lock().await;
             if state.gone {
-                return Err(Refused::Gone);
+                return Err(E::from(Refused::Gone));
             }
             let mut draft = state.clone();
-            let (writes, told) = change(&mut draft);
+            let (writes, told) = change(&mut draft)?;
             let at = writes.at;
             let rows = live.rows(&draft, writes);
             if !rows.is_empty() {
-                node.put_app_rows(rows).await?;
+                node.put_app_rows(rows).await.map_err(Refused::Store)?;
             }
             draft.unwritten &= !at;
             *state = draft;
             Ok(told)
         });
-        changed.await.unwrap_or(Err(Refused::Store(Error::Internal("a change of a webhook did not end"))))
+        changed
+            .await
+            .unwrap_or_else(|_| Err(E::from(Refused::Store(Error::Internal("a change of a webhook did not end")))))
     }
 
     /// Deletes a hook with all that it has.
@@ -561,7 +565,7 @@ impl Hooks {
             (state.waiting.get(&number).cloned(), state.edition)
         };
         match event {
-            Some(event) => self.deliver(live, event, edition).await,
+            Some(event) => self.deliver(live, event, edition).await.map(drop),
             None => Ok(()),
         }
     }
@@ -606,31 +610,38 @@ impl Hooks {
             return Ok(false);
         }
         if replaces {
-            self.change(live, move |state| (state.replace(&doc), ())).await?;
+            self.change(live, move |state| Ok::<_, Refused>((state.replace(&doc), ()))).await?;
         } else if full {
             return Ok(false);
         }
-        self.deliver(live, event, edition).await?;
-        Ok(true)
+        self.deliver(live, event, edition).await
     }
 
-    /// One attempt, and what comes of it.
-    async fn deliver(&self, live: &Arc<Live>, event: Event, edition: u64) -> Result<(), Refused> {
+    /// One attempt, and what comes of it. Whether there was one that counts: else the hook is where it was.
+    async fn deliver(&self, live: &Arc<Live>, event: Event, edition: u64) -> Result<bool, Refused> {
         let hook = live.state.lock().await.hook.clone();
-        let attempted = self.attempt(live, &hook, &event.id, self.body(live, &hook, &event)).await;
+        let attempted = match self.attempt(live, &hook, &event.id, self.body(live, &hook, &event)).await {
+            Ok(attempted) => attempted,
+            Err(why) => {
+                tracing::debug!(space = %live.space, event = event.id, why, "a webhook was not sent");
+                return Ok(false);
+            }
+        };
         let id = event.id.clone();
         let (terms, ended) = (self.terms, attempted.clone());
         let outcome = self
-            .change(live, move |state| match state.edition == edition {
-                true => {
-                    let (writes, outcome) = state.settle(event, &ended, &terms, (now_ms(), spread()));
-                    (writes, Some((outcome, state.hook.off)))
-                }
-                // Its owner changed it meanwhile: what was sent may be sent again.
-                false => (Writes::default(), None),
+            .change(live, move |state| {
+                Ok::<_, Refused>(match state.edition == edition {
+                    true => {
+                        let (writes, outcome) = state.settle(event, &ended, &terms, (now_ms(), spread()));
+                        (writes, Some((outcome, state.hook.off)))
+                    }
+                    // Its owner changed it meanwhile: what was sent may be sent again.
+                    false => (Writes::default(), None),
+                })
             })
             .await?;
-        let Some((outcome, off)) = outcome else { return Ok(()) };
+        let Some((outcome, off)) = outcome else { return Ok(false) };
         let (space, hook) = (live.space, crate::local::hex(&live.id));
         match outcome {
             Outcome::Delivered => self.counted.delivered.inc(),
@@ -647,24 +658,23 @@ impl Hooks {
         if let Some(off) = off {
             tracing::warn!(%space, hook, why = ?off, "a webhook is switched off");
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Sends a body, when it is its turn.
+    /// Sends a body, when it is its turn. Or why nothing may be sent, which is no failure of the receiver.
     pub(super) async fn attempt(
         &self,
         live: &Live,
         hook: &Hook,
         id: &str,
         body: impl Future<Output = Bytes>,
-    ) -> Attempted {
-        let Ok(uri) = hook.url.parse::<Uri>() else { return not_made("the URL cannot be read any more") };
-        let Some(_turn) = self.turns.take(live.space, uri.host().unwrap_or_default()).await else {
-            return not_made("this peer is stopping");
-        };
+    ) -> Result<Attempted, &'static str> {
+        let Ok(uri) = hook.url.parse::<Uri>() else { return Ok(not_made("the URL cannot be read any more")) };
+        let turn = self.turns.take(live.space, uri.host().unwrap_or_default()).await;
+        let _turn = turn.ok_or("this peer is stopping")?;
         // It may have taken a while.
         if !self.may(&live.space, &hook.owner) {
-            return not_made("the token of the webhook gives no right to write here any more");
+            return Err("the token of the webhook gives no right to write here any more");
         }
         let body = body.await;
         let at_s = now_ms() / 1_000;
@@ -675,10 +685,10 @@ impl Hooks {
         for (name, value) in
             [("webhook-id", id), ("webhook-timestamp", &at_s.to_string()), ("webhook-signature", &signatures)]
         {
-            let Ok(value) = HeaderValue::try_from(value) else { return not_made("a header that cannot be sent") };
+            let Ok(value) = HeaderValue::try_from(value) else { return Ok(not_made("a header that cannot be sent")) };
             headers.insert(HeaderName::from_static(name), value);
         }
-        self.sender.post(uri, headers, body).await
+        Ok(self.sender.post(uri, headers, body).await)
     }
 
     /// What is told of an event. A document is told as it is now.
@@ -755,7 +765,8 @@ async fn until_ms(at: Option<u64>) {
     }
 }
 
-/// Who may send now. Those that wait for a host, or with the rest of their space, take no place of others.
+/// Who may send now. Those that wait with the rest of their space take no place, and those that wait for a host take one of their space alone:
+/// none that other spaces could have, at a host or among all.
 struct Turns {
     all: Arc<Semaphore>,
     spaces: Mutex<BTreeMap<SpaceId, Weak<Semaphore>>>,
@@ -770,9 +781,9 @@ impl Default for Turns {
 
 impl Turns {
     async fn take(&self, space: SpaceId, host: &str) -> Option<[OwnedSemaphorePermit; 3]> {
-        let host = places(&self.hosts, host.to_ascii_lowercase(), TO_HOST_MAX).acquire_owned().await.ok()?;
         let space = places(&self.spaces, space, OF_SPACE_MAX).acquire_owned().await.ok()?;
-        Some([host, space, self.all.clone().acquire_owned().await.ok()?])
+        let host = places(&self.hosts, host.to_ascii_lowercase(), TO_HOST_MAX).acquire_owned().await.ok()?;
+        Some([space, host, self.all.clone().acquire_owned().await.ok()?])
     }
 }
 

@@ -37,8 +37,15 @@ pub(super) struct Terms {
     pub(super) steps: &'static [u64],
     /// While as many wait as may, and there is more to tell: how often the receiver is tried all the same, milliseconds.
     pub(super) probe_ms: u64,
-    /// A hook whose receiver took nothing for so long is switched off, milliseconds.
+    /// A hook whose receiver took nothing for so long, although attempts went on, is switched off, milliseconds.
     pub(super) failing_max_ms: u64,
+}
+
+impl Terms {
+    /// Attempts that are further apart than this did not go on, milliseconds: twice the longest wait, as waits have some chance in them.
+    fn apart_max_ms(&self) -> u64 {
+        2 * self.steps.iter().copied().fold(self.probe_ms, u64::max)
+    }
 }
 
 /// The steps are those that Standard Webhooks gives as an example; the days before a hook is switched off are those of large senders.
@@ -100,7 +107,7 @@ pub(super) struct Hook {
     pub(super) created_ms: u64,
     #[n(11)]
     pub(super) off: Option<Off>,
-    /// When the first event failed after the last that did not.
+    /// Since when attempts go on, and all of them fail.
     #[n(12)]
     pub(super) failing_ms: Option<u64>,
 }
@@ -229,6 +236,8 @@ pub(super) struct State {
     pub(super) held_ms: u64,
     /// Failures since the last success.
     pub(super) failures: u32,
+    /// When the last attempt that failed did. After a restart the events that are kept tell it.
+    pub(super) failed_ms: Option<u64>,
     /// Counts what its owner changed: what was begun before is not carried on.
     pub(super) edition: u64,
     pub(super) gone: bool,
@@ -272,6 +281,7 @@ impl State {
             recent: VecDeque::new(),
             held_ms: 0,
             failures: 0,
+            failed_ms: None,
             edition: 0,
             gone: false,
         }
@@ -347,7 +357,11 @@ impl State {
         writes.at = true;
         self.failures = self.failures.saturating_add(1);
         let status = attempted.answer.as_ref().ok().copied();
-        let since = *self.hook.failing_ms.get_or_insert(now_ms);
+        // A time in which nothing was tried says nothing about the receiver: this peer was off, the token had no right, there was no news.
+        let failed_ms = self.failed_ms.replace(now_ms);
+        let went_on = failed_ms.is_some_and(|at| now_ms.saturating_sub(at) <= terms.apart_max_ms());
+        let since = self.hook.failing_ms.filter(|_| went_on).unwrap_or(now_ms);
+        self.hook.failing_ms = Some(since);
         writes.hook = since == now_ms;
         if status == Some(StatusCode::GONE) {
             self.hook.off = Some(Off::Gone);
@@ -601,6 +615,22 @@ mod tests {
         }
         assert_eq!(state.hook.off, Some(Off::Failing));
         assert!((5..6).contains(&(now / 86_400_000)), "{now}");
+    }
+
+    #[test]
+    fn days_in_which_nothing_was_tried_switch_no_hook_off() {
+        let mut state = state();
+        state.settle(event(1, 1, 0), &answered(503), &TERMS, (0, 1.0));
+        let later = 2 * TERMS.failing_max_ms;
+        let (writes, _) = state.settle(event(2, 2, later), &answered(503), &TERMS, (later, 1.0));
+        assert!(writes.hook && state.hook.off.is_none(), "it counts from here");
+        state.settle(event(3, 3, later), &answered(503), &TERMS, (later + 5_000, 1.0));
+        assert_eq!((state.hook.off, state.hook.failing_ms), (None, Some(later)));
+        // Nobody knows when the last attempt was.
+        state.failed_ms = None;
+        let later = later + TERMS.failing_max_ms;
+        state.settle(event(4, 4, later), &answered(503), &TERMS, (later, 1.0));
+        assert_eq!((state.hook.off, state.hook.failing_ms), (None, Some(later)));
     }
 
     #[test]

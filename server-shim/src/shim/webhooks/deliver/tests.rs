@@ -9,7 +9,7 @@ use axum::extract::State as Given;
 use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use commonhold_engine::{Config, Document, Writers};
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -247,9 +247,8 @@ async fn what_is_never_taken_becomes_a_dead_letter_and_can_be_delivered_again() 
             && dead.error.as_deref() == Some("the receiver answered 400 Bad Request")
     );
     takes.store(true, Ordering::Relaxed);
-    let again = house
-        .hooks
-        .change(&live, move |state| super::super::again(state, &dead.id.clone(), Some(dead), now_ms()).unwrap());
+    let again =
+        house.hooks.change(&live, move |state| super::super::again(state, &dead.id.clone(), Some(dead), now_ms()));
     again.await.unwrap();
     house.hooks.poke(&live);
     assert_eq!(receiver.next().await.id(), id);
@@ -276,7 +275,7 @@ async fn a_restart_forgets_neither_what_waits_nor_how_far_a_hook_is() {
     let again = house.hooks.find(&house.space, &live.id).unwrap();
     let state = again.state.lock().await.clone();
     assert_eq!((state.waiting.len(), state.at), (1, house.node.last_change(house.space).await.unwrap()));
-    house.hooks.change(&again, |state| (Writes::default(), state.switch_on(now_ms()))).await.unwrap();
+    house.hooks.change(&again, |state| Ok::<_, Refused>((Writes::default(), state.switch_on(now_ms())))).await.unwrap();
     house.hooks.poke(&again);
     let third = receiver.next().await;
     assert_eq!((third.id(), &third.body), (first.id(), &first.body), "the same event, and no other");
@@ -321,13 +320,10 @@ async fn a_revoked_token_ends_its_hooks_and_its_return_resumes_them() {
     while receiver.got.try_recv().is_ok() {}
     let before = live.state.lock().await.at;
     house.document("b").await;
-    let behind = async {
-        while house.hooks.told().await.behind == 0 {
-            sleep(Duration::from_millis(2)).await;
-        }
-    };
-    timeout(Duration::from_secs(60), behind).await.unwrap();
+    let mut last = locked(&house.hooks.places)[&house.space].last.subscribe();
+    timeout(Duration::from_secs(60), last.wait_for(|last| *last > before)).await.unwrap().unwrap();
     let told = house.hooks.told().await;
+    assert!(told.behind > 0);
     assert_eq!((told.stopped, told.active), (1, 0));
     assert!(
         receiver.got.try_recv().is_err() && live.state.lock().await.at == before,
@@ -502,6 +498,42 @@ async fn a_change_of_mind_holds_for_what_is_under_way() {
     house.hooks.deliver(&live, event, 7).await.unwrap();
     let state = live.state.lock().await.clone();
     assert_eq!((state.at, state.recent.len()), (0, 0), "what was begun before the change counts for nothing");
+}
+
+#[tokio::test]
+async fn of_a_change_that_is_refused_nothing_stays() {
+    let house = House::new(SLOW).await;
+    let live = house.hook("http://127.0.0.1:9/").await;
+    let before = live.state.lock().await.hook.clone();
+    let refused = house.hooks.change(&live, |state| {
+        state.hook.url = "http://127.0.0.1:10/".into();
+        Err::<(Writes, ()), _>(Refused::Full("no"))
+    });
+    assert!(matches!(refused.await, Err(Refused::Full("no"))));
+    assert_eq!(live.state.lock().await.hook, before);
+}
+
+#[tokio::test]
+async fn what_may_not_be_sent_is_no_failure_of_the_receiver() {
+    let house = House::new(SLOW).await;
+    let live = house.hook_with("http://127.0.0.1:9/", |hook| hook.owner = "nobody".into()).await;
+    let at = live.state.lock().await.at;
+    let counts = house.hooks.deliver(&live, fixture::event(at + 1, 1, now_ms()), 0).await.unwrap();
+    let state = live.state.lock().await.clone();
+    assert!(!counts && state.waiting.is_empty() && state.hook.failing_ms.is_none());
+    assert_eq!((state.at, house.hooks.told().await.failed), (at, 0));
+}
+
+#[tokio::test]
+async fn who_waits_with_the_rest_of_its_space_takes_no_place_of_a_host() {
+    let (turns, one, other) = (Turns::default(), SpaceId([1; 32]), SpaceId([2; 32]));
+    let mut under_way = Vec::new();
+    for n in 0..OF_SPACE_MAX {
+        under_way.push(turns.take(one, &format!("{n}.example")).await.unwrap());
+    }
+    let mut waiting: Vec<_> = (0..TO_HOST_MAX).map(|_| Box::pin(turns.take(one, "shared.example"))).collect();
+    assert!(waiting.iter_mut().all(|turn| turn.as_mut().now_or_never().is_none()));
+    assert!(turns.take(other, "shared.example").now_or_never().flatten().is_some());
 }
 
 #[tokio::test]
