@@ -227,12 +227,11 @@ fn a_policy_decides_who_is_let_in_and_which_documents_are_carried() {
     let peer = other.run(&["status", "--json"]).json()["me"]["peer"].as_str().unwrap().to_owned();
     std::fs::write(&file, format!("{peer}\n")).unwrap();
     other.run(&["join", served.invite()]).text();
-    let [spam, good] =
-        ["spam", "good"].map(|name| other.run(&["doc", "new", "--name", name, "--sync"]).text().to_owned());
+    let [spam, good] = ["spam", "good"].map(|name| other.run(&["doc", "new", "--name", name]).text().to_owned());
+    other.run(&["set", "good", "n", "1", "--sync"]).text();
     let blocked =
         until("the block", || Some(origin.run(&["block", "ls"]).text().to_owned()).filter(|ls| ls.contains(&spam)));
     assert!(!blocked.contains(&good), "{blocked}");
-    other.run(&["set", "good", "n", "1", "--sync"]).text();
     assert_eq!(origin.run(&["get", &good, "n"]).text(), "1");
 }
 
