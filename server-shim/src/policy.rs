@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info};
 
 use crate::config::Settings;
+use crate::failure::Failure;
 use program::{Program, Verdict};
 
 /// Questions that wait for the program to take them, and those whose answers it owes. Beyond it nobody is asked, and what holds
@@ -37,14 +38,21 @@ pub(crate) struct Policy {
 
 impl Policy {
     /// Starts the program, if one is configured, and gives what the node's gate is.
-    pub(crate) fn start(settings: &Settings) -> Option<(Policy, mpsc::Sender<Knock>)> {
+    pub(crate) fn start(settings: &Settings) -> Result<Option<(Policy, mpsc::Sender<Knock>)>, Failure> {
         let command = settings.policy_command();
         if command.is_empty() {
-            return None;
+            return Ok(None);
         }
         let (gate, knocks) = mpsc::channel(WAITING_MAX);
-        let program = Program::start(command, settings.policy_wait());
-        Some((Policy { program, admits: settings.policy_admits(), knocks }, gate))
+        let name = command[0].clone();
+        let program = Program::start(command, settings.policy_wait()).map_err(|error| {
+            Failure::usage(
+                "policy",
+                format!("policy.command: {name} cannot be started: {error}"),
+                "name a program that the user of this service may run, by its full path",
+            )
+        })?;
+        Ok(Some((Policy { program, admits: settings.policy_admits(), knocks }, gate)))
     }
 
     /// Answers for a node, until that closes.

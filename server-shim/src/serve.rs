@@ -55,7 +55,7 @@ pub(crate) async fn serve(
     let mut reload = Reload::listen(global, serving, settings, &tls)?;
     let data = settings.data();
     let sockets = supervised::sockets(handed)?;
-    let (policy, gate) = Policy::start(settings).unzip();
+    let (policy, gate) = Policy::start(settings)?.unzip();
     let node = reach::open_at(settings, Dial::AndListen, sockets.clone(), tls, gate).await?;
     let policy = policy.map(|policy| AbortOnDropHandle::new(tokio::spawn(policy.run(node.clone()))));
     let local = match LocalServer::bind(&data).await {

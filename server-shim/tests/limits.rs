@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
-use common::{Home, Served, until};
+use common::{Home, Served, finish, until};
 use serde_json::{Value as Json, json};
 
 /// A peer that serves HTTP and the gateway, and its space.
@@ -233,6 +233,14 @@ fn a_policy_decides_who_is_let_in_and_which_documents_are_carried() {
         until("the block", || Some(origin.run(&["block", "ls"]).text().to_owned()).filter(|ls| ls.contains(&spam)));
     assert!(!blocked.contains(&good), "{blocked}");
     assert_eq!(origin.run(&["get", &good, "n"]).text(), "1");
+}
+
+#[test]
+fn a_policy_that_cannot_be_started_is_told_at_the_start() {
+    let home = Home::new();
+    let mut command = home.command();
+    command.args(["serve", "--listen", "ws://127.0.0.1:0/"]).env("COMMONHOLD_POLICY_COMMAND", "/nonexistent/policy");
+    finish(&mut command).fails(2, &["policy.command", "/nonexistent/policy cannot be started", "full path"]);
 }
 
 #[test]

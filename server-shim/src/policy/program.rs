@@ -49,10 +49,12 @@ pub(super) struct Program {
 }
 
 impl Program {
-    pub(super) fn start(command: Vec<String>, wait: Duration) -> Program {
+    /// The error is that of the first start; later ones are tried again.
+    pub(super) fn start(command: Vec<String>, wait: Duration) -> std::io::Result<Program> {
         let (asked, questions) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(keep_running(command, wait, questions));
-        Program { asked, wait }
+        let child = start(&command)?;
+        tokio::spawn(keep_running(child, command, wait, questions));
+        Ok(Program { asked, wait })
     }
 
     /// What the program says; `None` if it says nothing in time, or there is no program, or too much to ask.
@@ -63,12 +65,13 @@ impl Program {
     }
 }
 
-async fn keep_running(command: Vec<String>, wait: Duration, mut questions: mpsc::Receiver<Asked>) {
+async fn keep_running(first: Child, command: Vec<String>, wait: Duration, mut questions: mpsc::Receiver<Asked>) {
+    let mut started = Ok(first);
     let mut backoff = Backoff::new(AGAIN[0], AGAIN[1], AGAIN[2]);
     let mut next_id = 0;
     loop {
         let mut last = Instant::now();
-        match start(&command) {
+        match started {
             Ok(child) => {
                 backoff.connected(last);
                 info!(program = command[0], "the policy runs");
@@ -87,6 +90,7 @@ async fn keep_running(command: Vec<String>, wait: Duration, mut questions: mpsc:
                 asked = questions.recv() => if asked.is_none() { return },
             }
         }
+        started = start(&command);
     }
 }
 
