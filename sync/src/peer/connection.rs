@@ -48,6 +48,8 @@ pub(super) struct Connection {
     heard: Option<Now>,
     pub(super) rtt_ms: Option<u32>,
     pub(super) hello_sent: bool,
+    /// The hello named this side's spaces.
+    pub(super) named: bool,
     /// The driver was asked whether to keep it, and has not said.
     asked: bool,
     /// Spaces by this side's handles.
@@ -392,6 +394,7 @@ impl Peer {
             heard: None,
             rtt_ms: None,
             hello_sent: false,
+            named: false,
             asked: false,
             handles: Vec::new(),
             unmatched: Vec::new(),

@@ -86,7 +86,7 @@ impl Peer {
             record: self.own_record.clone().filter(|_| !self.is_leaf()),
         };
         let Some(connection) = self.connections.get_mut(&conn) else { return };
-        connection.hello_sent = true;
+        (connection.hello_sent, connection.named) = (true, known);
         connection.send(&Message::Hello(hello));
         for spaces in spaces {
             connection.send(&Message::Spaces(Spaces { spaces }));
@@ -236,9 +236,9 @@ impl Peer {
         (connection.roles, connection.bursts) = (hello.roles, saves);
         // Somebody else's, or a false one, is no record of this peer; nothing hangs on it.
         connection.record = hello.record.filter(|record| record.device == peer && record.verify().is_ok());
-        let named = connection.dialled && connection.expected.is_none();
+        let named = connection.named;
         let (agent, roles, addresses) = (hello.agent, hello.roles, hello.addresses);
-        if named {
+        if !named {
             for spaces in self.all_space_hellos(conn) {
                 if let Some(connection) = self.connections.get_mut(&conn) {
                     connection.send(&Message::Spaces(Spaces { spaces }));

@@ -2,14 +2,19 @@
 
 use super::*;
 
-fn world(asks: usize) -> (World, SpaceId, ConnId) {
+/// `knows`: the dialler knows whom it dials.
+fn world(asks: usize, knows: bool) -> (World, SpaceId, ConnId) {
     let mut world = World::new(2);
     let (space, _) = world.space(0, Writers::Anyone);
     let doc = world.create(0, space, 1);
     world.edit(0, space, doc, "x", 1);
     world.join(1, space);
     world.hosts[asks].peer.set_asks(true);
-    world.connect(0, 1);
+    let conn = ConnId(1);
+    world.links.extend([((0, conn), 1), ((1, conn), 0)]);
+    let expected = knows.then(|| world.hosts[1].peer.device());
+    world.input(1, Input::Connected { conn, dialled: false, expected: None });
+    world.input(0, Input::Connected { conn, dialled: true, expected });
     // Without that time passes.
     while let Some((to, conn, bytes)) = world.wires.pop_front() {
         world.input(to, Input::Frame { conn, bytes });
@@ -30,8 +35,9 @@ fn opened(world: &World) -> [usize; 2] {
 
 #[test]
 fn a_connection_that_is_admitted_goes_on_where_it_waited() {
-    for asks in [0, 1] {
-        let (mut world, space, conn) = world(asks);
+    // Spaces are named once, whether or not the dialler knows whom it dials (seed 218).
+    for (asks, knows) in [(0, true), (0, false), (1, true), (1, false)] {
+        let (mut world, space, conn) = world(asks, knows);
         world.input(asks, Input::Admit { conn });
         world.settle();
         assert_eq!(opened(&world), [1, 1]);
@@ -46,13 +52,13 @@ fn a_connection_that_is_admitted_goes_on_where_it_waited() {
 #[test]
 fn a_connection_that_is_refused_or_for_which_nobody_answers_ends() {
     for asks in [0, 1] {
-        let (mut world, _, conn) = world(asks);
+        let (mut world, _, conn) = world(asks, true);
         world.input(asks, Input::End { conn, code: "policy", text: "not wanted" });
         world.settle();
         assert_eq!(opened(&world), [0, 0]);
         assert_eq!(world.events(1 - asks, |e| matches!(e, Event::Notice { code, .. } if code == "policy")), 1);
 
-        let (mut world, ..) = self::world(asks);
+        let (mut world, ..) = self::world(asks, true);
         world.settle();
         assert_eq!(opened(&world), [0, 0]);
         assert_eq!(world.events(asks, |e| matches!(e, Event::Closed { .. })), 1);
