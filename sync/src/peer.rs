@@ -80,8 +80,8 @@ struct Held {
     stored_by: OpId,
 }
 
-/// Time between two loads of one document's snapshot for the sake of an entry that builds on its inside, or of one space's
-/// records for the sake of a second history.
+/// Time between two loads of one document's snapshot for the sake of an entry that builds on its inside, until the first has come, and of
+/// one space's records for the sake of a second history.
 const DEEPEN_EVERY_MS: u64 = 10_000;
 
 /// Time after which it is looked again whether spaces that were not named can be.
@@ -166,7 +166,8 @@ type Made = (SpaceId, DocId, Vec<u8>, Vec<EntryId>, Vec<(Vec<u8>, u64)>);
 struct Deepening {
     /// Not before this moment.
     at: Now,
-    asked: bool,
+    /// Since when it is being read.
+    asked: Option<Now>,
     tries: u8,
 }
 
@@ -216,6 +217,7 @@ pub struct Peer {
     covering: BTreeMap<(SpaceId, DocId), OpId>,
     /// Logs that something waits for while others are read: they stay in memory.
     awaited: BTreeSet<(SpaceId, DocId)>,
+    /// Until when what is inside a snapshot, or the records of a space, is not read again.
     deepened: BTreeMap<(SpaceId, DocId), Now>,
     connections: Connections,
     gossip: Gossip,
@@ -814,7 +816,7 @@ impl Peer {
         let mut by_use: Vec<(u64, (SpaceId, DocId))> = self
             .slots
             .iter()
-            .filter(|(key, _)| !self.awaited.contains(key) && self.deepening.get(key).is_none_or(|d| !d.asked))
+            .filter(|(key, _)| !self.awaited.contains(key) && self.deepening.get(key).is_none_or(|d| d.asked.is_none()))
             .filter_map(|(key, slot)| match slot {
                 Slot::Absent => Some((0, *key)),
                 // What is on its way to disk is not read back before it is there.

@@ -108,7 +108,9 @@ impl Host {
         let seed = seed.try_into().expect("32 bytes were drawn");
         let empty = Start::empty(self.key.clone(), StoreId([self.index as u8 + 1; 16]), self.salt, seed);
         let (limits, spaces) = (plan.limits.clone(), stored.spaces);
-        let peer = Peer::new(Start { limits, spaces, cursors: stored.cursors, usage: stored.usage, ..empty });
+        let mut peer = Peer::new(Start { limits, spaces, cursors: stored.cursors, usage: stored.usage, ..empty });
+        // Half of them ask their drivers whom to keep.
+        peer.set_asks(peer.device().0[0].is_multiple_of(2));
         self.run = Some(Run::new(peer, storage, screen));
         Ok(())
     }

@@ -71,6 +71,8 @@ pub struct Report {
     pub crashes: u64,
     /// Clean restarts.
     pub restarts: u64,
+    /// Connections that a peer asked its driver about.
+    pub asked: u64,
     /// Connections broken.
     pub breaks: u64,
     /// Frames tampered with.
@@ -565,7 +567,10 @@ impl World {
         let peer_of = |world: &World, device| world.hosts.iter().position(|h| h.device() == device);
         let Some(run) = &mut self.hosts[host].run else { return Ok(()) };
         match event {
-            Event::Asked { conn, .. } => self.later(ADMITTED_MS, Step::Admit { host, boot, conn }),
+            Event::Asked { conn, .. } => {
+                self.report.asked += 1;
+                self.later(ADMITTED_MS, Step::Admit { host, boot, conn });
+            }
             Event::Document { space, doc, header } => {
                 self.newest.insert(space, header.creator);
                 run.screen.document(space, doc);

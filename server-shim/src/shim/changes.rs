@@ -95,6 +95,7 @@ pub(super) struct Change {
     deleted: bool,
     /// With `include_docs`: as it is now; null if it is not here, or was deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Value, required = false)]
     doc: Option<Json>,
 }
 

@@ -101,7 +101,9 @@ impl Kind {
             Kind::Gone => "the version is not held here, the document was deleted, or the token is of another store",
             Kind::Method => "the resource does not know this method",
             Kind::NotAcceptable => "none of the forms that were asked for exists",
-            Kind::Conflict => "a test of a patch failed, or the same request is under way",
+            Kind::Conflict => {
+                "a test of a patch failed, the same request is under way, or the space has as many webhooks as it may"
+            }
             Kind::Stale => "the document is not as `If-Match` or `If-None-Match` says",
             Kind::Precondition => "a whole document is only replaced with `If-Match` or `Parents`",
             Kind::TooLarge => "the body, or a value in it, is larger than this peer or the rules of the space take",
@@ -110,7 +112,7 @@ impl Kind {
             Kind::Stalled => "the body stopped coming",
             Kind::TooMany => "too many at once, or the caller's address has had all that it may in a day",
             Kind::Quota => {
-                "the space, its blobs, its webhooks or the document take more than they may on this peer, or the disk is full"
+                "the space, its blobs or the document take more than they may on this peer, this peer has as many webhooks as it may, or the disk is full"
             }
             Kind::Unavailable => "the store fails at present, or the peer is stopping",
             Kind::Internal => "a fault of this peer",

@@ -110,7 +110,10 @@ impl Owner {
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Problem {
         match refused {
-            Refused::Full(why) => Problem::new(Kind::Quota, why),
+            Refused::SpaceFull => {
+                Problem::new(Kind::Conflict, "this space has 32 webhooks, and no more are taken; delete one first")
+            }
+            Refused::PeerFull => Problem::new(Kind::Quota, "this peer has 1,024 webhooks, and takes no more"),
             Refused::Gone => Problem::new(Kind::NotFound, "the webhook was deleted meanwhile"),
             Refused::Store(error) => error.into(),
         }

@@ -48,7 +48,7 @@ pub(super) struct Connection {
     heard: Option<Now>,
     pub(super) rtt_ms: Option<u32>,
     pub(super) hello_sent: bool,
-    /// The hello named this side's spaces.
+    /// This side's spaces were named, so that one that comes later is named by itself.
     pub(super) named: bool,
     /// The driver was asked whether to keep it, and has not said.
     asked: bool,

@@ -125,7 +125,7 @@ impl Peer {
     /// Names a space on every connection, where it can be named now.
     pub(super) fn name_everywhere(&mut self, id: SpaceId) {
         for conn in self.connections.ids() {
-            let named = self.connections.get(&conn).is_none_or(|c| !c.hello_sent || c.handles.contains(&id));
+            let named = self.connections.get(&conn).is_none_or(|c| !c.named || c.handles.contains(&id));
             if !named && !self.nameable(conn, core::iter::once(id)).is_empty() {
                 self.name_space(conn, id);
             }
@@ -236,7 +236,7 @@ impl Peer {
         (connection.roles, connection.bursts) = (hello.roles, saves);
         // Somebody else's, or a false one, is no record of this peer; nothing hangs on it.
         connection.record = hello.record.filter(|record| record.device == peer && record.verify().is_ok());
-        let named = connection.named;
+        let named = core::mem::replace(&mut connection.named, true);
         let (agent, roles, addresses) = (hello.agent, hello.roles, hello.addresses);
         if !named {
             for spaces in self.all_space_hellos(conn) {

@@ -22,6 +22,9 @@ use crate::waiting::Blocker;
 const INCOMING_TIMES: u64 = 4;
 /// Times that a snapshot is read when it turns out to be another than the log speaks of.
 const DEEPEN_TRIES: u8 = 3;
+/// After it was loaded, so many times as long as that took: all that is loaded takes less than a tenth of the time, for one document or many
+/// (more of them at once take longer).
+const DEEPEN_REST: u64 = 10;
 
 impl Peer {
     pub(super) fn on_snapshot_part(
@@ -258,10 +261,10 @@ impl Peer {
     pub(super) fn deepen(&mut self, space: SpaceId, doc: DocId, own: bool) {
         // Loading a snapshot is the most costly thing that an entry can ask for: once in a while for each document.
         let now = self.now;
-        self.deepened.retain(|_, at| at.0 + DEEPEN_EVERY_MS > now.0);
-        let last = self.deepened.get(&(space, doc)).filter(|_| !own);
-        let at = last.map_or(now, |last| Now(last.0 + DEEPEN_EVERY_MS));
-        let deepening = self.deepening.entry((space, doc)).or_insert(Deepening { at, asked: false, tries: 0 });
+        self.deepened.retain(|_, until| *until > now);
+        let until = self.deepened.get(&(space, doc)).filter(|_| !own);
+        let at = until.map_or(now, |until| *until);
+        let deepening = self.deepening.entry((space, doc)).or_insert(Deepening { at, asked: None, tries: 0 });
         deepening.at = deepening.at.min(at);
     }
 
@@ -279,15 +282,15 @@ impl Peer {
                 continue;
             }
             self.load(space, Load::Deep { space, doc }, Purpose::Deep { doc });
-            self.deepened.insert((space, doc), now);
+            self.deepened.insert((space, doc), Now(now.0 + DEEPEN_EVERY_MS));
             if let Some(deepening) = self.deepening.get_mut(&(space, doc)) {
-                *deepening = Deepening { asked: true, tries: deepening.tries + 1, ..*deepening };
+                *deepening = Deepening { asked: Some(now), tries: deepening.tries + 1, ..*deepening };
             }
         }
     }
 
     fn may_deepen(&self, key: &(SpaceId, DocId), deepening: &Deepening) -> bool {
-        !deepening.asked && !self.covering.contains_key(key) && !self.loading.contains(key)
+        deepening.asked.is_none() && !self.covering.contains_key(key) && !self.loading.contains(key)
     }
 
     /// When the next snapshot is to be read.
@@ -302,7 +305,7 @@ impl Peer {
             && deepening.tries < DEEPEN_TRIES
         {
             // Another snapshot took its place meanwhile.
-            deepening.asked = false;
+            deepening.asked = None;
             return;
         }
         if let Some(held) = self.held(space, doc) {
@@ -311,7 +314,12 @@ impl Peer {
             let cost_after = held.log.memory_bytes();
             self.resident_bytes = (self.resident_bytes + cost_after).saturating_sub(cost);
         }
-        self.deepening.remove(&(space, doc));
+        if let Some(since) = self.deepening.remove(&(space, doc)).and_then(|deepening| deepening.asked) {
+            // What memory has no room for is read again for each entry that needs it: by what it costs, so that a short one does not hold
+            // up all that comes on a connection.
+            let rest = (DEEPEN_REST * (self.now.0.saturating_sub(since.0) + 1)).min(DEEPEN_EVERY_MS);
+            self.deepened.insert((space, doc), Now(self.now.0 + rest));
+        }
         for (from, proof) in self.proofs.remove(&(space, doc)).unwrap_or_default() {
             if let Err(violation) = self.take_proof(space, proof, from) {
                 self.violated(from.conn, &violation);

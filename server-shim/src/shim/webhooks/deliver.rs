@@ -131,8 +131,10 @@ impl std::ops::Deref for Hooks {
 /// Why a hook cannot be made or changed.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// There are as many as may be.
-    Full(&'static str),
+    /// The space has as many as it may.
+    SpaceFull,
+    /// This peer does.
+    PeerFull,
     /// It was deleted meanwhile.
     Gone,
     Store(Error),
@@ -327,10 +329,7 @@ impl Hooks {
     async fn make_room(&self, space: SpaceId) -> Result<(), Refused> {
         let all = self.everywhere();
         let of_space: Vec<Arc<Live>> = all.iter().filter(|live| live.space == space).cloned().collect();
-        for (hooks, max, full) in [
-            (of_space, SPACE_MAX, "this space has 32 webhooks, and no more are taken; delete one first"),
-            (all, PEER_MAX, "this peer has 1,024 webhooks, and takes no more"),
-        ] {
+        for (hooks, max, full) in [(of_space, SPACE_MAX, Refused::SpaceFull), (all, PEER_MAX, Refused::PeerFull)] {
             if hooks.len() < max {
                 continue;
             }
@@ -342,7 +341,7 @@ impl Hooks {
                     break;
                 }
             }
-            self.remove(stopped.ok_or(Refused::Full(full))?).await?;
+            self.remove(stopped.ok_or(full)?).await?;
         }
         Ok(())
     }

@@ -15,10 +15,7 @@ fn world(asks: usize, knows: bool) -> (World, SpaceId, ConnId) {
     let expected = knows.then(|| world.hosts[1].peer.device());
     world.input(1, Input::Connected { conn, dialled: false, expected: None });
     world.input(0, Input::Connected { conn, dialled: true, expected });
-    // Without that time passes.
-    while let Some((to, conn, bytes)) = world.wires.pop_front() {
-        world.input(to, Input::Frame { conn, bytes });
-    }
+    deliver(&mut world);
     let other = world.hosts[1 - asks].peer.device();
     let asked = |e: &Event| match e {
         Event::Asked { conn, peer } if *peer == other => Some(*conn),
@@ -27,6 +24,13 @@ fn world(asks: usize, knows: bool) -> (World, SpaceId, ConnId) {
     let conn = world.hosts[asks].events.iter().find_map(asked).expect("it asks");
     assert_eq!(opened(&world), [0, 0], "nobody knows anything of the other before the answer");
     (world, space, conn)
+}
+
+/// All that is on the wires, without that time passes.
+fn deliver(world: &mut World) {
+    while let Some((to, conn, bytes)) = world.wires.pop_front() {
+        world.input(to, Input::Frame { conn, bytes });
+    }
 }
 
 fn opened(world: &World) -> [usize; 2] {
@@ -47,6 +51,23 @@ fn a_connection_that_is_admitted_goes_on_where_it_waited() {
         world.settle();
         assert_eq!(world.events(asks, |e| matches!(e, Event::Asked { .. })), 1);
     }
+}
+
+/// It was named at once, and with all others once the other side was known: held back by then, what came of it was out of order.
+/// Found by the simulator, seed 1569.
+#[test]
+fn a_space_that_is_joined_while_the_other_side_waits_is_named_once() {
+    let (mut world, first, conn) = world(1, false);
+    let (second, _) = world.space(1, Writers::Anyone);
+    world.join(0, second);
+    world.input(1, Input::Admit { conn });
+    deliver(&mut world);
+    let shared = |e: &Event| matches!(e, Event::Shared { space, .. } if *space == second);
+    assert_eq!([0, 1].map(|host| world.events(host, shared)), [1, 1]);
+    assert_eq!(world.hosts[0].peer.connections.get(&conn).unwrap().handles.len(), 2);
+    world.settle();
+    world.assert_level(first);
+    world.assert_level(second);
 }
 
 #[test]

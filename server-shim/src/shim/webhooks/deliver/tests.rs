@@ -344,7 +344,7 @@ async fn a_space_has_so_many_hooks_and_no_more() {
         house.hook("http://127.0.0.1:9/").await;
     }
     let hook = Hook { owner: OWNER.into(), ..fixture::state().hook };
-    assert!(matches!(house.hooks.create(house.space, hook, 0).await, Err(Refused::Full(_))));
+    assert!(matches!(house.hooks.create(house.space, hook, 0).await, Err(Refused::SpaceFull)));
     let one = house.hooks.of(&house.space).remove(0);
     house.hooks.remove(one.clone()).await.unwrap();
     assert!(matches!(house.hooks.remove(one).await, Err(Refused::Gone)));
@@ -507,9 +507,9 @@ async fn of_a_change_that_is_refused_nothing_stays() {
     let before = live.state.lock().await.hook.clone();
     let refused = house.hooks.change(&live, |state| {
         state.hook.url = "http://127.0.0.1:10/".into();
-        Err::<(Writes, ()), _>(Refused::Full("no"))
+        Err::<(Writes, ()), _>(Refused::PeerFull)
     });
-    assert!(matches!(refused.await, Err(Refused::Full("no"))));
+    assert!(matches!(refused.await, Err(Refused::PeerFull)));
     assert_eq!(live.state.lock().await.hook, before);
 }
 
