@@ -29,6 +29,9 @@ struct Args {
     /// Peers that find one another (swarm).
     #[arg(long, default_value_t = 200)]
     peers: usize,
+    /// Edits a second (swarm).
+    #[arg(long, default_value_t = 20)]
+    rate: u64,
     /// Size of the blob (blobs); the swarm's has an eighth of it.
     #[arg(long, default_value_t = 256)]
     mib: u64,
@@ -49,6 +52,7 @@ async fn main() -> ExitCode {
         subscribers: args.subscribers,
         connections: args.connections,
         peers: args.peers,
+        rate: args.rate,
         mib: args.mib,
         trace: args.trace,
     };

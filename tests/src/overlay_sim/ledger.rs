@@ -14,6 +14,8 @@ pub(super) struct Written {
     pub(super) came_ms: Vec<u64>,
     /// Per peer, whether it came by comparing.
     pub(super) repaired: Vec<bool>,
+    /// Per peer, when it came through the overlay, first or not; `u64::MAX` if it did not.
+    pub(super) overlay_ms: Vec<u64>,
 }
 
 /// The record of a run, the same for ours and the baseline.
@@ -84,7 +86,8 @@ impl Ledger {
         let n = of.len() as u64;
         let mut came_ms = vec![u64::MAX; peers];
         came_ms[writer] = at_ms;
-        self.items.push(Written { at_ms, writer, came_ms, repaired: vec![false; peers] });
+        let (repaired, overlay_ms) = (vec![false; peers], came_ms.clone());
+        self.items.push(Written { at_ms, writer, came_ms, repaired, overlay_ms });
         (self.items.len() - 1, n)
     }
 
@@ -105,6 +108,13 @@ impl Ledger {
             }
             (item.came_ms[peer], item.repaired[peer]) = (now_ms, repair);
         }
+        for index in of[..n as usize].iter().rev().filter(|_| !repair) {
+            let overlay_ms = &mut self.items[*index].overlay_ms[peer];
+            if *overlay_ms != u64::MAX {
+                break;
+            }
+            *overlay_ms = now_ms;
+        }
     }
 
     /// The payload of one item alone arrived for the first time.
@@ -114,8 +124,9 @@ impl Ledger {
         if index >= self.measured_from {
             self.payloads += 1;
         }
-        let came_ms = &mut self.items[index].came_ms[peer];
-        *came_ms = now_ms.min(*came_ms);
+        let item = &mut self.items[index];
+        item.came_ms[peer] = now_ms.min(item.came_ms[peer]);
+        item.overlay_ms[peer] = item.came_ms[peer];
     }
 
     pub(super) fn measured(&self) -> &[Written] {
@@ -155,12 +166,12 @@ impl Ledger {
         }
     }
 
-    /// From when on items reach all that count through the overlay alone: the time after `event_ms` of the last item that was not
-    /// delivered so within `within_ms`.
+    /// From when on items reach all that count through the overlay: the time after `event_ms` of the last item that did not come so
+    /// within `within_ms`. What a comparison under way brought first has to come through the overlay as well.
     pub fn recovery_ms(&self, event_ms: u64, within_ms: u64, counts: &[bool]) -> u64 {
         let whole = |item: &Written| {
-            let mut came = item.came_ms.iter().zip(&item.repaired).zip(counts).filter(|(_, counts)| **counts);
-            came.all(|((at, repaired), _)| *at != u64::MAX && !repaired && at - item.at_ms <= within_ms)
+            let mut came = item.overlay_ms.iter().zip(counts).filter(|(_, counts)| **counts);
+            came.all(|(at, _)| *at != u64::MAX && at - item.at_ms <= within_ms)
         };
         let after = self.measured().iter().filter(|item| item.at_ms >= event_ms && counts[item.writer]);
         after.filter(|item| !whole(item)).map(|item| item.at_ms - event_ms).max().unwrap_or(0)

@@ -30,6 +30,8 @@ pub struct Sizes {
     pub connections: usize,
     /// Peers in a swarm.
     pub peers: usize,
+    /// Edits a second in it.
+    pub rate: u64,
     /// Size of the blob.
     pub mib: u64,
     /// A recorded session.
@@ -54,7 +56,7 @@ pub async fn run(name: &str, sizes: &Sizes) -> Result<Report> {
             "fanout" => fanout(sizes.subscribers).await,
             "idle" => idle(sizes.connections).await,
             "ingest" => ingest().await,
-            "swarm" => swarm(sizes.peers).await,
+            "swarm" => swarm(sizes.peers, sizes.rate).await,
             "blobs" => super::blobs::run(sizes.mib).await,
             "http" => super::http::run(sizes.docs.unwrap_or(1)).await,
             "gateway" => super::gateway::run(sizes.docs.unwrap_or(1_000)).await,
@@ -483,7 +485,7 @@ async fn fanout(subscribers: usize) -> Result<Report> {
     let edits = (FANOUT_PER_S * FANOUT_SECONDS) as usize;
     let (cpu, before) = (origin.cpu_s()?, proxy.bytes().1);
     let begun = Instant::now();
-    write(&document, edits).await?;
+    write(&document, FANOUT_PER_S, edits).await?;
     for _ in 0..edits {
         counted.recv().await.ok_or("no subscriber")?;
     }
@@ -498,9 +500,9 @@ async fn fanout(subscribers: usize) -> Result<Report> {
     Ok(report)
 }
 
-/// One edit after another, as often as `FANOUT_PER_S` says.
-async fn write(document: &Document, edits: usize) -> Result<()> {
-    let mut tick = tokio::time::interval(Duration::from_millis(1_000 / FANOUT_PER_S));
+/// One edit after another, so many a second.
+async fn write(document: &Document, per_s: u64, edits: usize) -> Result<()> {
+    let mut tick = tokio::time::interval(Duration::from_secs(1) / u32::try_from(per_s.max(1)).unwrap_or(u32::MAX));
     for n in 0..edits {
         tick.tick().await;
         document
@@ -527,7 +529,7 @@ async fn traffic(children: &mut [Child]) -> Result<(u64, u64, u64)> {
 /// Time in which peers find their neighbours and connections that nobody needs end: those linger for 25 s.
 const SWARM_SETTLES: Duration = Duration::from_secs(45);
 
-async fn swarm(peers: usize) -> Result<Report> {
+async fn swarm(peers: usize, per_s: u64) -> Result<Report> {
     let built = build_many(1).await?;
     let (mut origin, device, at) = built.origin().await?;
     let listen = vec!["ws://127.0.0.1:0/".parse()?];
@@ -543,7 +545,7 @@ async fn swarm(peers: usize) -> Result<Report> {
     let (sent, ..) = origin.call::<(u64, u64, u64)>(&ChildCommand::Traffic).await?;
     let cpu = origin.cpu_s()?;
     let begun = Instant::now();
-    write(&document, edits).await?;
+    write(&document, per_s, edits).await?;
     let latencies = latencies(&mut children, edits).await?;
     let seconds = begun.elapsed().as_secs_f64();
     let after = traffic(&mut children).await?;

@@ -117,6 +117,42 @@ fn a_full_space_takes_nothing_and_another_goes_on() {
     world.assert_level(full);
 }
 
+/// The deletion stands behind the header that did not fit.
+#[test]
+fn who_deletes_a_document_makes_room_for_the_one_that_did_not_fit() {
+    for second_goes in [false, true] {
+        let mut world = World::new(2);
+        let (space, _) = world.space(0, Writers::Anyone);
+        world.join(1, space);
+        world.connect(1, 0);
+        world.settle();
+        let first = world.create(1, space, 1);
+        world.settle();
+        let documents = Quota { bytes: None, documents: Some(1) };
+        world.input(0, Input::Quotas(Quotas { identity: documents, ..Quotas::default() }));
+        let second = world.create(1, space, 2);
+        world.edit(1, space, second, "x", 1);
+        world.settle();
+        assert_eq!(world.stored(0, 1).documents, 1);
+        assert!(!world.hosts[0].store.log.values().any(|(_, s)| s.segment.doc == second));
+        let doc = if second_goes { second } else { first };
+        world.say(1, space, Local::Records(vec![Record::Tombstone { doc }]));
+        (0..3).for_each(|_| world.settle());
+        world.assert_level(space);
+        assert_eq!(world.stored(0, 1).documents, 1);
+        // Of others' documents nothing is counted: to delete them is not this device's to do.
+        let third = world.create(1, space, 3);
+        let others = world.create(0, space, 4);
+        (0..3).for_each(|_| world.settle());
+        world.say(1, space, Local::Records(vec![Record::Tombstone { doc: others }]));
+        (0..3).for_each(|_| world.settle());
+        world.edit(1, space, third, "x", 1);
+        world.settle();
+        assert_eq!(world.stored(0, 1).documents, 1);
+        assert!(!world.hosts[0].store.log.values().any(|(_, s)| s.segment.doc == third));
+    }
+}
+
 #[test]
 fn an_administrator_says_what_is_to_be_said_about_rights_over_any_quota() {
     let (mut world, space, _) = World::granted(2);
