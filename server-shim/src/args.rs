@@ -406,6 +406,17 @@ pub(crate) enum DocVerb {
         #[command(flatten)]
         doc: DocRef,
     },
+    /// Show signed receipts of the peers that have a document, as it is now, on their disks
+    Receipts {
+        #[command(flatten)]
+        doc: DocRef,
+        /// Wait for so many, this peer's included
+        #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+        peers: u16,
+        /// At most so many seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        wait: u64,
+    },
     /// List what was to be erased, and who has done so
     Erasures {
         #[command(flatten)]

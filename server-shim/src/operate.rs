@@ -133,6 +133,9 @@ pub(crate) async fn perform(node: &Node, request: Request) -> Answered {
             documents::erase(node, space, id, &note).await
         }
         Request::Erasures { space } => documents::erasures(node, find_space(node, space.as_deref())?).await,
+        Request::Receipts { doc, peers, wait_ms } => {
+            documents::receipts(&open(node, &doc).await?, peers.into(), Duration::from_millis(wait_ms)).await
+        }
         Request::SucceedDocument(doc) => {
             let (space, id) = find_document(node, &doc, false).await?;
             documents::succeed(node, space, id).await

@@ -7,8 +7,8 @@ use serde_json::Value as Json;
 use crate::args::{KeepArg, WritersArg};
 use crate::failure::{Exit, Failure};
 use crate::request::{
-    Blob, BlockChanged, BlockedRow, Change, Checked, Document, Erasure, ImportedFolder, Member, Network, Peer,
-    Released, Reply, Skipped, Space, Status, Stored, Watched,
+    Blob, BlockChanged, BlockedRow, Change, Checked, Document, Erasure, ImportedFolder, Member, Network, Peer, Receipt,
+    Receipts, Released, Reply, Skipped, Space, Status, Stored, Watched,
 };
 
 /// Digits of an id that are shown; they name it everywhere a unique prefix does.
@@ -118,6 +118,7 @@ fn human(reply: &Reply) -> String {
         Reply::Documents(documents) => documents_table(documents),
         Reply::Released(Released { doc, released: true }) => format!("released {doc}\n"),
         Reply::Released(Released { doc, released: false }) => format!("{doc} is not in quarantine\n"),
+        Reply::Receipts(receipts) => receipts_table(receipts),
         Reply::Erasures(erasures) => erasures_table(erasures),
         Reply::Value(value) => pretty(&value.value),
         Reply::Changed(changed) if changed.changed => format!("saved, version {}\n", heads(&changed.heads)),
@@ -272,6 +273,12 @@ fn documents_table(documents: &[Document]) -> String {
         vec![short(&document.id).into(), plain(&document.kind), plain(&name), short(&document.creator).into()]
     };
     table(&["DOCUMENT", "KIND", "NAME", "CREATOR"], documents.iter().map(row), "no documents")
+}
+
+fn receipts_table(of: &Receipts) -> String {
+    let row = |receipt: &Receipt| vec![short(&receipt.holder).into(), heads(&receipt.heads), receipt.signature.clone()];
+    let none = "nobody has signed that they have it; a document without changes has no receipts";
+    table(&["ON THE DISK OF", "VERSION", "SIGNATURE"], of.receipts.iter().map(row), none)
 }
 
 fn erasures_table(erasures: &[Erasure]) -> String {

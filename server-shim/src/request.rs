@@ -11,7 +11,7 @@ use crate::args::{BlockArg, KeepArg, RightArg, WritersArg};
 use crate::failure::Failure;
 
 /// Raised when a request or reply changes its meaning. Two processes of different numbers do not talk.
-pub(crate) const VERSION: u32 = 9;
+pub(crate) const VERSION: u32 = 10;
 
 /// What travels to the owner.
 #[derive(Debug, Serialize, Deserialize)]
@@ -96,6 +96,11 @@ pub(crate) enum Request {
     },
     Erasures {
         space: Option<String>,
+    },
+    Receipts {
+        doc: Doc,
+        peers: u16,
+        wait_ms: u64,
     },
     SucceedDocument(Doc),
     ReleaseDocument(Doc),
@@ -213,6 +218,7 @@ pub(crate) enum Reply {
     Document(Document),
     Documents(Vec<Document>),
     Released(Released),
+    Receipts(Receipts),
     Erasures(Vec<Erasure>),
     Value(Value),
     Changed(Changed),
@@ -451,6 +457,27 @@ pub(crate) struct Released {
     pub(crate) doc: String,
     /// Whether it was in quarantine.
     pub(crate) released: bool,
+}
+
+/// Who has a version of a document on their disks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Receipts {
+    pub(crate) doc: String,
+    pub(crate) heads: Vec<String>,
+    pub(crate) receipts: Vec<Receipt>,
+}
+
+/// One of them. docs/protocol.md, §17, says what is signed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Receipt {
+    /// Peer id.
+    pub(crate) holder: String,
+    pub(crate) space: String,
+    pub(crate) doc: String,
+    /// What it holds, with all that it builds upon; ascending.
+    pub(crate) heads: Vec<String>,
+    /// In hex.
+    pub(crate) signature: String,
 }
 
 /// A request to erase a document.

@@ -137,6 +137,9 @@ fn request_of(verb: Verb) -> Result<(Request, Option<u64>), Failure> {
         Verb::Doc(DocVerb::Erase { doc, note }) => Request::EraseDocument { doc: named(doc), note },
         Verb::Doc(DocVerb::Erasures { space }) => Request::Erasures { space: space.space },
         Verb::Doc(DocVerb::Release { doc }) => Request::ReleaseDocument(named(doc)),
+        Verb::Doc(DocVerb::Receipts { doc, peers, wait }) => {
+            Request::Receipts { doc: named(doc), peers, wait_ms: wait.saturating_mul(1_000) }
+        }
         Verb::Doc(DocVerb::Succeed { doc }) => Request::SucceedDocument(named(doc)),
         Verb::Doc(DocVerb::Ls { kind, deleted, space }) => Request::Documents { space: space.space, kind, deleted },
         Verb::Doc(DocVerb::Rm { doc }) => Request::DeleteDocument(named(doc)),
@@ -174,7 +177,7 @@ async fn once(settings: &Settings, request: Request, sync: Option<u64>, json: bo
         _ => None,
     };
     let dial = match request {
-        Request::Join { wait_ms: 1.., .. } => Dial::Out,
+        Request::Join { wait_ms: 1.., .. } | Request::Receipts { wait_ms: 1.., .. } => Dial::Out,
         _ if sync.is_some() => Dial::Out,
         _ => Dial::No,
     };

@@ -90,7 +90,7 @@ fn quiet(log: &str) {
 
 /// One request at the local socket; `None`: the process was killed.
 async fn ask(client: &mut LocalClient, request: Json) -> Option<Json> {
-    let answered: Json = client.call(&json!({"version": 9, "request": request})).await.ok()?;
+    let answered: Json = client.call(&json!({"version": 10, "request": request})).await.ok()?;
     match answered.get("Ok") {
         Some(reply) => Some(reply.as_object().map_or(Json::Null, |reply| reply.values().next().unwrap().clone())),
         None => panic!("a request was refused: {answered}"),

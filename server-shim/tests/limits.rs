@@ -152,6 +152,9 @@ fn an_address_that_had_all_it_may_is_answered_429() {
     let (http, gateway) = (at(&served, "http"), at(&served, "gateway"));
     let docs = format!("GET /v1/spaces/{space}/docs");
     assert_eq!(ask(&http, &docs).0, 200);
+    let mut changes = TcpStream::connect(&http).unwrap();
+    let feed = format!("GET /v1/spaces/{space}/changes?feed=continuous&heartbeat=1000");
+    write!(changes, "{feed} HTTP/1.1\r\nhost: {http}\r\nconnection: close\r\n\r\n").unwrap();
     let spend = || {
         // Some of it is read, whatever becomes of it.
         let mut stream = TcpStream::connect(&http).unwrap();
@@ -166,6 +169,9 @@ fn an_address_that_had_all_it_may_is_answered_429() {
         Some(ask(&http, &docs)).filter(|(status, _)| *status == 429)
     });
     assert_eq!(problem["type"], "urn:commonhold:problem:too-many");
+    let mut said = String::new();
+    changes.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 200"), "a stream that was under way ends: {said}");
     let upgrade = "GET / HTTP/1.1\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nx:";
     assert_eq!(ask(&gateway, upgrade).0, 429);
     let usage = home.run(&["usage", "--json"]).json();

@@ -367,6 +367,14 @@ fn a_document_is_erased_on_request_and_another_goes_on_without_its_history() {
     let running = other.serve(&["serve"]);
     let peer = other.run(&["status", "--json"]).json()["me"]["peer"].as_str().unwrap().to_owned();
     origin.run(&["grant", &peer, "--right", "read"]).text();
+    let receipts = origin.run(&["doc", "receipts", "diary", "--peers", "2", "--wait", "50", "--json"]).json();
+    let holders: Vec<&str> =
+        receipts["receipts"].as_array().unwrap().iter().filter_map(|r| r["holder"].as_str()).collect();
+    assert!(holders.len() == 2 && holders.contains(&peer.as_str()), "{receipts}");
+    assert_eq!(receipts["receipts"][0]["heads"], receipts["heads"]);
+    assert!(origin.run(&["doc", "receipts", "diary"]).text().contains("SIGNATURE"));
+    origin.run(&["doc", "receipts", "nobody"]).fails(5, &["nobody"]);
+    origin.run(&["doc", "receipts", "diary", "--peers", "0"]).fails(2, &["--peers"]);
     other.run(&["doc", "erase", "somebody"]).fails(1, &["no right to delete"]);
     other.run(&["doc", "erasures"]).text();
     origin.run(&["doc", "erase", "nobody"]).fails(5, &["nobody"]);

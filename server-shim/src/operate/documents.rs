@@ -1,8 +1,10 @@
 //! Documents: reading, editing, history, status.
 
+use std::time::Duration;
+
 use commonhold_engine::{
     Change as Update, DeviceId, DocId, Document, DocumentInfo, DocumentQuery, Edit, EditError, EditFailure, EntryId,
-    Erasure, Error, Node, ObjId, Origin, Prop, SpaceId,
+    Erasure, Error, Node, ObjId, Origin, Prop, SpaceId, StorageReceipt,
 };
 use serde_json::Value as Json;
 
@@ -11,7 +13,8 @@ use crate::failure::Failure;
 use crate::local::hex;
 use crate::place;
 use crate::request::{
-    Answered, Change, Changed, Cost, Document as Row, Erasure as ErasureRow, Released, Reply, Status, Value, Watched,
+    Answered, Change, Changed, Cost, Document as Row, Erasure as ErasureRow, Receipt, Receipts, Released, Reply,
+    Status, Value, Watched,
 };
 
 pub(super) async fn list(node: &Node, space: SpaceId, kind: Option<String>, deleted: bool) -> Answered {
@@ -58,6 +61,21 @@ fn row(space: SpaceId, info: &DocumentInfo) -> Row {
 pub(super) async fn release(node: &Node, space: SpaceId, doc: DocId) -> Answered {
     let released = node.release(space, doc).await.map_err(|error| failure(&error))?;
     Ok(Reply::Released(Released { doc: doc.to_string(), released }))
+}
+
+/// Who has the document as it is now.
+pub(super) async fn receipts(document: &Document, peers: usize, patience: Duration) -> Answered {
+    let (heads, _) = document.flush().await.map_err(|error| failure(&error))?;
+    let found = document.receipts(&heads, peers, patience).await.map_err(|error| failure(&error))?;
+    let row = |receipt: &StorageReceipt| Receipt {
+        holder: receipt.holder.to_string(),
+        space: receipt.space.to_string(),
+        doc: receipt.doc.to_string(),
+        heads: texts(&receipt.entries),
+        signature: hex(&receipt.signature),
+    };
+    let receipts = found.iter().map(row).collect();
+    Ok(Reply::Receipts(Receipts { doc: document.id().to_string(), heads: texts(&heads), receipts }))
 }
 
 /// Asks for it, and shows how far it has come.
