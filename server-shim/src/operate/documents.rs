@@ -65,7 +65,7 @@ pub(super) async fn release(node: &Node, space: SpaceId, doc: DocId) -> Answered
 
 /// Who has the document as it is now.
 pub(super) async fn receipts(document: &Document, peers: usize, patience: Duration) -> Answered {
-    let (heads, _) = document.flush().await.map_err(|error| failure(&error))?;
+    let heads = document.flush().await.map_err(|error| failure(&error))?.0;
     let found = document.receipts(&heads, peers, patience).await.map_err(|error| failure(&error))?;
     let row = |receipt: &StorageReceipt| Receipt {
         holder: receipt.holder.to_string(),

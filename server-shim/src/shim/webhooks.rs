@@ -7,6 +7,7 @@ mod destination;
 mod hook;
 mod send;
 mod signature;
+mod turns;
 
 use std::sync::Arc;
 

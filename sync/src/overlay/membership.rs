@@ -90,10 +90,22 @@ impl Overlay {
             self.give_up_mute(now);
         }
         for _ in 0..self.limits.dials + self.limits.neighbours_aim {
-            if self.lacking() == 0 || !self.ask_linked(now) && !self.dial_one(now, false) {
+            if self.lacking() == 0 || !self.find_one(now) {
                 break;
             }
         }
+    }
+
+    /// Asks or dials somebody to be a neighbour. Everybody knows the peer that is to be spared: others first, unless this one hears nothing.
+    fn find_one(&mut self, now: Now) -> bool {
+        let alone = self.neighbour_count() == 0 || self.tree.is_cut_off();
+        let others = !alone && (self.ask_linked(now, true) || self.dial_one(now, false, true));
+        others || self.ask_linked(now, false) || self.dial_one(now, false, false)
+    }
+
+    /// Whether a peer with these roles is to be spared by this one.
+    fn spares(&self, roles: u64) -> bool {
+        roles & roles::SPARED != 0 && self.roles & roles::SPARED == 0
     }
 
     /// Makes room among neighbours of whom none says anything.
@@ -108,9 +120,11 @@ impl Overlay {
     }
 
     /// Asks a linked peer that may be a neighbour. False if there is none.
-    fn ask_linked(&mut self, now: Now) -> bool {
-        let free =
-            |link: &Link| matches!(link.place, Place::Stranger { .. }) && !link.is_leaf() && link.not_before <= now;
+    fn ask_linked(&mut self, now: Now, sparing: bool) -> bool {
+        let free = |link: &Link| {
+            let stranger = matches!(link.place, Place::Stranger { .. }) && !link.is_leaf();
+            stranger && link.not_before <= now && !(sparing && self.spares(link.roles))
+        };
         let linked = self.links.iter().filter(|(peer, link)| free(link) && !self.shunned(now, peer));
         let linked: Vec<DeviceId> = linked.map(|(peer, _)| *peer).collect();
         let Some(peer) = pick(&mut self.rng, &linked) else { return false };
@@ -132,7 +146,7 @@ impl Overlay {
     }
 
     /// Dials a peer to fall back on. False if there is none that may be dialled now, or no dial left.
-    fn dial_one(&mut self, now: Now, near: bool) -> bool {
+    fn dial_one(&mut self, now: Now, near: bool, sparing: bool) -> bool {
         if self.dials.len() >= self.limits.dials {
             return false;
         }
@@ -142,6 +156,7 @@ impl Overlay {
         let may = self.passive.iter().filter(|(peer, held)| {
             held.not_before <= now
                 && worth(held.rtt_ms)
+                && !(sparing && self.spares(held.record.roles))
                 && !self.dials.contains_key(*peer)
                 && !self.links.contains_key(*peer)
         });
@@ -531,7 +546,7 @@ impl Overlay {
     /// Tries whether somebody is nearer than the farthest neighbour.
     fn improve(&mut self, now: Now) {
         if self.neighbour_count() >= self.aim() && self.farthest(now).is_some() {
-            self.dial_one(now, true);
+            self.dial_one(now, true, true);
         }
         self.improve_every = (self.improve_every * 5 / 4).min(self.limits.shuffle_max_ms);
         let jitter = u64::from(below(&mut self.rng, (self.improve_every / 2) as u32 + 1));

@@ -174,6 +174,31 @@ impl Ledger {
             came.all(|(at, _)| *at != u64::MAX && at - item.at_ms <= within_ms)
         };
         let after = self.measured().iter().filter(|item| item.at_ms >= event_ms && counts[item.writer]);
+        if std::env::var("DIAG").is_ok() {
+            for item in
+                self.measured().iter().filter(|item| item.at_ms >= event_ms && counts[item.writer] && !whole(item))
+            {
+                let who: Vec<_> = (0..counts.len())
+                    .filter(|p| {
+                        counts[*p] && (item.overlay_ms[*p] == u64::MAX || item.overlay_ms[*p] - item.at_ms > within_ms)
+                    })
+                    .map(|p| {
+                        (
+                            p,
+                            item.came_ms[p] as i64 - item.at_ms as i64,
+                            item.overlay_ms[p] as i64 - item.at_ms as i64,
+                            item.repaired[p],
+                        )
+                    })
+                    .collect();
+                eprintln!(
+                    "NOTWHOLE at +{} writer {} {:?}",
+                    item.at_ms - event_ms,
+                    item.writer,
+                    &who[..who.len().min(6)]
+                );
+            }
+        }
         after.filter(|item| !whole(item)).map(|item| item.at_ms - event_ms).max().unwrap_or(0)
     }
 }

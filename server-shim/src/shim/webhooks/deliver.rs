@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -32,14 +32,11 @@ use super::hook::{
 };
 use super::send::{Attempted, PATIENCE, Sender};
 use super::signature::signatures;
+use super::turns::Turns;
 
 /// Hooks of one space, and of this peer. Each costs a task, and some 50 KiB where it has events that wait.
 pub(super) const SPACE_MAX: usize = 32;
 pub(super) const PEER_MAX: usize = 1_024;
-/// Attempts under way at once: of all hooks, of those of one space, and to one host. Others wait for their turn.
-const UNDER_WAY_MAX: usize = 64;
-const OF_SPACE_MAX: usize = 16;
-const TO_HOST_MAX: usize = 4;
 /// Changes that a hook reads at once.
 const AHEAD: usize = 32;
 /// Bytes of a document that comes along; a larger one is read by its URL.
@@ -150,7 +147,7 @@ pub(super) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -762,40 +759,6 @@ async fn until_ms(at: Option<u64>) {
         Some(at) => sleep(Duration::from_millis(at.saturating_sub(now_ms()).min(86_400_000))).await,
         None => std::future::pending().await,
     }
-}
-
-/// Who may send now. Those that wait with the rest of their space take no place, and those that wait for a host take one of their space alone:
-/// none that other spaces could have, at a host or among all.
-struct Turns {
-    all: Arc<Semaphore>,
-    spaces: Mutex<BTreeMap<SpaceId, Weak<Semaphore>>>,
-    hosts: Mutex<BTreeMap<String, Weak<Semaphore>>>,
-}
-
-impl Default for Turns {
-    fn default() -> Turns {
-        Turns { all: Arc::new(Semaphore::new(UNDER_WAY_MAX)), spaces: Mutex::default(), hosts: Mutex::default() }
-    }
-}
-
-impl Turns {
-    async fn take(&self, space: SpaceId, host: &str) -> Option<[OwnedSemaphorePermit; 3]> {
-        let space = places(&self.spaces, space, OF_SPACE_MAX).acquire_owned().await.ok()?;
-        let host = places(&self.hosts, host.to_ascii_lowercase(), TO_HOST_MAX).acquire_owned().await.ok()?;
-        Some([space, host, self.all.clone().acquire_owned().await.ok()?])
-    }
-}
-
-/// The places of one host or space. Those that nobody has or waits for are forgotten: as many are kept as there are hooks.
-fn places<K: Ord>(of: &Mutex<BTreeMap<K, Weak<Semaphore>>>, key: K, count: usize) -> Arc<Semaphore> {
-    let mut all = locked(of);
-    if let Some(found) = all.get(&key).and_then(Weak::upgrade) {
-        return found;
-    }
-    all.retain(|_, places| places.strong_count() > 0);
-    let places = Arc::new(Semaphore::new(count));
-    all.insert(key, Arc::downgrade(&places));
-    places
 }
 
 #[cfg(test)]

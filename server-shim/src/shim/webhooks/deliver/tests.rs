@@ -9,7 +9,7 @@ use axum::extract::State as Given;
 use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use commonhold_engine::{Config, Document, Writers};
-use futures_util::{FutureExt, stream};
+use futures_util::stream;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -522,18 +522,6 @@ async fn what_may_not_be_sent_is_no_failure_of_the_receiver() {
     let state = live.state.lock().await.clone();
     assert!(!counts && state.waiting.is_empty() && state.hook.failing_ms.is_none());
     assert_eq!((state.at, house.hooks.told().await.failed), (at, 0));
-}
-
-#[tokio::test]
-async fn who_waits_with_the_rest_of_its_space_takes_no_place_of_a_host() {
-    let (turns, one, other) = (Turns::default(), SpaceId([1; 32]), SpaceId([2; 32]));
-    let mut under_way = Vec::new();
-    for n in 0..OF_SPACE_MAX {
-        under_way.push(turns.take(one, &format!("{n}.example")).await.unwrap());
-    }
-    let mut waiting: Vec<_> = (0..TO_HOST_MAX).map(|_| Box::pin(turns.take(one, "shared.example"))).collect();
-    assert!(waiting.iter_mut().all(|turn| turn.as_mut().now_or_never().is_none()));
-    assert!(turns.take(other, "shared.example").now_or_never().flatten().is_some());
 }
 
 #[tokio::test]
