@@ -14,8 +14,6 @@ pub(super) struct Written {
     pub(super) came_ms: Vec<u64>,
     /// Per peer, whether it came by comparing.
     pub(super) repaired: Vec<bool>,
-    /// Per peer, when it came through the overlay, first or not; `u64::MAX` if it did not.
-    pub(super) overlay_ms: Vec<u64>,
 }
 
 /// The record of a run, the same for ours and the baseline.
@@ -86,8 +84,7 @@ impl Ledger {
         let n = of.len() as u64;
         let mut came_ms = vec![u64::MAX; peers];
         came_ms[writer] = at_ms;
-        let (repaired, overlay_ms) = (vec![false; peers], came_ms.clone());
-        self.items.push(Written { at_ms, writer, came_ms, repaired, overlay_ms });
+        self.items.push(Written { at_ms, writer, came_ms, repaired: vec![false; peers] });
         (self.items.len() - 1, n)
     }
 
@@ -108,13 +105,6 @@ impl Ledger {
             }
             (item.came_ms[peer], item.repaired[peer]) = (now_ms, repair);
         }
-        for index in of[..n as usize].iter().rev().filter(|_| !repair) {
-            let overlay_ms = &mut self.items[*index].overlay_ms[peer];
-            if *overlay_ms != u64::MAX {
-                break;
-            }
-            *overlay_ms = now_ms;
-        }
     }
 
     /// The payload of one item alone arrived for the first time.
@@ -124,9 +114,8 @@ impl Ledger {
         if index >= self.measured_from {
             self.payloads += 1;
         }
-        let item = &mut self.items[index];
-        item.came_ms[peer] = now_ms.min(item.came_ms[peer]);
-        item.overlay_ms[peer] = item.came_ms[peer];
+        let came_ms = &mut self.items[index].came_ms[peer];
+        *came_ms = now_ms.min(*came_ms);
     }
 
     pub(super) fn measured(&self) -> &[Written] {
@@ -145,12 +134,7 @@ impl Ledger {
 
     /// How long items took to the last of the peers that count.
     pub fn spread(&self, counts: &[bool]) -> Spread {
-        let last = |item: &Written| {
-            let came = item.came_ms.iter().zip(counts).filter(|(_, counts)| **counts);
-            let last = came.map(|(at, _)| *at).max().unwrap_or(u64::MAX);
-            if last == u64::MAX { u64::MAX } else { last - item.at_ms }
-        };
-        let mut times: Vec<u64> = self.measured().iter().map(last).collect();
+        let mut times: Vec<u64> = self.measured().iter().map(|item| self.last_ms(item, counts)).collect();
         let all = times.len();
         times.retain(|time| *time != u64::MAX);
         times.sort_unstable();
@@ -166,39 +150,21 @@ impl Ledger {
         }
     }
 
-    /// From when on items reach all that count through the overlay: the time after `event_ms` of the last item that did not come so
-    /// within `within_ms`. What a comparison under way brought first has to come through the overlay as well.
+    /// From when on items reach all that count in time: the time after `event_ms` of the last item that took longer than `within_ms` to the
+    /// last of them. Nothing is compared before two seconds of quiet, so what spreads in less spreads through the overlay; but for single
+    /// items that a comparison which was under way brought first.
     pub fn recovery_ms(&self, event_ms: u64, within_ms: u64, counts: &[bool]) -> u64 {
-        let whole = |item: &Written| {
-            let mut came = item.overlay_ms.iter().zip(counts).filter(|(_, counts)| **counts);
-            came.all(|(at, _)| *at != u64::MAX && at - item.at_ms <= within_ms)
-        };
         let after = self.measured().iter().filter(|item| item.at_ms >= event_ms && counts[item.writer]);
-        if std::env::var("DIAG").is_ok() {
-            for item in
-                self.measured().iter().filter(|item| item.at_ms >= event_ms && counts[item.writer] && !whole(item))
-            {
-                let who: Vec<_> = (0..counts.len())
-                    .filter(|p| {
-                        counts[*p] && (item.overlay_ms[*p] == u64::MAX || item.overlay_ms[*p] - item.at_ms > within_ms)
-                    })
-                    .map(|p| {
-                        (
-                            p,
-                            item.came_ms[p] as i64 - item.at_ms as i64,
-                            item.overlay_ms[p] as i64 - item.at_ms as i64,
-                            item.repaired[p],
-                        )
-                    })
-                    .collect();
-                eprintln!(
-                    "NOTWHOLE at +{} writer {} {:?}",
-                    item.at_ms - event_ms,
-                    item.writer,
-                    &who[..who.len().min(6)]
-                );
-            }
+        let late = after.filter(|item| self.last_ms(item, counts) > within_ms);
+        late.map(|item| item.at_ms - event_ms).max().unwrap_or(0)
+    }
+
+    /// How long an item took to the last of the peers that count; `u64::MAX` if it did not reach all.
+    fn last_ms(&self, item: &Written, counts: &[bool]) -> u64 {
+        let came = item.came_ms.iter().zip(counts).filter(|(_, counts)| **counts);
+        match came.map(|(at, _)| *at).max() {
+            Some(last) if last < u64::MAX => last - item.at_ms,
+            _ => u64::MAX,
         }
-        after.filter(|item| !whole(item)).map(|item| item.at_ms - event_ms).max().unwrap_or(0)
     }
 }

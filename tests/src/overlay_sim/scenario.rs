@@ -103,7 +103,7 @@ pub struct Row {
     pub messages_per_delivery: f64,
     /// Payloads that the bootstrap peer pushed for each item.
     pub bootstrap_gave: f64,
-    /// Time from the deaths until items reach all again through the overlay.
+    /// Time from the deaths until each item reaches all within a second again.
     pub recovery_ms: Option<u64>,
     /// Sets of peers that reach one another at the end.
     pub components: Option<usize>,
@@ -242,7 +242,7 @@ fn row(run: &str, plan: &Plan, cast: &Cast, ledger: &Ledger, system: &'static st
         repairs: ledger.repairs,
         messages_per_delivery: ledger.messages as f64 / deliveries.max(1) as f64,
         bootstrap_gave: ledger.bootstrap_gave as f64 / ledger.measured().len().max(1) as f64,
-        recovery_ms: (plan.killed_percent > 0).then(|| ledger.recovery_ms(cast.kill_ms(plan), 2_000, &counts)),
+        recovery_ms: (plan.killed_percent > 0).then(|| ledger.recovery_ms(cast.kill_ms(plan), 1_000, &counts)),
         components: None,
         lopsided: None,
         most: OverlaySizes::default(),
