@@ -414,7 +414,7 @@ pub(crate) enum DocVerb {
         #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
         peers: u16,
         /// At most so many seconds
-        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
         wait: u64,
     },
     /// List what was to be erased, and who has done so

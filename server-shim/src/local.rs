@@ -61,7 +61,7 @@ async fn serve(
                 return copy(node, request, connection).await;
             }
             Ok(Request::Import { space, folder }) => import(node, space, folder, connection, draining).await?,
-            Ok(request @ (Request::Level { .. } | Request::Join { .. })) => {
+            Ok(request @ (Request::Level { .. } | Request::Join { .. } | Request::Receipts { .. })) => {
                 let answered = tokio::select! {
                     answered = operate::perform(node, request) => answered,
                     // What only waits need not be waited for.

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use crate::args::{BlobVerb, BlockVerb, Cli, ConfigVerb, DeviceVerb, DocRef, DocVerb, SpaceVerb, Verb};
 use crate::config::{self, Settings};
 use crate::editor::Draft;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::reach::{Dial, Reach};
 use crate::request::{Doc, Reply, Request};
 use crate::serve::Stop;
@@ -77,6 +77,7 @@ pub(crate) async fn run(cli: Cli, handed: ListenFd) -> Result<(), Failure> {
         Some(Verb::Blob(BlobVerb::Get { blob, out, space })) => {
             get_blob(&settings, blob, out.as_deref(), space.space, json).await
         }
+        Some(Verb::Doc(DocVerb::Receipts { doc, peers, wait })) => receipts(&settings, doc, peers, wait, json).await,
         Some(Verb::Status { doc, space, wait }) => status(&settings, doc, space.space, wait, json).await,
         Some(verb) => {
             let (request, sync) = request_of(verb)?;
@@ -137,9 +138,6 @@ fn request_of(verb: Verb) -> Result<(Request, Option<u64>), Failure> {
         Verb::Doc(DocVerb::Erase { doc, note }) => Request::EraseDocument { doc: named(doc), note },
         Verb::Doc(DocVerb::Erasures { space }) => Request::Erasures { space: space.space },
         Verb::Doc(DocVerb::Release { doc }) => Request::ReleaseDocument(named(doc)),
-        Verb::Doc(DocVerb::Receipts { doc, peers, wait }) => {
-            Request::Receipts { doc: named(doc), peers, wait_ms: wait.saturating_mul(1_000) }
-        }
         Verb::Doc(DocVerb::Succeed { doc }) => Request::SucceedDocument(named(doc)),
         Verb::Doc(DocVerb::Ls { kind, deleted, space }) => Request::Documents { space: space.space, kind, deleted },
         Verb::Doc(DocVerb::Rm { doc }) => Request::DeleteDocument(named(doc)),
@@ -177,7 +175,7 @@ async fn once(settings: &Settings, request: Request, sync: Option<u64>, json: bo
         _ => None,
     };
     let dial = match request {
-        Request::Join { wait_ms: 1.., .. } | Request::Receipts { wait_ms: 1.., .. } => Dial::Out,
+        Request::Join { wait_ms: 1.., .. } => Dial::Out,
         _ if sync.is_some() => Dial::Out,
         _ => Dial::No,
     };
@@ -226,6 +224,25 @@ fn writes(request: &Request) -> bool {
             | Patch { .. }
             | Edit { .. }
     )
+}
+
+/// Shows who has signed that they have a document, and fails if those are fewer than were asked for.
+async fn receipts(settings: &Settings, doc: DocRef, peers: u16, wait: u64, json: bool) -> Result<(), Failure> {
+    // One is this peer's own.
+    let mut reach = Reach::find(settings, if peers > 1 { Dial::Out } else { Dial::No }, false).await?;
+    let answered = reach.ask(Request::Receipts { doc: named(doc), peers, wait_ms: wait.saturating_mul(1_000) }).await;
+    let closed = reach.close().await;
+    let reply = answered?;
+    print::reply(&reply, json).and(closed)?;
+    match &reply {
+        Reply::Receipts(found) if found.receipts.len() < usize::from(peers) => Err(Failure::new(
+            Exit::Unreachable,
+            "too_few",
+            format!("{} of {peers} peers signed within {wait} s", found.receipts.len()),
+            "see `commonhold peers` for who is connected; a document without changes has no receipts",
+        )),
+        _ => Ok(()),
+    }
 }
 
 async fn status(

@@ -374,7 +374,9 @@ fn a_document_is_erased_on_request_and_another_goes_on_without_its_history() {
     assert_eq!(receipts["receipts"][0]["heads"], receipts["heads"]);
     assert!(origin.run(&["doc", "receipts", "diary"]).text().contains("SIGNATURE"));
     origin.run(&["doc", "receipts", "nobody"]).fails(5, &["nobody"]);
-    origin.run(&["doc", "receipts", "diary", "--peers", "0"]).fails(2, &["--peers"]);
+    origin
+        .run(&["doc", "receipts", "diary", "--peers", "3", "--wait", "1"])
+        .fails(6, &["2 of 3 peers signed within 1 s"]);
     other.run(&["doc", "erase", "somebody"]).fails(1, &["no right to delete"]);
     other.run(&["doc", "erasures"]).text();
     origin.run(&["doc", "erase", "nobody"]).fails(5, &["nobody"]);

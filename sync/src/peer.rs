@@ -80,8 +80,8 @@ struct Held {
     stored_by: OpId,
 }
 
-/// Time between two loads of one document's snapshot for the sake of an entry that builds on its inside, until the first has come, and of
-/// one space's records for the sake of a second history.
+/// Time between two loads of one space's records for the sake of a second history, and after which a document's snapshot is loaded at once
+/// for the sake of an entry that builds on its inside. Sooner it is loaded as often as costs little ([`snapshots`]).
 const DEEPEN_EVERY_MS: u64 = 10_000;
 
 /// Time after which it is looked again whether spaces that were not named can be.
@@ -164,8 +164,8 @@ type Made = (SpaceId, DocId, Vec<u8>, Vec<EntryId>, Vec<(Vec<u8>, u64)>);
 /// The reading of the entries inside a snapshot.
 #[derive(Clone, Copy, Debug)]
 struct Deepening {
-    /// Not before this moment.
-    at: Now,
+    /// It was read a short while ago.
+    again: bool,
     /// Since when it is being read.
     asked: Option<Now>,
     tries: u8,
@@ -217,8 +217,10 @@ pub struct Peer {
     covering: BTreeMap<(SpaceId, DocId), OpId>,
     /// Logs that something waits for while others are read: they stay in memory.
     awaited: BTreeSet<(SpaceId, DocId)>,
-    /// Until when what is inside a snapshot, or the records of a space, is not read again.
+    /// When what is inside a snapshot, or the records of a space, was read last.
     deepened: BTreeMap<(SpaceId, DocId), Now>,
+    /// From when on a snapshot may be read that was read a short while ago.
+    deepen_again: Now,
     connections: Connections,
     gossip: Gossip,
     /// Spaces that are not named yet on a connection, and until when at the latest.
@@ -328,6 +330,7 @@ impl Peer {
             covering: BTreeMap::new(),
             awaited: BTreeSet::new(),
             deepened: BTreeMap::new(),
+            deepen_again: Now(0),
             connections: Connections::default(),
             gossip: Gossip::new(&start.seed),
             held_back: BTreeMap::new(),

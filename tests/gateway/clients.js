@@ -1,5 +1,5 @@
 // Stock automerge-repo clients, and Braid's. Commands come as lines of JSON on standard input, each with a number; so do the answers.
-// Nothing in here knows what it talks to: the assertions are in gateway.rs and http.rs.
+// Nothing in here knows what it talks to: the assertions are in server-shim/tests.
 
 import { createInterface } from "node:readline"
 import { generateAutomergeUrl, Repo } from "@automerge/automerge-repo"

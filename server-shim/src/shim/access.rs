@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::Shim;
+use super::guard::CameFrom;
 use super::jwt::{Provider, User};
 use super::problem::{Kind, Problem};
 
@@ -308,6 +310,8 @@ pub(crate) struct Reader {
     pub(crate) caller: Caller,
     pub(crate) space: SpaceId,
     pub(crate) may: May,
+    /// From where it asks.
+    pub(crate) from: Option<SocketAddr>,
     doc: Option<String>,
     /// What follows `/at/` or `/blobs/`, decoded once.
     pub(crate) rest: String,
@@ -376,8 +380,8 @@ impl FromRequestParts<Shim> for Reader {
             return Err(Problem::new(Kind::Blocked, "this peer's operator has blocked the space"));
         }
         let rest = part("pointer").or_else(|| part("digest")).unwrap_or_default();
-        let doc = part("doc");
-        Ok(Reader { shim: shim.clone(), caller, space, may, doc, rest })
+        let (doc, from) = (part("doc"), parts.extensions.get::<CameFrom>().map(|from| from.0));
+        Ok(Reader { shim: shim.clone(), caller, space, may, from, doc, rest })
     }
 }
 

@@ -254,7 +254,7 @@ pub(super) fn respond(
 }
 
 /// What comes, each with whether it is the last, and heartbeats between. It ends as well when the peer stops, and with the beat after a token
-/// was taken back; `bye` says so.
+/// was taken back, or after the caller's address had all that it may; `bye` says so.
 pub(super) fn until_the_end(
     reader: &Reader,
     live: impl Stream<Item = (Bytes, bool)> + Send + 'static,
@@ -265,11 +265,13 @@ pub(super) fn until_the_end(
     let mut stopping = reader.shim.stopping.clone();
     let stop = async move { _ = stopping.wait_for(|stopping| *stopping).await }.into_stream();
     let stop = stop.map(move |()| (bye("stopping"), true));
-    let access = (reader.shim.clone(), reader.caller.clone(), reader.space);
+    let access = (reader.shim.clone(), reader.caller.clone(), reader.space, reader.from);
     let beats = stream::unfold((interval(every), access), move |(mut beat, access)| async move {
         beat.tick().await;
-        let (shim, caller, space) = &access;
+        let (shim, caller, space, from) = &access;
+        let is_over = from.is_some_and(|from| shim.node.addresses().is_over(from.ip()));
         let item = match shim.access.may(caller, space) {
+            Some(_) if is_over => (bye("too-many"), true),
             Some(_) => (Bytes::from_static(heartbeat), false),
             None => (bye("token"), true),
         };

@@ -7,14 +7,13 @@ use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::header::{HOST, ORIGIN, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use commonhold_engine::Node;
-use futures_util::StreamExt;
 use tower_http::timeout::{TimeoutBody, TimeoutError};
 
 use super::Shim;
@@ -53,21 +52,7 @@ pub(super) async fn guard(
         let detail = "without a token, this peer answers to localhost, to addresses, and to the hosts of http.origins";
         return Problem::new(Kind::NotAllowed, detail).into_response();
     }
-    let response = next.run(if changes { impatient(request, BODY_PATIENCE) } else { request }).await;
-    match from {
-        Some(Extension(CameFrom(from))) if is_endless(&response) => {
-            let meter = shim.node.addresses();
-            let has_some = move |_: &Result<Bytes, axum::Error>| std::future::ready(!meter.is_over(from.ip()));
-            response.map(|body| Body::from_stream(body.into_data_stream().take_while(has_some)))
-        }
-        _ => response,
-    }
-}
-
-/// What is sent for as long as somebody reads has no length. It ends once the address has had all that it may: whatever else is under way is
-/// answered.
-fn is_endless(response: &Response) -> bool {
-    response.status().is_success() && response.body().size_hint().exact().is_none()
+    next.run(if changes { impatient(request, BODY_PATIENCE) } else { request }).await
 }
 
 /// Why an address is answered nothing.

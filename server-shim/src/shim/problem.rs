@@ -102,7 +102,7 @@ impl Kind {
             Kind::Method => "the resource does not know this method",
             Kind::NotAcceptable => "none of the forms that were asked for exists",
             Kind::Conflict => {
-                "a test of a patch failed, the same request is under way, or the space has as many webhooks as it may"
+                "what is there stands against it: a test of a patch that fails, the same request under way, somebody else's id at a document, a webhook that is off or has a newer event, a space with as many webhooks as it may"
             }
             Kind::Stale => "the document is not as `If-Match` or `If-None-Match` says",
             Kind::Precondition => "a whole document is only replaced with `If-Match` or `Parents`",

@@ -26,6 +26,8 @@ const NEARER_PERCENT: u32 = 70;
 const CUT_OFF_ASKS: usize = 3;
 /// With fewer neighbours that say anything, one that says nothing is replaced.
 const SPEAKING_MIN: usize = 3;
+/// How far such a one is, so that anybody is nearer.
+const MUTE: u32 = u32::MAX;
 
 impl Overlay {
     fn is_leaf(&self) -> bool {
@@ -96,11 +98,19 @@ impl Overlay {
         }
     }
 
-    /// Asks or dials somebody to be a neighbour. Everybody knows the peer that is to be spared: others first, unless this one hears nothing.
+    /// Asks or dials somebody to be a neighbour. Everybody knows the peer that is to be spared: others first, unless this one is alone.
     fn find_one(&mut self, now: Now) -> bool {
-        let alone = self.neighbour_count() == 0 || self.tree.is_cut_off();
-        let others = !alone && (self.ask_linked(now, true) || self.dial_one(now, false, true));
-        others || self.ask_linked(now, false) || self.dial_one(now, false, false)
+        let others = !self.is_alone() && (self.ask_linked(now, true) || self.dial_one(now, false, true));
+        others || !self.waits_for_others() && (self.ask_linked(now, false) || self.dial_one(now, false, false))
+    }
+
+    fn is_alone(&self) -> bool {
+        self.neighbour_count() == 0 || self.tree.is_cut_off()
+    }
+
+    /// As many are dialled as may be, and may do instead of one that is to be spared.
+    fn waits_for_others(&self) -> bool {
+        !self.is_alone() && self.dials.len() >= self.limits.dials
     }
 
     /// Whether a peer with these roles is to be spared by this one.
@@ -506,7 +516,7 @@ impl Overlay {
         if neighbours().filter(|(peer, _)| speaks(peer)).count() < SPEAKING_MIN
             && let Some((peer, _)) = neighbours().find(|(peer, link)| !speaks(peer) && settled(now, link))
         {
-            return Some((*peer, u32::MAX));
+            return Some((*peer, MUTE));
         }
         let far_kept = if self.is_leaf() { 0 } else { FAR_KEPT };
         let far = neighbours().filter(|(_, link)| matches!(link.place, Place::Neighbour { near: false, .. })).count();
@@ -545,8 +555,14 @@ impl Overlay {
 
     /// Tries whether somebody is nearer than the farthest neighbour.
     fn improve(&mut self, now: Now) {
-        if self.neighbour_count() >= self.aim() && self.farthest(now).is_some() {
-            self.dial_one(now, true, true);
+        if self.neighbour_count() >= self.aim()
+            && let Some((_, far)) = self.farthest(now)
+        {
+            let dialled = self.dial_one(now, true, true);
+            // For one that says nothing anybody will do.
+            if !dialled && far == MUTE {
+                self.dial_one(now, true, false);
+            }
         }
         self.improve_every = (self.improve_every * 5 / 4).min(self.limits.shuffle_max_ms);
         let jitter = u64::from(below(&mut self.rng, (self.improve_every / 2) as u32 + 1));
@@ -604,8 +620,9 @@ impl Overlay {
         let dials = self.dials.values().map(|dial| dial.until);
         let mut due: Vec<Now> = links.chain(dials).chain(self.shuffle_at).chain(self.improve_at).collect();
         if self.lacking() > 0 {
-            let linked = self.links.iter();
-            let linked = linked.filter(|(_, link)| matches!(link.place, Place::Stranger { .. }) && !link.is_leaf());
+            let spares = |link: &Link| self.waits_for_others() && self.spares(link.roles);
+            let may = |link: &Link| matches!(link.place, Place::Stranger { .. }) && !link.is_leaf() && !spares(link);
+            let linked = self.links.iter().filter(|(_, link)| may(link));
             // Who is shunned is not asked before that is over.
             let until = |peer: &DeviceId| self.shunned.get(peer).filter(|_| self.is_choosy()).copied();
             due.extend(linked.map(|(peer, link)| link.not_before.max(until(peer).unwrap_or_default())));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::rights::is_deleted;
 use super::{DeviceId, DocId, Now, Peer, SpaceId};
 use crate::chain::Segment;
 use crate::log::Log;
@@ -55,17 +56,49 @@ impl Peer {
         beyond
     }
 
-    /// Whether a segment of records does not fit. What is held already takes nothing. Only documents are refused: what is said about rights
-    /// concerns everybody. Nor is it an administrator's, who might have to say something about rights next.
-    pub(super) fn is_record_beyond(&self, space: SpaceId, segment: &Segment, documents: usize) -> bool {
+    /// Whether a segment of records with so many headers does not fit. What is held already takes nothing. Only documents are refused: what
+    /// is said about rights concerns everybody. Nor is it an administrator's, who might have to say something about rights next.
+    pub(super) fn is_record_beyond(&self, space: SpaceId, segment: &Segment, headers: usize) -> bool {
         let device = segment.opening.device;
         let admin = self.spaces.get(&space).is_none_or(|held| held.right_of(&device) >= Some(Right::Admin));
-        let more = Usage { bytes: segment.body_bytes() as u64, documents: documents as u64 };
-        documents > 0
-            && !admin
-            && !about_rights(segment)
-            && !self.holds_records(space, segment)
-            && self.does_not_fit(space, device, more)
+        if headers == 0 || admin || about_rights(segment) || self.holds_records(space, segment) {
+            return false;
+        }
+        let freed = self.freed_by(space, segment);
+        let more = Usage {
+            bytes: (segment.body_bytes() as u64).saturating_sub(freed.bytes),
+            documents: (headers as u64).saturating_sub(freed.documents),
+        };
+        self.does_not_fit(space, device, more)
+    }
+
+    /// What a device frees in a segment of records: whoever deletes documents of their own makes room for what they create before or after,
+    /// and is not held up by it. Only what will be dropped counts, and once.
+    pub(super) fn freed_by(&self, space: SpaceId, segment: &Segment) -> Usage {
+        let (device, mut freed) = (segment.opening.device, Usage::default());
+        let Some(held) = self.spaces.get(&space) else { return freed };
+        let chain = held.authority_chain(&segment.opening);
+        if !held.authority().counts_at(&device, &chain, segment.tip.n, Right::Write) {
+            return freed;
+        }
+        let mut created = BTreeSet::new();
+        let mut deleted = BTreeSet::new();
+        for bytes in &segment.entries {
+            match Record::from_bytes(bytes) {
+                Ok(Record::Header { .. }) => _ = created.insert(DocId(Record::id(&space, &device, bytes).0)),
+                Ok(Record::Tombstone { doc }) if created.remove(&doc) => freed.documents += 1,
+                Ok(Record::Tombstone { doc }) if deleted.insert(doc) => {
+                    let own =
+                        |log: &&Log| log.header().creator == device && !log.is_deleted() && !is_deleted(held, log);
+                    if let Some(log) = self.log(space, doc).filter(own) {
+                        freed.documents += 1;
+                        freed.bytes += log.taken().get(&device).copied().unwrap_or_default();
+                    }
+                }
+                _ => {}
+            }
+        }
+        freed
     }
 
     fn holds_records(&self, space: SpaceId, segment: &Segment) -> bool {

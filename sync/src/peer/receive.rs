@@ -268,20 +268,15 @@ impl Peer {
     fn take_record_segment(&mut self, space: SpaceId, segment: Segment, from: From) -> Result<Outcome, Violation> {
         // A deletion whose document is not known yet would be forgotten.
         let headers: BTreeSet<DocId> = created(&space, &segment).into_iter().collect();
-        let deletions: BTreeSet<DocId> = deleted(&segment).into_iter().collect();
-        for doc in deletions.difference(&headers) {
-            if self.log(space, *doc).is_none() {
+        for doc in deleted(&segment).into_iter().filter(|doc| !headers.contains(doc)) {
+            if self.log(space, doc).is_none() {
                 self.await_record(space, EntryId(doc.0), &segment.opening.device);
                 self.want_records(from, space);
                 self.wait(space, segment, from, Blocker::Entry(EntryId(doc.0)));
                 return Ok(Outcome::Pending);
             }
         }
-        // Whoever deletes documents of their own makes room for what they create before or after, and is not held up by it.
-        let own = |log: &Log| log.header().creator == segment.opening.device && !log.is_deleted();
-        let freed = |doc: &&DocId| headers.contains(*doc) || self.log(space, **doc).is_some_and(own);
-        let freed = deletions.iter().filter(freed).count();
-        if self.is_record_beyond(space, &segment, headers.len().saturating_sub(freed)) {
+        if self.is_record_beyond(space, &segment, headers.len()) {
             self.not_held(from, space, segment.doc, QUOTA);
             return Ok(Outcome::Unwanted);
         }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::receive::From;
-use super::{DEEPEN_EVERY_MS, Event, Load, Now, OpId, Peer, Purpose, StoreOp};
+use super::{DEEPEN_EVERY_MS, Event, Load, OpId, Peer, Purpose, StoreOp};
 use crate::chain::Opening;
 use crate::id::{ChainId, EntryId, SpaceId};
 use crate::lines::Closing;
@@ -20,9 +20,9 @@ impl Peer {
     /// A chain of the authority log may have two histories: reads the one that is held. Once in a while for each space.
     pub(super) fn suspect(&mut self, space: SpaceId, opening: Opening, from: From) {
         let (now, key) = (self.now, (space, space.authority()));
-        self.deepened.retain(|_, until| *until > now);
+        self.deepened.retain(|_, at| at.0 + DEEPEN_EVERY_MS > now.0);
         let Some(held) = self.spaces.get_mut(&space).filter(|_| !self.deepened.contains_key(&key)) else { return };
-        self.deepened.insert(key, Now(now.0 + DEEPEN_EVERY_MS));
+        self.deepened.insert(key, now);
         held.forget();
         self.load(space, Load::Chain { space, opening: opening.clone(), from: 1 }, Purpose::Suspect { opening, from });
     }

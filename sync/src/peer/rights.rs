@@ -427,6 +427,6 @@ pub(super) fn ends_of(
     ends.filter(|(_, n)| *n > 0).collect()
 }
 
-fn is_deleted(held: &Space, log: &Log) -> bool {
+pub(super) fn is_deleted(held: &Space, log: &Log) -> bool {
     log.tombstones().iter().any(|tombstone| held.buries(tombstone, &log.header().creator))
 }

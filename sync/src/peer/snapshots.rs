@@ -22,8 +22,8 @@ use crate::waiting::Blocker;
 const INCOMING_TIMES: u64 = 4;
 /// Times that a snapshot is read when it turns out to be another than the log speaks of.
 const DEEPEN_TRIES: u8 = 3;
-/// After it was loaded, so many times as long as that took: all that is loaded takes less than a tenth of the time, for one document or many
-/// (more of them at once take longer).
+/// Of snapshots that are loaded again within [`DEEPEN_EVERY_MS`], one is loaded at a time, and the next after so many times as long as that
+/// took, but no longer than that: all of them together take less than a tenth of the time.
 const DEEPEN_REST: u64 = 10;
 
 impl Peer {
@@ -261,11 +261,15 @@ impl Peer {
     pub(super) fn deepen(&mut self, space: SpaceId, doc: DocId, own: bool) {
         // Loading a snapshot is the most costly thing that an entry can ask for: once in a while for each document.
         let now = self.now;
-        self.deepened.retain(|_, until| *until > now);
-        let until = self.deepened.get(&(space, doc)).filter(|_| !own);
-        let at = until.map_or(now, |until| *until);
-        let deepening = self.deepening.entry((space, doc)).or_insert(Deepening { at, asked: None, tries: 0 });
-        deepening.at = deepening.at.min(at);
+        self.deepened.retain(|_, at| at.0 + DEEPEN_EVERY_MS > now.0);
+        let again = !own && self.deepened.contains_key(&(space, doc));
+        let deepening = self.deepening.entry((space, doc)).or_insert(Deepening { again, asked: None, tries: 0 });
+        deepening.again &= again;
+    }
+
+    /// When a snapshot may be read.
+    pub(super) fn deepens_at(&self, deepening: &Deepening) -> Now {
+        if deepening.again { self.deepen_again } else { Now(0) }
     }
 
     /// Reads the snapshots whose time it is, once what the log says of them is on disk.
@@ -274,17 +278,22 @@ impl Peer {
         let due: Vec<(SpaceId, DocId)> = self
             .deepening
             .iter()
-            .filter(|(key, d)| d.at <= now && self.may_deepen(key, d))
+            .filter(|(key, d)| self.deepens_at(d) <= now && self.may_deepen(key, d))
             .map(|(key, _)| *key)
             .collect();
         for (space, doc) in due {
-            if !self.ensure(space, [doc]) {
+            // Another may have been begun just now.
+            let waits = self.deepening.get(&(space, doc)).is_none_or(|d| self.deepens_at(d) > now);
+            if waits || !self.ensure(space, [doc]) {
                 continue;
             }
             self.load(space, Load::Deep { space, doc }, Purpose::Deep { doc });
-            self.deepened.insert((space, doc), Now(now.0 + DEEPEN_EVERY_MS));
+            self.deepened.insert((space, doc), now);
             if let Some(deepening) = self.deepening.get_mut(&(space, doc)) {
                 *deepening = Deepening { asked: Some(now), tries: deepening.tries + 1, ..*deepening };
+                if deepening.again {
+                    self.deepen_again = Now(now.0 + DEEPEN_EVERY_MS);
+                }
             }
         }
     }
@@ -295,10 +304,15 @@ impl Peer {
 
     /// When the next snapshot is to be read.
     pub(super) fn deepening_due(&self) -> Option<Now> {
-        self.deepening.iter().filter(|(key, d)| self.may_deepen(key, d)).map(|(_, d)| d.at).min()
+        self.deepening.iter().filter(|(key, d)| self.may_deepen(key, d)).map(|(_, d)| self.deepens_at(d)).min()
     }
 
     pub(super) fn deep_loaded(&mut self, space: SpaceId, doc: DocId, entries: Vec<DeepEntry>) {
+        if let Some(since) = self.deepening.get(&(space, doc)).filter(|d| d.again).and_then(|d| d.asked) {
+            // What memory has no room for is read again for each entry that needs it, and holds up all that comes after that on its connection.
+            let rest = (DEEPEN_REST * (self.now.0.saturating_sub(since.0) + 1)).min(DEEPEN_EVERY_MS);
+            self.deepen_again = Now(self.now.0 + rest);
+        }
         let covered = self.log(space, doc).and_then(|log| log.covered()).map_or(0, |c| c.entries);
         if let Some(deepening) = self.deepening.get_mut(&(space, doc))
             && covered != entries.len() as u64
@@ -314,12 +328,7 @@ impl Peer {
             let cost_after = held.log.memory_bytes();
             self.resident_bytes = (self.resident_bytes + cost_after).saturating_sub(cost);
         }
-        if let Some(since) = self.deepening.remove(&(space, doc)).and_then(|deepening| deepening.asked) {
-            // What memory has no room for is read again for each entry that needs it: by what it costs, so that a short one does not hold
-            // up all that comes on a connection.
-            let rest = (DEEPEN_REST * (self.now.0.saturating_sub(since.0) + 1)).min(DEEPEN_EVERY_MS);
-            self.deepened.insert((space, doc), Now(self.now.0 + rest));
-        }
+        self.deepening.remove(&(space, doc));
         for (from, proof) in self.proofs.remove(&(space, doc)).unwrap_or_default() {
             if let Err(violation) = self.take_proof(space, proof, from) {
                 self.violated(from.conn, &violation);

@@ -10,6 +10,7 @@ use super::*;
 mod accounts;
 mod blobs;
 mod block;
+mod deepening;
 mod erasing;
 mod forks;
 mod gate;

@@ -30,7 +30,7 @@ struct Args {
     #[arg(long, default_value_t = 200)]
     peers: usize,
     /// Edits a second (swarm).
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     rate: u64,
     /// Size of the blob (blobs); the swarm's has an eighth of it.
     #[arg(long, default_value_t = 256)]

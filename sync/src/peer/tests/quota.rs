@@ -1,6 +1,7 @@
 //! Quotas: what is over them is refused and told, what is held stays, and nobody else is held up.
 
 use super::*;
+use crate::chain::{Segment, Tip};
 use crate::usage::{Quota, Quotas, UNSIGNED};
 
 impl World {
@@ -151,6 +152,39 @@ fn who_deletes_a_document_makes_room_for_the_one_that_did_not_fit() {
         assert_eq!(world.stored(0, 1).documents, 1);
         assert!(!world.hosts[0].store.log.values().any(|(_, s)| s.segment.doc == third));
     }
+}
+
+/// Room is made by what will be dropped, and once: not by a deletion before its header, which is forgotten, nor by one of a device that may
+/// not write, of somebody else's document, or of one that is deleted already.
+#[test]
+fn a_deletion_that_drops_nothing_makes_no_room() {
+    let (mut world, space, _) = World::granted(2);
+    let reader = key(9).verifying_key().to_bytes();
+    world.meet_all();
+    let (own, others) = (world.create(1, space, 1), world.create(0, space, 2));
+    world.edit(1, space, own, "x", 1);
+    world.meet_all();
+    let header = |nonce| Record::Header { nonce: [nonce; 16], kind: String::new(), name: String::new() };
+    let gone = |doc| Record::Tombstone { doc };
+    let freed = |world: &World, device, records: &[Record]| {
+        let peer = &world.hosts[0].peer;
+        let opening = Opening { device, ..peer.own_opening(&space, &space.authority()) };
+        let entries: Vec<Vec<u8>> = records.iter().map(Record::to_bytes).collect();
+        let tip = Tip { n: entries.len() as u64, rights: vec![], signature: [0; 64] };
+        let freed = peer.freed_by(space, &Segment { doc: space.authority(), opening, first: 1, entries, tip });
+        (freed.documents, freed.bytes > 0)
+    };
+    let device = world.hosts[1].peer.device();
+    let new = DocId(Record::id(&space, &device, &header(3).to_bytes()).0);
+    assert_eq!(freed(&world, device, &[gone(own), header(4)]), (1, true));
+    assert_eq!(freed(&world, device, &[header(3), gone(new)]), (1, false));
+    assert_eq!(freed(&world, device, &[gone(new), header(3)]), (0, false));
+    assert_eq!(freed(&world, device, &[header(3), gone(new), gone(new), gone(own), gone(own)]), (2, true));
+    assert_eq!(freed(&world, device, &[gone(others), header(4)]), (0, false));
+    assert_eq!(freed(&world, DeviceId(reader), &[header(3), gone(new), gone(own)]), (0, false));
+    world.say(1, space, Local::Records(vec![gone(own)]));
+    world.meet_all();
+    assert_eq!(freed(&world, device, &[gone(own), header(4)]), (0, false));
 }
 
 #[test]
