@@ -34,7 +34,7 @@ impl Peer {
                 return;
             }
             if let Some((_, space, Local::Entries { doc, .. })) = self.local.front()
-                && self.deepening.get(&(*space, *doc)).is_some_and(|deepening| self.deepens_at(deepening) <= self.now)
+                && self.is_deepening(&(*space, *doc))
             {
                 // What is read may be for these.
                 return;

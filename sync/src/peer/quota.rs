@@ -86,7 +86,8 @@ impl Peer {
         for bytes in &segment.entries {
             match Record::from_bytes(bytes) {
                 Ok(Record::Header { .. }) => _ = created.insert(DocId(Record::id(&space, &device, bytes).0)),
-                Ok(Record::Tombstone { doc }) if created.remove(&doc) => freed.documents += 1,
+                // A header may be said again, and what is deleted once stays so.
+                Ok(Record::Tombstone { doc }) if created.remove(&doc) && deleted.insert(doc) => freed.documents += 1,
                 Ok(Record::Tombstone { doc }) if deleted.insert(doc) => {
                     let own =
                         |log: &&Log| log.header().creator == device && !log.is_deleted() && !is_deleted(held, log);
@@ -165,10 +166,18 @@ impl Peer {
 
 /// Whether something in it says who may do what.
 fn about_rights(segment: &Segment) -> bool {
-    let says = |bytes: &Vec<u8>| match Record::from_bytes(bytes) {
-        Ok(Record::Header { .. } | Record::Tombstone { .. } | Record::Erase { .. } | Record::Erased { .. })
-        | Err(_) => false,
-        Ok(_) => true,
+    let says = |bytes: &Vec<u8>| {
+        matches!(
+            Record::from_bytes(bytes),
+            Ok(Record::Grant { .. }
+                | Record::Revoke { .. }
+                | Record::Cuts { .. }
+                | Record::Invite { .. }
+                | Record::Redeem { .. }
+                | Record::Identity { .. }
+                | Record::Rotate { .. }
+                | Record::Member { .. })
+        )
     };
     segment.entries.iter().any(says)
 }

@@ -264,12 +264,21 @@ impl Peer {
         self.deepened.retain(|_, at| at.0 + DEEPEN_EVERY_MS > now.0);
         let again = !own && self.deepened.contains_key(&(space, doc));
         let deepening = self.deepening.entry((space, doc)).or_insert(Deepening { again, asked: None, tries: 0 });
-        deepening.again &= again;
+        if deepening.asked.is_none() {
+            deepening.again &= again;
+        }
+    }
+
+    /// Whether a snapshot is being read, or may be by now.
+    pub(super) fn is_deepening(&self, key: &(SpaceId, DocId)) -> bool {
+        let may = |deepening: &Deepening| self.deepens_at(key, deepening) <= self.now;
+        self.deepening.get(key).is_some_and(|deepening| deepening.asked.is_some() || may(deepening))
     }
 
     /// When a snapshot may be read.
-    pub(super) fn deepens_at(&self, deepening: &Deepening) -> Now {
-        if deepening.again { self.deepen_again } else { Now(0) }
+    fn deepens_at(&self, key: &(SpaceId, DocId), deepening: &Deepening) -> Now {
+        let last = self.deepened.get(key).filter(|_| deepening.again);
+        last.map_or(Now(0), |last| self.deepen_again.min(Now(last.0 + DEEPEN_EVERY_MS)))
     }
 
     /// Reads the snapshots whose time it is, once what the log says of them is on disk.
@@ -278,13 +287,12 @@ impl Peer {
         let due: Vec<(SpaceId, DocId)> = self
             .deepening
             .iter()
-            .filter(|(key, d)| self.deepens_at(d) <= now && self.may_deepen(key, d))
+            .filter(|(key, d)| self.deepens_at(key, d) <= now && self.may_deepen(key, d))
             .map(|(key, _)| *key)
             .collect();
         for (space, doc) in due {
             // Another may have been begun just now.
-            let waits = self.deepening.get(&(space, doc)).is_none_or(|d| self.deepens_at(d) > now);
-            if waits || !self.ensure(space, [doc]) {
+            if !self.is_deepening(&(space, doc)) || !self.ensure(space, [doc]) {
                 continue;
             }
             self.load(space, Load::Deep { space, doc }, Purpose::Deep { doc });
@@ -292,7 +300,8 @@ impl Peer {
             if let Some(deepening) = self.deepening.get_mut(&(space, doc)) {
                 *deepening = Deepening { asked: Some(now), tries: deepening.tries + 1, ..*deepening };
                 if deepening.again {
-                    self.deepen_again = Now(now.0 + DEEPEN_EVERY_MS);
+                    // Until it has come.
+                    self.deepen_again = Now(u64::MAX);
                 }
             }
         }
@@ -304,7 +313,7 @@ impl Peer {
 
     /// When the next snapshot is to be read.
     pub(super) fn deepening_due(&self) -> Option<Now> {
-        self.deepening.iter().filter(|(key, d)| self.may_deepen(key, d)).map(|(_, d)| self.deepens_at(d)).min()
+        self.deepening.iter().filter(|(key, d)| self.may_deepen(key, d)).map(|(key, d)| self.deepens_at(key, d)).min()
     }
 
     pub(super) fn deep_loaded(&mut self, space: SpaceId, doc: DocId, entries: Vec<DeepEntry>) {

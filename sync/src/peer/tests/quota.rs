@@ -179,6 +179,7 @@ fn a_deletion_that_drops_nothing_makes_no_room() {
     assert_eq!(freed(&world, device, &[gone(own), header(4)]), (1, true));
     assert_eq!(freed(&world, device, &[header(3), gone(new)]), (1, false));
     assert_eq!(freed(&world, device, &[gone(new), header(3)]), (0, false));
+    assert_eq!(freed(&world, device, &[header(3), gone(new), header(3), gone(new)]), (1, false));
     assert_eq!(freed(&world, device, &[header(3), gone(new), gone(new), gone(own), gone(own)]), (2, true));
     assert_eq!(freed(&world, device, &[gone(others), header(4)]), (0, false));
     assert_eq!(freed(&world, DeviceId(reader), &[header(3), gone(new), gone(own)]), (0, false));
