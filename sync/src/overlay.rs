@@ -111,8 +111,6 @@ pub struct Overlay {
     shuffle_every: u64,
     improve_at: Option<Now>,
     improve_every: u64,
-    /// Neighbours are lacking, and until when it is waited for others than those that are to be spared.
-    spares_until: Option<Now>,
     effects: VecDeque<Effect>,
 }
 
@@ -151,7 +149,6 @@ impl Overlay {
             shuffle_every: limits.shuffle_ms,
             improve_at: None,
             improve_every: limits.improve_ms,
-            spares_until: None,
             effects: VecDeque::new(),
         }
     }

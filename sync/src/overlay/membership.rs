@@ -28,8 +28,6 @@ const CUT_OFF_ASKS: usize = 3;
 const SPEAKING_MIN: usize = 3;
 /// How far such a one is, so that anybody is nearer.
 const MUTE: u32 = u32::MAX;
-/// Times that an answer may take, in which others are looked for before one that is to be spared: two rounds of dials.
-const SPARING_ANSWERS: u64 = 4;
 
 impl Overlay {
     fn is_leaf(&self) -> bool {
@@ -60,19 +58,13 @@ impl Overlay {
 
     /// How many more are looked for, besides those that are asked or dialled now.
     fn lacking(&self) -> usize {
-        let asked = self.count(|place| matches!(place, Place::Asked { .. }));
-        self.wanting().saturating_sub(asked + self.dials.values().filter(|dial| !dial.near).count())
-    }
-
-    /// How many more there should be.
-    fn wanting(&self) -> usize {
-        let neighbours = self.neighbour_count();
+        let (neighbours, asked) = (self.neighbour_count(), self.count(|place| matches!(place, Place::Asked { .. })));
         let chosen = self.count(|place| matches!(place, Place::Neighbour { chosen: true, .. }));
         let chosen_min = if self.is_leaf() { 0 } else { self.limits.chosen_min };
         let lacking = self.aim().saturating_sub(neighbours).max(chosen_min.saturating_sub(chosen));
         let lacking = if self.tree.is_cut_off() { lacking.max(CUT_OFF_ASKS) } else { lacking };
         let room = self.neighbours_max().saturating_sub(neighbours);
-        lacking.min(room)
+        lacking.min(room).saturating_sub(asked + self.dials.values().filter(|dial| !dial.near).count())
     }
 
     /// Whether a peer is kept away because it did not do what a neighbour does. Who has hardly any other takes it all the same: a
@@ -99,36 +91,11 @@ impl Overlay {
         if self.tree.is_cut_off() && self.neighbour_count() >= self.neighbours_max() {
             self.give_up_mute(now);
         }
-        match self.wanting() {
-            0 => self.spares_until = None,
-            _ => _ = self.spares_until.get_or_insert(Now(now.0 + SPARING_ANSWERS * self.limits.answer_ms)),
-        }
         for _ in 0..self.limits.dials + self.limits.neighbours_aim {
-            if self.lacking() == 0 || !self.find_one(now) {
+            if self.lacking() == 0 || !self.ask_linked(now) && !self.dial_one(now, false, false) {
                 break;
             }
         }
-    }
-
-    /// Asks or dials somebody to be a neighbour. Everybody knows the peer that is to be spared: others first, unless this one is alone.
-    fn find_one(&mut self, now: Now) -> bool {
-        let others = !self.is_alone() && (self.ask_linked(now, true) || self.dial_one(now, false, true));
-        others || self.sparing_ends() <= now && (self.ask_linked(now, false) || self.dial_one(now, false, false))
-    }
-
-    fn is_alone(&self) -> bool {
-        self.neighbour_count() == 0 || self.tree.is_cut_off()
-    }
-
-    /// Until when one that is to be spared is not asked, as others are dialled, as many as may be. It ends, whatever becomes of those.
-    fn sparing_ends(&self) -> Now {
-        let waits = !self.is_alone() && self.dials.len() >= self.limits.dials;
-        self.spares_until.filter(|_| waits).unwrap_or_default()
-    }
-
-    /// Whether a peer with these roles is to be spared by this one.
-    fn spares(&self, roles: u64) -> bool {
-        roles & roles::SPARED != 0 && self.roles & roles::SPARED == 0
     }
 
     /// Makes room among neighbours of whom none says anything.
@@ -143,11 +110,9 @@ impl Overlay {
     }
 
     /// Asks a linked peer that may be a neighbour. False if there is none.
-    fn ask_linked(&mut self, now: Now, sparing: bool) -> bool {
-        let free = |link: &Link| {
-            let stranger = matches!(link.place, Place::Stranger { .. }) && !link.is_leaf();
-            stranger && link.not_before <= now && !(sparing && self.spares(link.roles))
-        };
+    fn ask_linked(&mut self, now: Now) -> bool {
+        let free =
+            |link: &Link| matches!(link.place, Place::Stranger { .. }) && !link.is_leaf() && link.not_before <= now;
         let linked = self.links.iter().filter(|(peer, link)| free(link) && !self.shunned(now, peer));
         let linked: Vec<DeviceId> = linked.map(|(peer, _)| *peer).collect();
         let Some(peer) = pick(&mut self.rng, &linked) else { return false };
@@ -179,7 +144,7 @@ impl Overlay {
         let may = self.passive.iter().filter(|(peer, held)| {
             held.not_before <= now
                 && worth(held.rtt_ms)
-                && !(sparing && self.spares(held.record.roles))
+                && !(sparing && held.record.roles & roles::SPARED != 0)
                 && !self.dials.contains_key(*peer)
                 && !self.links.contains_key(*peer)
         });
@@ -396,7 +361,6 @@ impl Overlay {
             false => Place::Neighbour { since: now, chosen, near },
         };
         link.refusals = 0;
-        self.spares_until = None;
         self.tree.up(&mut cx!(self, now), peer, roles, rtt_ms);
         self.joined = true;
         self.improve_at = self.improve_at.or(Some(Now(now.0 + self.improve_every)));
@@ -572,11 +536,9 @@ impl Overlay {
         if self.neighbour_count() >= self.aim()
             && let Some((_, far)) = self.farthest(now)
         {
-            let dialled = self.dial_one(now, true, true);
-            // For one that says nothing anybody will do.
-            if !dialled && far == MUTE {
-                self.dial_one(now, true, false);
-            }
+            // Everybody knows the peer that is to be spared, and would measure it. In the place of one that says nothing anybody will do.
+            let sparing = self.roles & roles::SPARED == 0 && far != MUTE;
+            self.dial_one(now, true, sparing);
         }
         self.improve_every = (self.improve_every * 5 / 4).min(self.limits.shuffle_max_ms);
         let jitter = u64::from(below(&mut self.rng, (self.improve_every / 2) as u32 + 1));
@@ -636,13 +598,9 @@ impl Overlay {
         if self.lacking() > 0 {
             let linked = self.links.iter();
             let linked = linked.filter(|(_, link)| matches!(link.place, Place::Stranger { .. }) && !link.is_leaf());
-            let spared = |link: &Link| if self.spares(link.roles) { self.sparing_ends() } else { Now(0) };
             // Who is shunned is not asked before that is over.
             let until = |peer: &DeviceId| self.shunned.get(peer).filter(|_| self.is_choosy()).copied();
-            let due_at = |(peer, link): (&DeviceId, &Link)| {
-                link.not_before.max(until(peer).unwrap_or_default()).max(spared(link))
-            };
-            due.extend(linked.map(due_at));
+            due.extend(linked.map(|(peer, link)| link.not_before.max(until(peer).unwrap_or_default())));
             if self.dials.len() < self.limits.dials {
                 let passive = self.passive.iter().filter(|(peer, _)| !self.dials.contains_key(*peer));
                 due.extend(passive.map(|(_, held)| held.not_before));
