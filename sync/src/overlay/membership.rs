@@ -92,7 +92,7 @@ impl Overlay {
             self.give_up_mute(now);
         }
         for _ in 0..self.limits.dials + self.limits.neighbours_aim {
-            if self.lacking() == 0 || !self.ask_linked(now) && !self.dial_one(now, false, false) {
+            if self.lacking() == 0 || !self.ask_linked(now) && !self.dial_one(now, false) {
                 break;
             }
         }
@@ -134,13 +134,14 @@ impl Overlay {
     }
 
     /// Dials a peer to fall back on. False if there is none that may be dialled now, or no dial left.
-    fn dial_one(&mut self, now: Now, near: bool, sparing: bool) -> bool {
+    fn dial_one(&mut self, now: Now, near: bool) -> bool {
         if self.dials.len() >= self.limits.dials {
             return false;
         }
-        let worth = |rtt: Option<u32>| {
-            !near || rtt.is_none_or(|rtt| self.farthest(now).is_some_and(|(_, far)| nearer(rtt, far)))
-        };
+        let far = if near { self.farthest(now).map(|(_, far)| far) } else { None };
+        let worth = |rtt: Option<u32>| !near || rtt.is_none_or(|rtt| far.is_some_and(|far| nearer(rtt, far)));
+        // Everybody knows the peer that is to be spared, and would measure it. In the place of one that says nothing anybody will do.
+        let sparing = self.roles & roles::SPARED == 0 && far.is_some_and(|far| far != MUTE);
         let may = self.passive.iter().filter(|(peer, held)| {
             held.not_before <= now
                 && worth(held.rtt_ms)
@@ -533,12 +534,8 @@ impl Overlay {
 
     /// Tries whether somebody is nearer than the farthest neighbour.
     fn improve(&mut self, now: Now) {
-        if self.neighbour_count() >= self.aim()
-            && let Some((_, far)) = self.farthest(now)
-        {
-            // Everybody knows the peer that is to be spared, and would measure it. In the place of one that says nothing anybody will do.
-            let sparing = self.roles & roles::SPARED == 0 && far != MUTE;
-            self.dial_one(now, true, sparing);
+        if self.neighbour_count() >= self.aim() && self.farthest(now).is_some() {
+            self.dial_one(now, true);
         }
         self.improve_every = (self.improve_every * 5 / 4).min(self.limits.shuffle_max_ms);
         let jitter = u64::from(below(&mut self.rng, (self.improve_every / 2) as u32 + 1));

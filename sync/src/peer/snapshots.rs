@@ -23,7 +23,7 @@ const INCOMING_TIMES: u64 = 4;
 /// Times that a snapshot is read when it turns out to be another than the log speaks of.
 const DEEPEN_TRIES: u8 = 3;
 /// Of snapshots that are loaded again within [`DEEPEN_EVERY_MS`], one is loaded at a time, and the next after so many times as long as that
-/// took, but no longer than that: all of them together take less than a tenth of the time.
+/// took, but no longer than that: those that take up to a second take less than a tenth of the time together.
 const DEEPEN_REST: u64 = 10;
 
 impl Peer {
